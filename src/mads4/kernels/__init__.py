@@ -1,0 +1,1 @@
+"""State-space kernels: tensors in, tensors out, no modules and no configuration."""

@@ -1,0 +1,160 @@
+"""The stack of S4 blocks: normalise, S4, mix the channels, add to the input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mads4.nn.norm import channel_norm
+from mads4.nn.s4 import S4Layer, SequenceKernel
+
+MIXINGS = ("gelu", "glu")
+
+StackState = tuple[Tensor, ...]
+"""One (B, H, N) tensor per block."""
+
+
+class S4Block(nn.Module):
+    """x + dropout(mix(gelu(S4(norm(x))))), where mix is linear or a gated linear unit.
+
+    Sequences are kept as (H, B, T) here, see `mads4.kernels.convolution`.
+    """
+
+    def __init__(
+        self, d_model: int, d_state: int, *, dropout: float, mixing: str, **ssm: Any
+    ) -> None:
+        super().__init__()
+        if mixing not in MIXINGS:
+            raise ValueError(f"Unknown mixing {mixing!r}; allowed: {', '.join(MIXINGS)}.")
+        self.s4 = S4Layer(d_model, d_state, **ssm)
+        self.gated = mixing == "glu"
+        self.mix = nn.Linear(d_model, 2 * d_model if self.gated else d_model)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Tensor, kernel: SequenceKernel, state: Tensor | None, return_state: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the block's output (H, B, T) and the final state, or None if not asked for."""
+        result = self.s4(channel_norm(x).permute(1, 2, 0), state, kernel, return_state=return_state)
+        y, final = result if return_state else (result, None)
+        y = functional.gelu(y.permute(2, 0, 1)).flatten(1)
+        mixed = torch.addmm(self.mix.bias.unsqueeze(-1), self.mix.weight, y)
+        if self.gated:
+            mixed = functional.glu(mixed, dim=0)
+        return x + self.dropout(mixed).view_as(x), final
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance one time step, x (B, H) and state (B, H, N)."""
+        y, following = self.s4.step(functional.layer_norm(x, x.shape[-1:]), state)
+        mixed = self.mix(functional.gelu(y))
+        if self.gated:
+            mixed = functional.glu(mixed, dim=-1)
+        return x + self.dropout(mixed), following
+
+
+class S4Stack(nn.Module):
+    """Blocks of S4 over sequences (B, T, H) or single time steps (B, H), the same function in both.
+
+    Args:
+        d_model: H, channels.
+        d_state: N, real states per channel (even).
+        n_layers: Number of blocks.
+        dropout: Probability with which a block's contribution is dropped, elementwise.
+        mixing: ``gelu`` (H to H) or ``glu`` (H to 2 H, gated).
+        **ssm: Options of `S4Layer`.
+
+    Raises:
+        ValueError: For an unknown or impossible option.
+    """
+
+    def __init__(
+        self,
+        d_model: int = 96,
+        d_state: int = 96,
+        n_layers: int = 3,
+        dropout: float = 0.0,
+        mixing: str = "gelu",
+        **ssm: Any,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            S4Block(d_model, d_state, dropout=dropout, mixing=mixing, **ssm)
+            for _ in range(n_layers)
+        )
+
+    def initial_state(
+        self,
+        batch: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> StackState:
+        """Return zeros, one (B, H, N) tensor per block."""
+        return tuple(block.s4.initial_state(batch, device, dtype) for block in self.blocks)
+
+    def kernels(self, length: int) -> list[SequenceKernel]:
+        """Return every block's kernel for sequences of up to `length` steps.
+
+        They depend on the parameters only: compute them once per optimiser step and pass them to
+        every call of `forward`; gradients of all calls add up in them.
+        """
+        return [block.s4.kernel(length) for block in self.blocks]
+
+    @overload
+    def forward(
+        self,
+        u: Tensor,
+        *,
+        kernels: Sequence[SequenceKernel] | None = ...,
+        state: StackState | None = ...,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        u: Tensor,
+        *,
+        kernels: Sequence[SequenceKernel] | None = ...,
+        state: StackState | None = ...,
+        return_state: bool,
+    ) -> Tensor | tuple[Tensor, StackState]: ...
+
+    def forward(
+        self,
+        u: Tensor,
+        *,
+        kernels: Sequence[SequenceKernel] | None = None,
+        state: StackState | None = None,
+        return_state: bool = False,
+    ) -> Tensor | tuple[Tensor, StackState]:
+        """Return y (B, T, H), and the state after the last step if `return_state`.
+
+        Args:
+            u: (B, T, H), of any strides; a permuted (H, B, T) tensor is taken without a copy.
+            kernels: From `kernels`, for at least T steps; computed here if None.
+            state: State left by the preceding steps; None for zero.
+            return_state: Also return the final state.
+
+        Returns:
+            y with memory order (H, B, T), and one (B, H, N) tensor per block.
+        """
+        kernels = kernels if kernels is not None else self.kernels(u.shape[1])
+        x = u.permute(2, 0, 1).contiguous()
+        finals: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
+            before = None if state is None else state[index]
+            x, final = block(x, kernels[index], before, return_state)
+            finals.append(final)
+        y = x.permute(1, 2, 0)
+        return (y, tuple(finals)) if return_state else y
+
+    def step(self, u: Tensor, state: StackState) -> tuple[Tensor, StackState]:
+        """Advance one time step, u (B, H), and return y (B, H) and the next state."""
+        following: list[Tensor] = []
+        for block, before in zip(self.blocks, state, strict=True):
+            u, after = block.step(u, before)
+            following.append(after)
+        return u, tuple(following)
