@@ -1,0 +1,201 @@
+"""A picture of a warehouse, drawn with Pillow: no display, no OpenGL, the same on any machine.
+
+Colours are of Okabe and Ito's set, told apart by colour-blind readers; everything that matters
+also has a shape of its own (heading: a nose; requested: a dot; carried: a dark frame).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from rware.warehouse import Warehouse
+
+AISLE, SLOT, GRID = "#F7F5F0", "#E9E5DC", "#DDD8CC"
+SHELF, SHELF_EDGE = "#A9B4BF", "#8793A0"
+REQUESTED, REQUESTED_EDGE = "#E69F00", "#B87A00"
+GOAL, ROBOT, INK, FAINT, PAPER = "#009E73", "#0B4F8A", "#26323D", "#6B7784", "#FFFFFF"
+
+_SMOOTH = 3  # drawn so many times larger, then averaged down: smooth edges
+_MIN_WIDTH = 240  # pixels, so that header and legend are readable over a narrow warehouse
+_HEADER, _LEGEND, _MARGIN = 40, 22, 8  # pixels
+
+_NOSE_DEGREES = {"RIGHT": 0, "DOWN": 90, "LEFT": 180, "UP": 270}
+Box = tuple[float, float, float, float]
+
+
+def render(
+    warehouse: Warehouse | Any,
+    cell: int = 24,
+    header: Mapping[str, str] | None = None,
+    legend: bool = True,
+) -> npt.NDArray[np.uint8]:
+    """Return a picture of the warehouse as it stands.
+
+    Args:
+        warehouse: RWARE's own environment (``env.unwrapped``), after a reset.
+        cell: Side of one grid cell in pixels.
+        header: Captions and values shown above the grid, for example
+            ``{"step": "120 / 500", "delivered": "7", "still asked for": "12"}``.
+        legend: Whether to explain the shapes below the grid.
+
+    Returns:
+        (height, width, 3) uint8, RGB.
+    """
+    grid = _grid_image(warehouse, cell)
+    top = _HEADER if header else _MARGIN
+    bottom = _LEGEND if legend else _MARGIN
+    width = max(grid.width + 2 * _MARGIN, _MIN_WIDTH)
+    picture = Image.new("RGB", (width, top + grid.height + bottom), PAPER)
+    picture.paste(grid, ((width - grid.width) // 2, top))
+    if header:
+        _draw_header(picture, header)
+    if legend:
+        strip = _legend_image(width, bottom)
+        picture.paste(strip, (0, picture.height - bottom))
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def _grid_image(warehouse: Any, cell: int) -> Image.Image:
+    """Draw floor, shelves and robots, smoothed, without header and legend."""
+    side = cell * _SMOOTH
+    rows, columns = warehouse.grid_size
+    slots = np.asarray(warehouse.highways) == 0
+    goals = tuple((int(x), int(y)) for x, y in warehouse.goals)
+    image = _floor(slots.tobytes(), (rows, columns), goals, side).copy()
+    draw = ImageDraw.Draw(image)
+    requested = {shelf.id for shelf in warehouse.request_queue}
+    carried = {agent.carrying_shelf.id for agent in warehouse.agents if agent.carrying_shelf}
+    for shelf in warehouse.shelfs:
+        box = _cell_box(shelf.x, shelf.y, side)
+        _draw_shelf(draw, box, shelf.id in requested, shelf.id in carried)
+    for agent in warehouse.agents:
+        _draw_robot(draw, _cell_box(agent.x, agent.y, side), agent.dir.name, str(agent.id))
+    return image.reduce(_SMOOTH)
+
+
+@lru_cache(maxsize=8)
+def _floor(
+    slots: bytes, size: tuple[int, int], goals: tuple[tuple[int, int], ...], side: int
+) -> Image.Image:
+    """Draw what never changes: aisles, storage slots (a bool per cell) and goals."""
+    rows, columns = size
+    image = Image.new("RGB", (columns * side, rows * side), GRID)
+    draw = ImageDraw.Draw(image)
+    for index, is_slot in enumerate(slots):
+        box = _cell_box(index % columns, index // columns, side)
+        draw.rectangle(_inset(box, 0.02), fill=SLOT if is_slot else AISLE)
+    for x, y in goals:
+        _draw_goal(draw, _cell_box(x, y, side))
+    return image
+
+
+def _draw_goal(draw: ImageDraw.ImageDraw, box: Box) -> None:
+    """A green cell with an arrow onto a tray: shelves are delivered here."""
+    draw.rectangle(_inset(box, 0.02), fill=GOAL)
+    left, top, side = box[0], box[1], box[2] - box[0]
+
+    def at(*points: tuple[float, float]) -> list[tuple[float, float]]:
+        return [(left + x * side, top + y * side) for x, y in points]
+
+    draw.rectangle(at((0.44, 0.18), (0.56, 0.46)), fill=PAPER)
+    draw.polygon(at((0.29, 0.42), (0.71, 0.42), (0.5, 0.66)), fill=PAPER)
+    draw.rectangle(at((0.22, 0.74), (0.78, 0.83)), fill=PAPER)
+
+
+def _draw_shelf(draw: ImageDraw.ImageDraw, box: Box, requested: bool, carried: bool) -> None:
+    """A board on which a dot marks a request and a dark frame a shelf that is being carried."""
+    side = box[2] - box[0]
+    fill, edge = (REQUESTED, REQUESTED_EDGE) if requested else (SHELF, SHELF_EDGE)
+    outline, width = (ROBOT, 0.09) if carried else (edge, 0.06)
+    draw.rounded_rectangle(
+        _inset(box, 0.02 if carried else 0.1),
+        radius=0.16 * side,
+        fill=fill,
+        outline=outline,
+        width=round(width * side),
+    )
+    if requested:
+        draw.ellipse(_inset(box, 0.38), fill=PAPER)
+
+
+def _draw_robot(draw: ImageDraw.ImageDraw, box: Box, heading: str, label: str) -> None:
+    """A disc with the agent's number and a nose that points where it is heading."""
+    side = box[2] - box[0]
+    centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    angle = np.deg2rad(_NOSE_DEGREES[heading])
+    for colour, rim in ((PAPER, 0.05), (ROBOT, 0.0)):
+        nose = [
+            (centre[0] + reach * side * np.cos(turn), centre[1] + reach * side * np.sin(turn))
+            for reach, turn in (
+                (0.48 + rim, angle),
+                (0.30 + 1.6 * rim, angle + 1.05),
+                (0.30 + 1.6 * rim, angle - 1.05),
+            )
+        ]
+        draw.polygon(nose, fill=colour)
+        draw.ellipse(_inset(box, 0.19 - rim), fill=colour)
+    font = _font(side * (0.46 if len(label) == 1 else 0.36))
+    draw.text(centre, label, fill=PAPER, font=font, anchor="mm", stroke_width=side / 100)
+
+
+def _draw_header(picture: Image.Image, header: Mapping[str, str]) -> None:
+    """Write each caption, small, over its value, large, in columns of equal width."""
+    draw = ImageDraw.Draw(picture)
+    column = picture.width / len(header)
+    for index, (caption, value) in enumerate(header.items()):
+        centre = (index + 0.5) * column
+        draw.text((centre, 11), caption, fill=FAINT, font=_font(11), anchor="mm")
+        draw.text((centre, 27), value, fill=INK, font=_font(16), anchor="mm")
+
+
+@lru_cache(maxsize=4)
+def _legend_image(width: int, height: int) -> Image.Image:
+    """Draw one example of each shape with its name."""
+    image = Image.new("RGB", (width * _SMOOTH, height * _SMOOTH), PAPER)
+    draw = ImageDraw.Draw(image)
+    side, font = 13 * _SMOOTH, _font(10 * _SMOOTH)
+    names = ("robot", "carrying", "requested", "goal")
+    gap = 4 * _SMOOTH
+    lengths = [side + gap + draw.textlength(name, font=font) for name in names]
+    space = (image.width - sum(lengths)) / (len(names) + 1)
+    left, middle = space, image.height / 2
+    for name, length in zip(names, lengths, strict=True):
+        box = (left, middle - side / 2, left + side, middle + side / 2)
+        _draw_example(draw, box, name)
+        draw.text((left + side + gap, middle), name, fill=FAINT, font=font, anchor="lm")
+        left += length + space
+    return image.reduce(_SMOOTH)
+
+
+def _draw_example(draw: ImageDraw.ImageDraw, box: Box, name: str) -> None:
+    """Draw the legend's example called `name`."""
+    if name == "goal":
+        _draw_goal(draw, box)
+    if name in ("carrying", "requested"):
+        _draw_shelf(draw, box, requested=name == "requested", carried=name == "carrying")
+    if name in ("carrying", "robot"):
+        _draw_robot(draw, box, "UP", "")
+
+
+@lru_cache(maxsize=16)
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, so that pictures do not depend on what is installed."""
+    return ImageFont.load_default(size)
+
+
+def _cell_box(x: int, y: int, side: int) -> Box:
+    """Return left, top, right, bottom of the cell in column `x` and row `y`."""
+    return x * side, y * side, (x + 1) * side - 1, (y + 1) * side - 1
+
+
+def _inset(box: Box, share: float) -> Box:
+    """Return the box made smaller on every side by `share` of its width."""
+    by = share * (box[2] - box[0])
+    return box[0] + by, box[1] + by, box[2] - by, box[3] - by

@@ -1,0 +1,54 @@
+"""Episodes as animated GIFs: small files that any browser, chat or README shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mads4.atomic import atomic_path
+
+_COLOURS = 96  # flat drawings with smooth edges; one transparent entry must remain of 256
+_PALETTE_FRAMES = 6
+
+
+def write_gif(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float = 10.0) -> None:
+    """Write frames of equal size, each (height, width, 3) uint8, as an endless GIF.
+
+    All frames share one palette without dithering, so that whatever stands still is stored once.
+
+    Raises:
+        ValueError: when there are no frames, their sizes differ or `fps` is not within (0, 50],
+            the rates that viewers honour.
+    """
+    if not frames:
+        raise ValueError("a GIF needs at least one frame")
+    if len({frame.shape for frame in frames}) > 1:
+        raise ValueError("all frames of a GIF must have the same size")
+    if not 0 < fps <= 50:
+        raise ValueError(f"fps={fps}: GIF viewers honour rates above 0 and up to 50")
+    palette = _common_palette(frames)
+    images = [
+        Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+        for frame in frames
+    ]
+    with atomic_path(path) as beside:
+        images[0].save(
+            beside,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=round(100 / fps) * 10,
+            loop=0,
+            optimize=False,
+        )
+
+
+def _common_palette(frames: Sequence[npt.NDArray[np.uint8]]) -> Image.Image:
+    """Return an image whose palette suits all frames, judged by some spread over the episode."""
+    chosen = np.linspace(0, len(frames) - 1, min(_PALETTE_FRAMES, len(frames))).round().astype(int)
+    joined = np.concatenate([frames[index] for index in chosen])
+    return Image.fromarray(joined).quantize(colors=_COLOURS, method=Image.Quantize.MEDIANCUT)
