@@ -1,0 +1,1 @@
+"""Recorded episodes: files, data sets in memory, batches, recording."""

@@ -1,0 +1,167 @@
+"""Data sets as HDF5 files: one file each, written whole or not at all, checked when read.
+
+Layout (schema 1)::
+
+    /                    attributes: format, schema_version, header_sha256
+    /header              JSON text: name, spec, behaviour, array digests, fingerprint, version
+    /steps/<array>       (S, …) step arrays, concatenated over episodes (see `Dataset`)
+    /episodes/offsets    (E + 1,) first row of each episode, and S
+    /episodes/<column>   (E,) length, return, terminated, truncated, seed
+    /episodes/metrics    (E, M) columns in the alphabetical order of the header's ``metrics``
+
+Chunks are compressed by gzip at level 1 after byte shuffling: on binary features it reads as fast
+as LZF, takes half the space, and every HDF5 build has it. The 1.10 file format puts checksums on
+HDF5's own structures, Fletcher-32 on the chunks, and SHA-256 on the content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+import mads4
+from mads4.atomic import atomic_path, json_safe
+from mads4.data.content import (
+    Array,
+    StreamDigest,
+    content_fingerprint,
+    digest,
+    step_columns,
+)
+from mads4.data.dataset import DatasetHeader, EpisodeRow, EpisodeTable
+from mads4.data.store_read import FORMAT, SCHEMA_VERSION, read_dataset, read_header
+from mads4.errors import UserError
+from mads4.types import EnvSpec, Episode
+
+__all__ = ["read_dataset", "read_header", "write_dataset"]
+
+CHUNK_BYTES = 1 << 18
+"""Uncompressed size of a chunk: large enough to compress well, small enough for HDF5's cache."""
+
+COMPRESSION: dict[str, Any] = {
+    "compression": "gzip",
+    "compression_opts": 1,
+    "shuffle": True,
+    "fletcher32": True,
+}
+
+
+def write_dataset(
+    path: Path | str,
+    spec: EnvSpec,
+    episodes: Iterable[Episode],
+    behaviour: Mapping[str, Any] | None = None,
+    name: str = "",
+) -> DatasetHeader:
+    """Write episodes to an HDF5 file as they come; the file appears complete or not at all.
+
+    Args:
+        path: The file; one that exists is replaced when the new one is complete.
+        spec: What every episode has to fit.
+        episodes: Consumed one at a time, so that memory holds only one.
+        behaviour: Free description of how the data is made, as JSON values.
+        name: Name of the data set; the file's stem when empty.
+
+    Returns:
+        The header of what was written.
+
+    Raises:
+        UserError: when there is no episode, one does not fit `spec`, or the folder cannot be
+            written to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"Cannot write the data set {path}: it is a folder. Give a file name.")
+    try:
+        with atomic_path(path) as beside, h5py.File(beside, "w", libver="v110") as file:
+            writer = _Writer(file, spec)
+            for episode in episodes:
+                writer.append(episode)
+            return writer.finish(dict(json_safe(behaviour or {})), name or path.stem)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write the data set {path}: {error}. Check the folder's permissions and space."
+        ) from error
+
+
+class _Writer:
+    """Appends episodes to an open HDF5 file and digests them on the way."""
+
+    def __init__(self, file: h5py.File, spec: EnvSpec) -> None:
+        self._file = file
+        self._spec = spec
+        self._steps: dict[str, h5py.Dataset] = {}
+        self._digests: dict[str, StreamDigest] = {}
+        self._rows: list[EpisodeRow] = []
+
+    def append(self, episode: Episode) -> None:
+        """Store one episode."""
+        columns = step_columns(self._spec, episode, len(self._rows))
+        for name, block in columns.items():
+            if name not in self._steps:
+                self._steps[name] = self._create(name, block)
+                self._digests[name] = StreamDigest()
+            stored = self._steps[name]
+            if stored.dtype != block.dtype:
+                raise UserError(
+                    f"Episode {len(self._rows)} has a {name} of {block.dtype}, those before have "
+                    f"{stored.dtype}. All must have one dtype."
+                )
+            first = len(stored)
+            stored.resize(first + len(block), axis=0)
+            stored[first:] = block
+            self._digests[name].update(block)
+        self._rows.append(EpisodeRow.of(episode))
+
+    def finish(self, behaviour: Mapping[str, Any], name: str) -> DatasetHeader:
+        """Store the episode table and the header."""
+        if not self._rows:
+            raise UserError("A data set needs at least one episode; none was given.")
+        table = EpisodeTable.from_episodes(self._rows)
+        columns = table.arrays()
+        group = self._file.create_group("episodes")
+        for column, values in columns.items():
+            group.create_dataset(column, data=values)
+        group.create_dataset("offsets", data=np.concatenate([[0], np.cumsum(table.length)]))
+        digests = {key: stream.result() for key, stream in self._digests.items()}
+        digests |= {key: digest(values) for key, values in columns.items()}
+        spec = self._spec.to_dict()
+        fingerprint = content_fingerprint(spec, digests, table.metrics)
+        self._write_header(
+            {
+                "name": name,
+                "spec": spec,
+                "behaviour": behaviour,
+                "metrics": sorted(table.metrics),
+                "arrays": {key: asdict(value) for key, value in digests.items()},
+                "fingerprint": fingerprint,
+                "mads4_version": mads4.__version__,
+            }
+        )
+        return DatasetHeader(name, self._spec, behaviour, fingerprint, table)
+
+    def _create(self, name: str, block: Array) -> h5py.Dataset:
+        row_bytes = block.dtype.itemsize * int(np.prod(block.shape[1:]))
+        rows = int(np.clip(CHUNK_BYTES // row_bytes, 16, 8192))
+        return self._file.create_dataset(
+            f"steps/{name}",
+            shape=(0, *block.shape[1:]),
+            maxshape=(None, *block.shape[1:]),
+            chunks=(rows, *block.shape[1:]),
+            dtype=block.dtype,
+            **COMPRESSION,
+        )
+
+    def _write_header(self, header: Mapping[str, Any]) -> None:
+        text = json.dumps(header).encode()
+        self._file.create_dataset("header", data=np.bytes_(text))
+        self._file.attrs["header_sha256"] = hashlib.sha256(text).hexdigest()
+        self._file.attrs["format"] = FORMAT
+        self._file.attrs["schema_version"] = SCHEMA_VERSION
