@@ -1,0 +1,256 @@
+"""Ways to write a warehouse's global state as numbers.
+
+RWARE has no global state, and how it is written decides how well anything learns from it
+(``benchmarks/README.md`` has the comparison). Each encoder reads a live `Warehouse`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from rware.warehouse import Agent, Warehouse
+
+SHELF_LAYER = 1
+
+
+class StateEncoder(Protocol):
+    """Writes the present state of one warehouse."""
+
+    dim: int
+    """Features."""
+    per_agent: bool
+    """True when each agent has a view of its own."""
+
+    def encode(self) -> npt.NDArray[Any]:
+        """Return (N, dim) if `per_agent`, else (1, dim); uint8 if all features are 0 or 1."""
+        ...
+
+
+def rotate(agent: Agent, x: int, y: int) -> tuple[int, int]:
+    """Return the cell (x, y) as seen by `agent`: (cells ahead of it, cells to its right)."""
+    dx, dy = x - agent.x, y - agent.y
+    heading = agent.dir.value  # RWARE: 0 up, 1 down, 2 left, 3 right; y grows downwards
+    if heading == 0:
+        return -dy, dx
+    if heading == 1:
+        return dy, -dx
+    if heading == 2:
+        return -dx, -dy
+    return dx, dy
+
+
+def shelf_slots(warehouse: Warehouse) -> frozenset[tuple[int, int]]:
+    """Return the cells (x, y) where shelves may stand."""
+    height, width = warehouse.grid_size
+    highways = warehouse.highways
+    return frozenset((x, y) for y in range(height) for x in range(width) if not highways[y, x])
+
+
+def empty_slots(
+    warehouse: Warehouse, slots: frozenset[tuple[int, int]]
+) -> set[tuple[int, int]]:
+    """Return the slots where no shelf stands; a carried shelf stands nowhere."""
+    carried = {id(agent.carrying_shelf) for agent in warehouse.agents}
+    return set(slots).difference(
+        (shelf.x, shelf.y) for shelf in warehouse.shelfs if id(shelf) not in carried
+    )
+
+
+class Entities:
+    """Each agent's own view: one-hot offsets, in its heading's frame, of what matters to it.
+
+    Per agent: its own cell, heading and load; every other robot; every requested shelf, nearest
+    first; every empty shelf slot (there are at most as many as robots), nearest first. An offset is
+    two one-hot vectors, cells ahead and cells to the right, so that one linear layer can already
+    act on signs and exact distances, which scaled coordinates do not allow.
+    """
+
+    per_agent = True
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+        height, width = warehouse.grid_size
+        self._slots = shelf_slots(warehouse)
+        self._reach = max(height, width) - 1
+        self._offset = 2 * (2 * self._reach + 1)
+        own = width + height + 4 + 5
+        others = (warehouse.n_agents - 1) * (self._offset + 6)
+        requests = warehouse.request_queue_size * (self._offset + 2)
+        empties = warehouse.n_agents * self._offset
+        self.dim = own + others + requests + empties
+
+    def encode(self) -> npt.NDArray[np.uint8]:
+        """Return (N, dim) uint8, one row an agent."""
+        warehouse = self._warehouse
+        state = np.zeros((warehouse.n_agents, self.dim), dtype=np.uint8)
+        empties = empty_slots(warehouse, self._slots)
+        requested = {shelf.id for shelf in warehouse.request_queue}
+        for row, agent in enumerate(warehouse.agents):
+            state[row, self._active(agent, requested, empties)] = 1
+        return state
+
+    def _active(
+        self, agent: Agent, requested: set[int], empties: set[tuple[int, int]]
+    ) -> list[int]:
+        warehouse = self._warehouse
+        active = self._own(agent, requested)
+        height, width = warehouse.grid_size
+        base = width + height + 9
+        for other in warehouse.agents:
+            if other is agent:
+                continue
+            self._add_offset(active, base, agent, other.x, other.y)
+            base += self._offset
+            active.append(base + _relative_heading(agent, other))
+            if other.carrying_shelf:
+                active.append(base + 4)
+                if other.carrying_shelf.id in requested:
+                    active.append(base + 5)
+            base += 6
+        carried = {a.carrying_shelf.id: a for a in warehouse.agents if a.carrying_shelf}
+        for shelf in sorted(warehouse.request_queue, key=_nearest_to(agent)):
+            self._add_offset(active, base, agent, shelf.x, shelf.y)
+            base += self._offset
+            carrier = carried.get(shelf.id)
+            if carrier is not None:
+                active.append(base + (0 if carrier is agent else 1))
+            base += 2
+        for x, y in sorted(empties, key=lambda slot: _distance(agent, *slot)):
+            self._add_offset(active, base, agent, x, y)
+            base += self._offset
+        return active
+
+    def _own(self, agent: Agent, requested: set[int]) -> list[int]:
+        warehouse = self._warehouse
+        height, width = warehouse.grid_size
+        active = [agent.x, width + agent.y, width + height + agent.dir.value]
+        base = width + height + 4
+        below = int(warehouse.grid[SHELF_LAYER, agent.y, agent.x])
+        flags = (
+            agent.carrying_shelf is not None,
+            agent.carrying_shelf is not None and agent.carrying_shelf.id in requested,
+            bool(warehouse.highways[agent.y, agent.x]),
+            below > 0 and agent.carrying_shelf is None,
+            below in requested,
+        )
+        active += [base + i for i, flag in enumerate(flags) if flag]
+        return active
+
+    def _add_offset(self, active: list[int], base: int, agent: Agent, x: int, y: int) -> None:
+        ahead, right = rotate(agent, x, y)
+        active.append(base + ahead + self._reach)
+        active.append(base + self._offset // 2 + right + self._reach)
+
+
+class Maps:
+    """One view for all: a grid of requests, one of empty slots and one for each robot's cell.
+
+    After the grids come, for each robot, its heading (one-hot), its load and whether the load is
+    requested.
+    """
+
+    per_agent = False
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+        self._slots = shelf_slots(warehouse)
+        height, width = warehouse.grid_size
+        self._cells = height * width
+        self.dim = (2 + warehouse.n_agents) * self._cells + 6 * warehouse.n_agents
+
+    def encode(self) -> npt.NDArray[np.uint8]:
+        """Return (1, dim) uint8."""
+        warehouse = self._warehouse
+        width = warehouse.grid_size[1]
+        requested = {shelf.id for shelf in warehouse.request_queue}
+        active = [shelf.y * width + shelf.x for shelf in warehouse.request_queue]
+        active += [self._cells + y * width + x for x, y in empty_slots(warehouse, self._slots)]
+        base = 2 * self._cells
+        for agent in warehouse.agents:
+            active.append(base + agent.y * width + agent.x)
+            base += self._cells
+        for agent in warehouse.agents:
+            active.append(base + agent.dir.value)
+            if agent.carrying_shelf:
+                active.append(base + 4)
+                if agent.carrying_shelf.id in requested:
+                    active.append(base + 5)
+            base += 6
+        state = np.zeros((1, self.dim), dtype=np.uint8)
+        state[0, active] = 1
+        return state
+
+
+class Coordinates:
+    """One view for all: coordinates scaled to [0, 1], headings as one-hot, loads as flags.
+
+    Per robot x, y, heading (4), carrying, carrying a requested shelf; per request x, y.
+    """
+
+    per_agent = False
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+        self.dim = 8 * warehouse.n_agents + 2 * warehouse.request_queue_size
+
+    def encode(self) -> npt.NDArray[np.float32]:
+        """Return (1, dim) float32."""
+        warehouse = self._warehouse
+        height, width = warehouse.grid_size
+        requested = {shelf.id for shelf in warehouse.request_queue}
+        values: list[float] = []
+        for agent in warehouse.agents:
+            load = agent.carrying_shelf
+            values += [agent.x / (width - 1), agent.y / (height - 1)]
+            values += [float(agent.dir.value == heading) for heading in range(4)]
+            values += [float(load is not None), float(load is not None and load.id in requested)]
+        for shelf in warehouse.request_queue:
+            values += [shelf.x / (width - 1), shelf.y / (height - 1)]
+        return np.array([values], dtype=np.float32)
+
+
+class AlberDice:
+    """The layout of AlberDICE's recorded data: (x, y, heading) per robot, (x, y) per request."""
+
+    per_agent = False
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+        self.dim = 3 * warehouse.n_agents + 2 * warehouse.request_queue_size
+
+    def encode(self) -> npt.NDArray[np.float32]:
+        """Return (1, dim) float32, in cells and RWARE's heading numbers, unscaled."""
+        values: list[int] = []
+        for agent in self._warehouse.agents:
+            values += [agent.x, agent.y, agent.dir.value]
+        for shelf in self._warehouse.request_queue:
+            values += [shelf.x, shelf.y]
+        return np.array([values], dtype=np.float32)
+
+
+ENCODINGS: dict[str, Callable[[Warehouse], StateEncoder]] = {
+    "entities": Entities,
+    "maps": Maps,
+    "coordinates": Coordinates,
+    "alberdice": AlberDice,
+}
+
+_CLOCKWISE = (0, 2, 3, 1)
+"""RWARE's heading number → quarter turns clockwise from up."""
+
+
+def _relative_heading(agent: Agent, other: Agent) -> int:
+    return (_CLOCKWISE[other.dir.value] - _CLOCKWISE[agent.dir.value]) % 4
+
+
+def _distance(agent: Agent, x: int, y: int) -> tuple[int, int, int]:
+    """Order by walking distance; ties by where the cell lies in the agent's own frame."""
+    ahead, right = rotate(agent, x, y)
+    return abs(ahead) + abs(right), -ahead, -right
+
+
+def _nearest_to(agent: Agent) -> Callable[[Any], tuple[int, int, int]]:
+    return lambda shelf: _distance(agent, shelf.x, shelf.y)
