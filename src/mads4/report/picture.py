@@ -1,0 +1,255 @@
+"""The result of a run as a picture for somebody who does not read logs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mads4.atomic import atomic_path
+from mads4.report import summary as read
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = {
+    "random": "#8C959E",
+    "data": "#56B4E9",
+    "policy": "#0072B2",
+    "extra": "#CC79A7",
+    "expert": "#009E73",
+}  # Okabe and Ito
+_TRAINING, _HELD_OUT, _BEST = "#E69F00", "#0072B2", "#D55E00"
+_INK, _FAINT, _LINES = "#26323D", "#6B7784", "#D9DEE3"
+
+
+def result_picture(
+    summary: Mapping[str, Any],
+    metrics: pd.DataFrame,
+    path: Path,
+    title: str | None = None,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
+    """Write a PNG: how the model learnt (left) and what it then achieved (right).
+
+    Args:
+        summary: The run's ``summary.json``; absent parts leave their place empty.
+        metrics: The run's metrics, as `mads4.tracking.read_metrics` returns them.
+        path: The PNG to write.
+        title: The headline; one that states the result in words is made when absent.
+        extra: Further bars by label, each like an entry of ``eval``, for example an ablation.
+    """
+    from matplotlib.figure import Figure
+
+    results = read.results(summary, extra)
+    height = max(5.0, 2.6 + 0.55 * len(results))
+    figure = Figure(figsize=(12.5, height), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.25, h_pad=0.12)  # type: ignore[union-attr,call-arg]
+    figure.suptitle(title or headline(summary), fontsize=15, fontweight="bold", color=_INK)
+    learning, returns = figure.subplots(1, 2, width_ratios=(1, 1.15))
+    _draw_learning(learning, summary, metrics)
+    _draw_returns(returns, results, read.unit(summary))
+    figure.supxlabel(_small_print(summary, results), fontsize=8.5, color=_FAINT)
+    with atomic_path(path) as beside:
+        figure.savefig(beside, format="png", dpi=130)
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Return the result in one sentence: of the highest return asked for, not the best one.
+
+    Choosing the target by what it achieved would be choosing by online returns.
+    """
+    evaluations = read.targets(summary)
+    place = read.scenario(summary) or str(summary.get("name", "this run"))
+    if not evaluations:
+        return f"{place}: not evaluated yet"
+    reached = float(evaluations[0]["return_mean"])
+    counted = "deliveries" if read.reward_definition(summary) == "deliveries" else "return"
+    text = f"{place}: MADS4 reaches {reached:.1f} {counted}"
+    data_mean = read.number(read.section(summary, "data"), "return_mean")
+    if data_mean:
+        text += f", {reached / data_mean:.0%} of the data it learnt from"
+    return text
+
+
+def target_figure(summary: Mapping[str, Any]) -> Figure:
+    """Return a figure of achieved return against the return that was asked for."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    _style(axes)
+    evaluations = [part for part in read.targets(summary) if part.get("target_return") is not None]
+    asked = np.array([float(part["target_return"]) for part in evaluations])
+    reached = np.array([float(part["return_mean"]) for part in evaluations])
+    data = read.section(summary, "data")
+    low, high = read.number(data, "return_min"), read.number(data, "return_max")
+    known = [value for value in (low, high, *asked, *reached) if value is not None]
+    limits = (min([0.0, *known]), 1.05 * max([1.0, *known]))
+    axes.plot(limits, limits, color=_FAINT, linewidth=1, linestyle="--", label="as asked")
+    if low is not None and high is not None:
+        colour = _COLOURS["data"]
+        axes.axvspan(low, high, color=colour, alpha=0.16, lw=0, label="returns in the data")
+    for result, target in zip(_policies(summary), asked, strict=True):
+        _whisker(axes, target, result, upright=True)
+    label, colour = "MADS4, 95% interval", _COLOURS["policy"]
+    axes.plot(asked, reached, "o", color=colour, markersize=7, label=label)
+    axes.set(xlim=limits, ylim=limits, xlabel=f"asked for: {read.unit(summary)}", ylabel="achieved")
+    axes.legend(frameon=False, fontsize=9, loc="upper left")
+    return figure
+
+
+def _policies(summary: Mapping[str, Any]) -> list[read.Result]:
+    """Return the policy's results that have a target, in the order of `read.targets`."""
+    return [
+        read.statistics(summary, "policy", "MADS4", part)
+        for part in read.targets(summary)
+        if part.get("target_return") is not None
+    ]
+
+
+def _draw_learning(axes: Axes, summary: Mapping[str, Any], metrics: pd.DataFrame) -> None:
+    """Draw training and held-out loss against training steps, and mark the best checkpoint."""
+    _style(axes)
+    axes.set_title("How it learnt", loc="left", fontsize=12, color=_INK)
+    axes.set_xlabel("training steps", color=_INK)
+    axes.set_ylabel("error in predicting the recorded actions\n(cross-entropy, lower is better)")
+    training = _loss(metrics, held_out=False)
+    held_out = _loss(metrics, held_out=True)
+    if training is None and held_out is None:
+        _leave_empty(axes, "no losses were recorded")
+        return
+    if training is not None:
+        window = max(1, len(training[1]) // 25)
+        smooth = training[1].rolling(window, min_periods=1, center=True).mean()
+        axes.plot(*training, color=_TRAINING, alpha=0.3, linewidth=0.8)
+        axes.plot(training[0], smooth, color=_TRAINING, linewidth=2, label="on the training data")
+    if held_out is not None:
+        label = "on episodes it never saw"
+        axes.plot(*held_out, "o-", color=_HELD_OUT, linewidth=2, markersize=3.5, label=label)
+        _mark_best(axes, summary, held_out)
+    drawn = [losses for _, losses in filter(None, (training, held_out))]
+    top = max(float(losses.iloc[len(losses) // 50 :].max()) for losses in drawn)
+    axes.set_ylim(0, 1.08 * top)
+    axes.xaxis.set_major_formatter(lambda value, _: _grouped(value))
+    axes.legend(frameon=False, fontsize=10, loc="upper right")
+
+
+def _loss(metrics: pd.DataFrame, held_out: bool) -> tuple[pd.Series, pd.Series] | None:
+    """Return steps and values of the (held-out) loss, None when it was not recorded."""
+    names = [
+        name
+        for name in map(str, metrics.columns)
+        if name.endswith("loss") and ("validation" in name) == held_out
+    ]
+    if not names or metrics[names[0]].dropna().empty:
+        return None
+    rows = metrics[["step", names[0]]].dropna()
+    return rows["step"], rows[names[0]]
+
+
+def _mark_best(
+    axes: Axes, summary: Mapping[str, Any], held_out: tuple[pd.Series, pd.Series]
+) -> None:
+    """Ring the held-out loss at the checkpoint that is evaluated."""
+    steps, losses = (np.asarray(part, dtype=float) for part in held_out)
+    best_step = read.number(read.section(summary, "train"), "best_step")
+    index = int(losses.argmin() if best_step is None else np.abs(steps - best_step).argmin())
+    step, loss = steps[index], losses[index]
+    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 2, "markersize": 12}
+    axes.plot(step, loss, "o", color=_BEST, **ring)
+    text = f"best checkpoint: step {_grouped(step)}, error {loss:.3f}"
+    axes.annotate(
+        text,
+        (step, loss),
+        (0.98, 0.78),
+        textcoords="axes fraction",
+        ha="right",
+        color=_BEST,
+        arrowprops={"arrowstyle": "-", "color": _BEST, "shrinkB": 7},
+    )
+
+
+def _draw_returns(axes: Axes, results: list[read.Result], unit: str) -> None:
+    """Draw one bar per result, with interval, value and normalised score written beside it."""
+    _style(axes)
+    axes.set_title("What it achieves", loc="left", fontsize=12, color=_INK)
+    axes.set_xlabel(unit, color=_INK)
+    if not results:
+        _leave_empty(axes, "no results yet")
+        return
+    positions = list(range(len(results)))[::-1]
+    for position, result in zip(positions, results, strict=True):
+        axes.barh(position, result.mean, height=0.62, color=_COLOURS[result.kind])
+        _whisker(axes, position, result, upright=False)
+        end = max(result.mean, result.high or result.mean, 0.0)
+        score = "" if result.score is None else f"  score {result.score:.2f}"
+        axes.annotate(
+            f"$\\bf{{{result.mean:.1f}}}${score}", (end, position), (6, 0),
+            textcoords="offset points", va="center", color=_INK, fontsize=10.5,
+        )  # fmt: skip
+    axes.set_yticks(positions, [result.label for result in results], fontsize=10.5)
+    axes.tick_params(axis="y", length=0, labelcolor=_INK)
+    ends = [value for r in results for value in (r.mean, r.low, r.high) if value is not None]
+    axes.set_xlim(min(0.0, 1.1 * min(ends)), 1.45 * max([*ends, 1e-9]))
+    axes.grid(visible=False, axis="y")
+    axes.axvline(0, color=_INK, linewidth=0.8)
+
+
+def _whisker(axes: Axes, position: float, result: read.Result, upright: bool) -> None:
+    """Draw the interval around a mean, when there is one."""
+    if result.low is None or result.high is None:
+        return
+    reach = np.array([[result.mean - result.low], [result.high - result.mean]])
+    style: dict[str, Any] = {"color": _INK, "capsize": 4, "linewidth": 1.3, "fmt": "none"}
+    if upright:
+        axes.errorbar([position], [result.mean], yerr=reach, **style)
+    else:
+        axes.errorbar([result.mean], [position], xerr=reach, **style)
+
+
+def _small_print(summary: Mapping[str, Any], results: list[read.Result]) -> str:
+    """Return what the numbers mean, and where they come from, in two lines."""
+    parts = []
+    if results:
+        parts.append("black lines: 95% interval of the mean (recorded data: standard deviation)")
+    if any(result.score is not None for result in results):
+        parts.append("score: 0 = random actions, 1 = expert")
+    origin = []
+    tried = {r.episodes for r in results if r.kind == "policy" and r.episodes}
+    if tried:
+        origin.append(f"{'/'.join(map(str, sorted(tried)))} evaluation episodes per bar")
+    recorded = [r.episodes for r in results if r.kind == "data" and r.episodes]
+    if recorded:
+        origin.append(f"{recorded[0]} recorded episodes")
+    seconds = read.number(read.section(summary, "time"), "train_s")
+    if seconds is not None:
+        origin.append(f"{seconds / 60:.1f} minutes of training")
+    parameters = read.number(read.section(summary, "train"), "parameters")
+    if parameters is not None:
+        origin.append(f"{_grouped(parameters)} parameters")
+    return " · ".join(parts) + "\n" + " · ".join(origin)
+
+
+def _grouped(value: float) -> str:
+    """Return a whole number with its digits in groups of three."""
+    return f"{value:,.0f}".replace(",", " ")
+
+
+def _leave_empty(axes: Axes, why: str) -> None:
+    """Say in words why there is nothing to see."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, why, ha="center", color=_FAINT, fontsize=11, transform=axes.transAxes)
+
+
+def _style(axes: Axes) -> None:
+    """Give axes a quiet frame: what is drawn counts, not the box."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_LINES)
+    axes.tick_params(colors=_FAINT)
+    axes.grid(color=_LINES, linewidth=0.6)
+    axes.set_axisbelow(True)

@@ -1,0 +1,80 @@
+"""The result of a run as a table: in colour for the console, in Markdown for documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mads4.report import summary as read
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_HEADINGS = ("who", "mean return", "95% interval", "IQM", "score", "episodes")
+_STYLES = {
+    "random": "dim",
+    "data": "cyan",
+    "policy": "bold blue",
+    "extra": "magenta",
+    "expert": "green",
+}
+
+
+def result_table(
+    summary: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]] | None = None
+) -> Table:
+    """Return a `rich` table of everybody's results; `extra` as in `result_picture`."""
+    from rich.table import Table
+
+    table = Table(title=_title(summary), caption=_caption(summary), caption_style="dim")
+    for index, heading in enumerate(_HEADINGS):
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+    for result in read.results(summary, extra):
+        table.add_row(*_cells(result), style=_STYLES[result.kind])
+    return table
+
+
+def result_markdown(
+    summary: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """Return the same table in Markdown, with its title above and its caption below."""
+    rows = [_cells(result) for result in read.results(summary, extra)]
+    return f"**{_title(summary)}**\n\n{markdown(_HEADINGS, rows)}\n{_caption(summary)}\n"
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table whose first column is left-aligned and the others right-aligned."""
+    lines = [list(headings), ["---"] + ["---:"] * (len(headings) - 1)]
+    lines += [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """Return ``low - high`` with one digit after the point, or an empty string."""
+    return "" if low is None or high is None else f"{low:.1f} - {high:.1f}"
+
+
+def _cells(result: read.Result) -> tuple[str, ...]:
+    """Return a result's cells in the order of the headings, empty where not known."""
+    spread = interval(result.low, result.high)
+    if result.kind == "data" and result.high is not None:
+        spread = f"± {result.high - result.mean:.1f} (std)"
+    return (
+        result.label,
+        f"{result.mean:.2f}",
+        spread,
+        "" if result.iqm is None else f"{result.iqm:.2f}",
+        "" if result.score is None else f"{result.score:.2f}",
+        "" if result.episodes is None else str(result.episodes),
+    )
+
+
+def _title(summary: Mapping[str, Any]) -> str:
+    """Return the run's name and scenario."""
+    words = (str(summary.get("name") or ""), read.scenario(summary))
+    return ": ".join(word for word in words if word) or "results"
+
+
+def _caption(summary: Mapping[str, Any]) -> str:
+    """Return what a return counts and what the score means."""
+    return f"return: {read.unit(summary)}; score: 0 = random actions, 1 = expert"

@@ -1,0 +1,36 @@
+"""Tables carry the numbers of the summary."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from mads4.report.table import markdown, result_markdown, result_table
+
+
+def test_console_table(summary: dict[str, Any]) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(result_table(summary))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    row = next(line for line in text.splitlines() if "asked for 29.7" in line)
+    for cell in ("16.00", "15.2 - 16.8", "16.50", "0.64", "64"):
+        assert cell in row
+    assert "± 3.0 (std)" in text and "deliveries per 500-step episode" in text
+
+
+def test_markdown_table(summary: dict[str, Any]) -> None:
+    text = result_markdown(summary)
+    assert text.startswith("**quickstart: RWARE tiny-2ag**")
+    assert "| MADS4 asked for 20 | 14.00 | 13.2 - 15.0 | 14.30 | 0.63 | 64 |\n" in text
+    assert "| --- | ---: |" in text
+
+
+def test_markdown_escapes_bars() -> None:
+    assert markdown(["a", "b"], [["x|y", "1"]]).endswith("| x\\|y | 1 |\n")
+
+
+def test_empty_summary() -> None:
+    assert "results" in result_markdown({})
+    assert result_table({}).row_count == 0
