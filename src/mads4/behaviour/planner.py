@@ -1,0 +1,236 @@
+"""The cooperative expert for RWARE: it sees the whole warehouse and plans for all robots at once.
+
+Every step, each robot gets a route (which request to fetch, which empty slot to use) and then a
+collision-free way along it for the next few steps, one robot after the other: deliveries before
+returns before fetches, later robots around earlier ones (Silver, "Cooperative Pathfinding",
+AIIDE 2005).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from mads4.behaviour.motion import CLOCKWISE, TOGGLE, UNREACHABLE, WAIT, Leg, MotionTables
+from mads4.behaviour.spacetime import Reservations, find_path, first_action
+
+if TYPE_CHECKING:
+    from rware.warehouse import Agent, Warehouse
+
+WINDOW = 12
+"""Steps that are planned ahead."""
+LOYALTY = 3
+"""Steps that a new slot or request must save before a robot changes its mind: without this the
+robots' choices chase each other and nobody arrives."""
+DELIVERING, RETURNING, FETCHING, IDLE = range(4)
+"""What a robot is about, in the order in which robots are given way."""
+
+
+class HasWarehouse(Protocol):
+    """What the planner needs of an environment: RWARE's own object."""
+
+    @property
+    def warehouse(self) -> Warehouse:
+        """The running simulator."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """What matters of a warehouse's present state."""
+
+    poses: list[int]
+    tasks: list[int]
+    """One of DELIVERING, RETURNING, FETCHING (unloaded, with or without a request) per robot."""
+    free_slots: list[int]
+    """Slots in which no shelf stands."""
+    open_requests: list[int]
+    """Cells of the requested shelves that nobody carries."""
+
+
+class CooperativePlanner:
+    """Windowed prioritised space-time A* on the true state of an RWARE warehouse.
+
+    Args:
+        window: steps planned ahead.
+
+    It keeps in mind only which slot and request each robot was given, and which robots were
+    stuck, so it may be asked from any state, whatever actions were executed since.
+    """
+
+    def __init__(self, window: int = WINDOW) -> None:
+        self.window = window
+        self._warehouse: Warehouse | None = None
+
+    def reset(self, env: HasWarehouse, rng: np.random.Generator) -> None:
+        """Start an episode of `env`; `rng` is not used, the planner is deterministic."""
+        self._warehouse = env.warehouse
+        self._motion = MotionTables.of(env.warehouse)
+        n_agents = len(env.warehouse.agents)
+        self._slot: list[int | None] = [None] * n_agents
+        self._request: list[int | None] = [None] * n_agents
+        self._urgent = [0] * n_agents
+
+    def act(self) -> npt.NDArray[np.int64]:
+        """Return one action per robot, (N,) int64, for the environment's present state."""
+        assert self._warehouse is not None, "reset() comes before act()"
+        scene = self._look(self._warehouse)
+        self._assign_slots(scene)
+        self._assign_requests(scene)
+        routes = self._routes(scene)
+        paths = self._plan(scene, routes)
+        actions = np.full(len(routes), WAIT, dtype=np.int64)
+        for robot, (path, route) in enumerate(zip(paths, routes, strict=True)):
+            if path is not None:
+                actions[robot] = first_action(path, route)
+            elif route.toggles and scene.poses[robot] >> 2 in route.targets:
+                actions[robot] = TOGGLE
+        return actions
+
+    def _look(self, warehouse: Warehouse) -> _Scene:
+        motion = self._motion
+        requested = {shelf.id for shelf in warehouse.request_queue}
+        carried = {a.carrying_shelf.id for a in warehouse.agents if a.carrying_shelf}
+        standing = {motion_cell(motion, s) for s in warehouse.shelfs if s.id not in carried}
+        poses = [4 * motion_cell(motion, a) + CLOCKWISE[a.dir.value] for a in warehouse.agents]
+
+        def task(agent: Agent, pose: int) -> int:
+            if not agent.carrying_shelf:
+                return FETCHING
+            wanted = agent.carrying_shelf.id in requested
+            # One that cannot get out with its shelf puts it down and starts anew from there.
+            reachable = motion.deliver().steps(pose) < UNREACHABLE
+            return DELIVERING if wanted and reachable else RETURNING
+
+        return _Scene(
+            poses=poses,
+            tasks=[task(agent, pose) for agent, pose in zip(warehouse.agents, poses, strict=True)],
+            free_slots=[c for c in motion.slot_cells if c not in standing],
+            open_requests=[
+                motion_cell(motion, s) for s in warehouse.request_queue if s.id not in carried
+            ],
+        )
+
+    def _assign_slots(self, scene: _Scene) -> None:
+        """Give each carrier an empty slot of its own, for the least total travel."""
+        carriers = [i for i, task in enumerate(scene.tasks) if task < FETCHING]
+        costs = [
+            [self._carrier_route(scene, i, slot).steps(scene.poses[i]) for slot in scene.free_slots]
+            for i in carriers
+        ]
+        self._slot = _match(len(scene.poses), carriers, scene.free_slots, costs, self._slot)
+
+    def _assign_requests(self, scene: _Scene) -> None:
+        """Give each open request to one robot; those that still deliver get what is left."""
+        robots = [i for i, task in enumerate(scene.tasks) if task > DELIVERING]
+        requests = scene.open_requests
+        costs = [
+            [self._route(scene, i, self._slot[i], r).steps(scene.poses[i]) for r in requests]
+            for i in robots
+        ]
+        given = _match(len(scene.poses), robots, requests, costs, self._request)
+        left = [r for r in requests if r not in given]
+        others = [i for i, task in enumerate(scene.tasks) if task == DELIVERING]
+        costs = [
+            [self._route(scene, i, self._slot[i], r).steps(scene.poses[i]) for r in left]
+            for i in others
+        ]
+        more = _match(len(scene.poses), others, left, costs, self._request)
+        self._request = [a if a is not None else b for a, b in zip(given, more, strict=True)]
+
+    def _carrier_route(self, scene: _Scene, robot: int, slot: int) -> Leg:
+        request = self._request[robot]
+        return self._route(
+            scene, robot, slot, request if request in scene.open_requests else None
+        )
+
+    def _route(self, scene: _Scene, robot: int, slot: int | None, request: int | None) -> Leg:
+        motion, task = self._motion, scene.tasks[robot]
+        fetch = motion.fetch(request) if request is not None else None
+        if task == FETCHING:
+            return fetch or motion.stay(loaded=False)
+        back = motion.put_back(slot, fetch) if slot is not None else None
+        if task == DELIVERING:
+            return motion.deliver(back)
+        return back or motion.stay(loaded=True)
+
+    def _routes(self, scene: _Scene) -> list[Leg]:
+        """Return each robot's route; those without an errand wait where requests are near."""
+        routes = []
+        parking = iter(self._motion.parking_cells(len(scene.poses)))
+        for robot, pose in enumerate(scene.poses):
+            route = self._route(scene, robot, self._slot[robot], self._request[robot])
+            if not route.targets and not route.loaded:
+                route = self._motion.park(next(parking))
+            if route.steps(pose) >= UNREACHABLE:
+                route = self._motion.stay(route.loaded)
+            routes.append(route)
+        return routes
+
+    def _plan(self, scene: _Scene, routes: list[Leg]) -> list[list[int] | None]:
+        """Return a path per robot, None for those that could not be helped.
+
+        A robot that finds itself walled in by those before it goes to the head of the queue, and
+        stays there for a while lest it be pushed back at once.
+        """
+        ranks = [t if r.targets else IDLE for t, r in zip(scene.tasks, routes, strict=True)]
+        order = sorted(
+            range(len(routes)),
+            key=lambda i: (-self._urgent[i], ranks[i], routes[i].steps(scene.poses[i]), i),
+        )
+        self._urgent = [max(0, left - 1) for left in self._urgent]
+        best: list[list[int] | None] = [None] * len(routes)
+        for _ in range(len(routes) + 1):
+            paths = self._plan_in(order, scene.poses, routes)
+            if sum(p is not None for p in paths) > sum(p is not None for p in best):
+                best = paths
+            stuck = [i for i in order if paths[i] is None]
+            if not stuck:
+                break
+            self._urgent[stuck[0]] = self.window
+            order.remove(stuck[0])
+            order.insert(0, stuck[0])
+        return best
+
+    def _plan_in(
+        self, order: list[int], poses: list[int], routes: list[Leg]
+    ) -> list[list[int] | None]:
+        reserved = Reservations(self.window, self._motion.n_cells)
+        paths: list[list[int] | None] = [None] * len(poses)
+        for place, robot in enumerate(order):
+            later = [(poses[i], routes[i]) for i in order[place + 1 :]]
+            with reserved.standing(self._motion, poses[robot], later):
+                path = find_path(self._motion, poses[robot], routes[robot], reserved)
+            if path is not None:
+                reserved.add(path)
+            paths[robot] = path
+        return paths
+
+
+def motion_cell(motion: MotionTables, thing: object) -> int:
+    return int(thing.y) * motion.width + int(thing.x)  # type: ignore[attr-defined]
+
+
+def _match(
+    n_agents: int,
+    robots: list[int],
+    cells: list[int],
+    costs: list[list[int]],
+    before: list[int | None],
+) -> list[int | None]:
+    """Return each robot's cell in the cheapest one-to-one assignment, loyal to the one before."""
+    chosen: list[int | None] = [None] * n_agents
+    if not robots or not cells:
+        return chosen
+    matrix = np.array(costs, dtype=np.float64)
+    for row, robot in enumerate(robots):
+        if before[robot] in cells:
+            matrix[row, cells.index(before[robot])] -= LOYALTY
+    for row, column in zip(*linear_sum_assignment(matrix), strict=True):
+        if costs[row][column] < UNREACHABLE:
+            chosen[robots[row]] = cells[column]
+    return chosen

@@ -1,0 +1,159 @@
+"""Space-time A* over a short window: one robot's way around ways that are already reserved.
+
+Windowed cooperative A* as in Silver, "Cooperative Pathfinding" (AIIDE 2005), with exact
+times of travel as heuristic: without anyone in the way, only the nodes on one path are opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from heapq import heappop, heappush
+from itertools import pairwise
+
+from mads4.behaviour.motion import (
+    FORWARD,
+    LEFT,
+    RIGHT,
+    TOGGLE,
+    UNREACHABLE,
+    WAIT,
+    Leg,
+    MotionTables,
+)
+
+
+class Reservations:
+    """Cells and moves that planned robots take within the window, step by step."""
+
+    def __init__(self, window: int, n_cells: int) -> None:
+        self.window = window
+        self.n_cells = n_cells
+        self.cells: list[set[int]] = [set() for _ in range(window + 1)]
+        """At each time the cells that are taken."""
+        self.moves: list[set[int]] = [set() for _ in range(window + 1)]
+        """For each time the moves ``from * n_cells + to`` that arrive then."""
+
+    def add(self, path: list[int]) -> None:
+        """Reserve the cells of `path`, one pose for each time from 0 on."""
+        for time, (before, after) in enumerate(pairwise(path), start=1):
+            self.cells[time].add(after >> 2)
+            self.moves[time].add((before >> 2) * self.n_cells + (after >> 2))
+
+    def free_from(self, time: int, cell: int) -> bool:
+        """Return whether nobody takes `cell` from `time` to the end of the window."""
+        return not any(cell in cells for cells in self.cells[time:])
+
+    @contextmanager
+    def standing(
+        self, motion: MotionTables, pose: int, others: list[tuple[int, Leg]]
+    ) -> Iterator[None]:
+        """Reserve, within the context, what robots without a path cannot have left in time.
+
+        Without this a robot of higher rank plans to drive into a cell whose occupant still has
+        to turn, or could leave it only by trading places, and both stand still for ever.
+
+        Args:
+            motion: the layout.
+            pose: the robot about to be planned.
+            others: pose and route of each robot that is planned after it.
+        """
+        held = [self._held_for_one_step(motion, pose, others), set[int]()]
+        for other, route in others:
+            turned = (other, *motion.successors[other][1:3])
+            if all(motion.ahead(p, route) is None for p in turned):
+                held[1].add(other >> 2)
+        added = [cells - self.cells[t] for t, cells in enumerate(held, start=1)]
+        for time, cells in enumerate(added, start=1):
+            self.cells[time] |= cells
+        yield
+        for time, cells in enumerate(added, start=1):
+            self.cells[time] -= cells
+
+    def _held_for_one_step(
+        self, motion: MotionTables, pose: int, others: list[tuple[int, Leg]]
+    ) -> set[int]:
+        held: set[int] = set()
+        trading: set[int] = set()  # could leave only into the planned robot's own cell
+        leaving: dict[int, int] = {}
+        for other, route in others:
+            cell, ahead = other >> 2, motion.ahead(other, route)
+            if ahead is None or ahead in self.cells[1] or self._trades(cell, ahead):
+                held.add(cell)
+            elif ahead == pose >> 2:
+                trading.add(cell)
+            else:
+                leaving[cell] = ahead
+        while blocked := [cell for cell, ahead in leaving.items() if ahead in held]:
+            for cell in blocked:
+                held.add(cell)
+                del leaving[cell]
+        return held | trading
+
+    def _trades(self, cell: int, ahead: int) -> bool:
+        """Return whether moving from `cell` to `ahead` now meets a planned robot coming back."""
+        return ahead * self.n_cells + cell in self.moves[1]
+
+
+def first_action(path: list[int], route: Leg) -> int:
+    """Return the action that leads from a path's first pose to its second."""
+    before, after = path[0], path[1]
+    if before >> 2 != after >> 2:
+        return FORWARD
+    if before == after:
+        return TOGGLE if route.toggles and before >> 2 in route.targets else WAIT
+    return RIGHT if (after - before) % 4 == 1 else LEFT
+
+
+def find_path(
+    motion: MotionTables, pose: int, route: Leg, reserved: Reservations
+) -> list[int] | None:
+    """Return the poses at times 0 … ``window`` of the quickest way along `route`, or None.
+
+    Only the window is searched; what lies beyond counts as if nobody were in the way. None means
+    that every way, waiting included, runs into a reservation.
+    """
+    legs, n_poses, n_cells, slots = route.legs, motion.n_poses, motion.n_cells, motion.slots
+    window = reserved.window
+    layer = n_poses * len(legs)  # a node is time * layer + leg * n_poses + pose
+    size = layer * (window + 1)  # a queue entry sorts by total time, then by depth, then by node
+    successors = motion.successors
+    came_from = {pose: -1}
+    queue = [pose]
+    while queue:
+        node = heappop(queue) % size
+        time, rest = divmod(node, layer)
+        if time == window:
+            return _trace(node, came_from, n_poses)
+        index, here = divmod(rest, n_poses)
+        leg, cell = legs[index], here >> 2
+        if leg.following is None and leg.steps(here) == 0 and reserved.free_from(time + 1, cell):
+            return _trace(node, came_from, n_poses) + [here] * (window - time)
+        time += 1
+        taken, moves = reserved.cells[time], reserved.moves[time]
+        for after in successors[here]:
+            target, at = after >> 2, index
+            if target in taken:
+                continue
+            if target != cell:
+                if target * n_cells + cell in moves:
+                    continue
+                if leg.loaded and slots[target] and target not in leg.targets:
+                    continue
+            if target in leg.targets and leg.following and (after == here or not leg.toggles):
+                at += 1
+            reached = time * layer + at * n_poses + after
+            if reached not in came_from:
+                came_from[reached] = node
+                left = legs[at].table[after] + legs[at].offset
+                if left < UNREACHABLE:
+                    heappush(queue, ((time + left + 1) * (window + 1) - time) * size + reached)
+    return None
+
+
+def _trace(node: int, came_from: dict[int, int], n_poses: int) -> list[int]:
+    path = []
+    while node >= 0:
+        path.append(node % n_poses)
+        node = came_from[node]
+    return path[::-1]
