@@ -1,0 +1,1 @@
+"""The YAML groups that `mads4` composes its configuration from."""

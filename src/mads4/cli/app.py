@@ -1,0 +1,30 @@
+"""The Hydra applications `train`, `collect` and `evaluate`: check, run, report."""
+
+from __future__ import annotations
+
+import sys
+
+import hydra
+
+from mads4.cli import help as help_text
+from mads4.cli import jobs
+from mads4.cli.compose import CONF, check
+from mads4.cli.directories import quote, settle, tally
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Run one command line of a Hydra application and return its exit code."""
+    if "--help" in argv or "-h" in argv:
+        sys.stdout.write(help_text.text(command))
+        return 0
+    plan = check(command, argv)
+    words = [*plan.flags, *plan.overrides]
+    if plan.runs:
+        plan = settle(plan)
+        key = "hydra.sweep.dir" if plan.multirun else "hydra.run.dir"
+        words = [word for word in words if not word.startswith(f"{key}=")]
+        words.append(f"{key}={quote(str(plan.directory))}")
+    sys.argv = [f"mads4 {command}", *words]
+    application = hydra.main(config_path=f"pkg://{CONF}", config_name=command, version_base="1.3")
+    application(jobs.JOBS[command])()
+    return tally(plan) if plan.runs and plan.multirun else 0

@@ -1,0 +1,74 @@
+"""`mads4 <command> --help`: every setting with its meaning, from the schemas themselves."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+
+from mads4.cli.compose import CONF, SCHEMAS
+from mads4.config_check import expectations, fields
+
+USAGE = {
+    "train": """\
+  mads4 train experiment=smoke
+  mads4 train env.scenario=small-4ag trainer.steps=20000 seed=1
+  mads4 train -m seed=0,1 model.message=none,output
+  mads4 train resume=auto""",
+    "collect": """\
+  mads4 collect env.scenario=tiny-4ag dataset.quality=medium dataset.episodes=500""",
+    "evaluate": """\
+  mads4 evaluate checkpoint=outputs/mads4/<time> evaluator.episodes=100
+  mads4 evaluate checkpoint=<file>.pt evaluator.targets=[20,1.2*max] evaluator.video=true""",
+}
+
+FLAGS = """\
+  -m, --multirun    one job for each combination of comma-separated values
+  --cfg job         print the composed configuration and stop
+  --hydra-help      Hydra's own flags"""
+
+
+def text(command: str) -> str:
+    """Return the help page of a Hydra application."""
+    root = files(CONF)
+    schema = SCHEMAS[command]
+    groups = sorted({key.partition(".")[0] for key in fields(schema) if "." in key})
+    names = [*groups, "experiment"] if command != "evaluate" else groups
+    choices = [f"  {name:<12}{', '.join(_options(root / name))}" for name in names]
+    allowed = expectations(schema)
+    settings = []
+    for key, node in sorted(fields(schema).items(), key=lambda item: "." in item[0]):
+        settings += [f"  {key}: {allowed[key]}", f"      {_describe(node)}"]
+    return "\n".join(
+        [
+            f"usage: mads4 {command} [flags] [group=option ...] [key=value ...]",
+            "\nexamples:",
+            USAGE[command],
+            "\ngroups (group=option):",
+            *choices,
+            "\nsettings (key=value):",
+            *settings,
+            "\nflags:",
+            FLAGS,
+            "",
+        ]
+    )
+
+
+def _options(group: Traversable) -> list[str]:
+    return sorted(
+        path.name.removesuffix(".yaml") for path in group.iterdir() if path.name.endswith(".yaml")
+    )
+
+
+def _describe(node: object) -> str:
+    """Return a field's docstring and default."""
+    assert isinstance(node, dict)
+    several = node.get("anyOf", [])
+    described = [node, *(one for one in several if isinstance(one, dict))]
+    words = " / ".join(
+        dict.fromkeys(
+            one["description"].replace("\n", " ") for one in described if "description" in one
+        )
+    )
+    default = next((one["default"] for one in described if "default" in one), None)
+    return f"{words} Default: {'null' if default is None else default}"

@@ -1,0 +1,87 @@
+"""`mads4 <command>`: find the command and run it."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+import sys
+from dataclasses import dataclass
+from types import FrameType
+
+from mads4 import __version__
+from mads4.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, imported only when it is called."""
+
+    summary: str
+    module: str
+    """Module with a function ``run(name: str, argv: list[str]) -> int`` (the exit code)."""
+
+
+COMMANDS = {
+    "train": Command("train a policy on a data set and evaluate it", "mads4.cli.app"),
+    "collect": Command("record a data set with a behaviour policy", "mads4.cli.app"),
+    "evaluate": Command("play a trained policy", "mads4.cli.app"),
+    "data": Command("show what is in a data set file", "mads4.cli.data"),
+}
+
+EXAMPLES = """\
+examples:
+  mads4 train experiment=smoke                    every stage in a few seconds
+  mads4 train env.scenario=small-2ag seed=1       change any value on the command line
+  mads4 train -m seed=0,1 model.message=none,output   four jobs, four directories
+  mads4 evaluate checkpoint=outputs/mads4/<time> evaluator.episodes=100
+  mads4 data show <file>.h5
+
+`mads4 <command> --help` says what can be set."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0 done, 1 failed, 2 wrong usage."""
+    words = sys.argv[1:] if argv is None else argv
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(usage() + "\n")
+        return 0
+    if words[0] in ("-V", "--version"):
+        sys.stdout.write(f"mads4 {__version__}\n")
+        return 0
+    name, *rest = words
+    try:
+        if name not in COMMANDS:
+            raise UserError(
+                f"no command '{name}', choose one of {', '.join(COMMANDS)}."
+                f"{did_you_mean(name, COMMANDS)}"
+            )
+        signal.signal(signal.SIGTERM, _interrupt)
+        code: int = importlib.import_module(COMMANDS[name].module).run(name, rest)
+        return code
+    except UserError as error:
+        complain(error)
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+
+
+def complain(error: UserError) -> None:
+    """Write a user's mistakes to standard error, one line each."""
+    for line in str(error).splitlines():
+        sys.stderr.write(f"error: {line}\n")
+
+
+def usage() -> str:
+    """Return the list of commands with examples."""
+    lines = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: mads4 <command> [key=value ...]", "", "commands:", *lines, "", EXAMPLES]
+    )
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    """Turn a termination signal into what Ctrl-C raises, so that work is saved alike."""
+    logging.getLogger(__name__).debug("signal %d", signum)
+    raise KeyboardInterrupt

@@ -1,0 +1,190 @@
+"""From plain values to a typed configuration, with every mistake named at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import ValidationError
+
+from mads4.config import Command, CustomEnv, GeneratedDataset
+from mads4.errors import UserError, did_you_mean
+
+ConfigT = TypeVar("ConfigT", bound=Command)
+Node: TypeAlias = Mapping[str, Any]
+
+MISSING = "???"
+"""How YAML marks a value that the user must give."""
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be used; `problems` has one line for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def parse(values: Mapping[str, Any], schema: type[ConfigT]) -> ConfigT:
+    """Return `values`, as they come from YAML, as an instance of `schema`.
+
+    Raises:
+        ConfigError: one line per unknown key, wrong value or impossible combination.
+    """
+    try:
+        config = schema.model_validate(_without_missing(values))
+    except ValidationError as error:
+        raise ConfigError(describe(error, schema)) from None
+    problems = validate(config)
+    if problems:
+        raise ConfigError(problems)
+    return config
+
+
+def validate(config: Command) -> list[str]:
+    """Return one line for each combination of values that cannot work together."""
+    problems = []
+    model = getattr(config, "model", None)
+    if model is not None:
+        if model.parameterisation == "dplr" and model.discretisation == "zoh":
+            problems.append(
+                "model.discretisation: 'zoh' does not go with model.parameterisation=dplr; "
+                "use model.discretisation=bilinear"
+            )
+        if model.dt_min > model.dt_max:
+            problems.append(f"model.dt_min: got {model.dt_min}, above model.dt_max {model.dt_max}")
+    trainer = getattr(config, "trainer", None)
+    if trainer is not None and trainer.warmup_steps > trainer.steps:
+        problems.append(
+            f"trainer.warmup_steps: got {trainer.warmup_steps}, more than "
+            f"trainer.steps {trainer.steps}"
+        )
+    return problems + _validate_dataset(config)
+
+
+def _validate_dataset(config: Command) -> list[str]:
+    dataset = getattr(config, "dataset", None)
+    if not isinstance(dataset, GeneratedDataset) or dataset.behaviour == "random":
+        return []
+    if isinstance(getattr(config, "env", None), CustomEnv):
+        return [
+            f"dataset.behaviour: '{dataset.behaviour}' plays rware only; with env=custom use "
+            "dataset.behaviour=random, dataset=file or dataset=custom"
+        ]
+    return []
+
+
+def describe(error: ValidationError, schema: type[Command]) -> list[str]:
+    """Return one line for each field that is wrong, in the user's words."""
+    allowed = expectations(schema)
+    found: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        key = _dotted(item["loc"], allowed)
+        given = _shown(item["input"])
+        if item["type"] == "extra_forbidden":
+            line = f"{key}: unknown key.{suggest(key, allowed)}"
+        elif item["type"] == "missing":
+            line = f"{key}: missing, expected {allowed[key]}"
+        else:
+            if item["type"].startswith("union_tag"):
+                key, given = f"{key}.name", _shown(item["ctx"].get("tag"))
+            line = f"{key}: got {given}, expected {allowed.get(key, 'a group of settings')}"
+        found.setdefault(key, line)
+    return list(found.values())
+
+
+def expectations(schema: type[Command]) -> dict[str, str]:
+    """Return what is allowed, in words, for each ``key`` and ``group.key`` of a schema."""
+    return {key: _expected(node) for key, node in fields(schema).items()}
+
+
+def fields(schema: type[Command]) -> dict[str, Node]:
+    """Return the JSON schema of each ``key`` and ``group.key``; alternatives under ``anyOf``."""
+    root = schema.model_json_schema()
+    nodes: dict[str, list[Node]] = {}
+    for name, node in root["properties"].items():
+        groups = [b for b in _branches(root, node) if "properties" in b]
+        for key, child in (item for group in groups for item in group["properties"].items()):
+            nodes.setdefault(f"{name}.{key}", []).append(child)
+        if not groups:
+            nodes[name] = [node]
+    return {key: many[0] if len(many) == 1 else {"anyOf": many} for key, many in nodes.items()}
+
+
+def suggest(key: str, allowed: Iterable[str]) -> str:
+    """Return a near match for an unknown key, or what its group does contain."""
+    allowed = list(allowed)
+    group, _, leaf = key.rpartition(".")
+    siblings = [a.rpartition(".")[2] for a in allowed if a.rpartition(".")[0] == group]
+    siblings += [] if group else sorted({a.partition(".")[0] for a in allowed if "." in a})
+    elsewhere = [a for a in allowed if a.rpartition(".")[2] == leaf]
+    if near := did_you_mean(leaf, siblings):
+        return near
+    if elsewhere:
+        return f" Did you mean '{elsewhere[0]}'?"
+    return f" Allowed here: {', '.join(siblings)}." if siblings else ""
+
+
+def _branches(root: Node, node: Node) -> list[Node]:
+    """Return the alternatives that a JSON schema node stands for, references followed."""
+    if "$ref" in node:
+        return _branches(root, root["$defs"][node["$ref"].rsplit("/", 1)[1]])
+    alternatives = node.get("oneOf") or node.get("anyOf") or []
+    return [leaf for one in alternatives for leaf in _branches(root, one)] or [node]
+
+
+def _dotted(loc: tuple[str | int, ...], allowed: Mapping[str, str]) -> str:
+    """Return ``group.key`` for pydantic's path, which also names union members and list items."""
+    steps = [str(step) for step in loc]
+    if len(steps) > 2 and ".".join(steps[:2]) not in allowed:
+        del steps[1]  # the name of the alternative: env, rware, scenario
+    return ".".join(steps if steps[0] in allowed and len(steps) == 1 else steps[:2])
+
+
+def _expected(node: Node) -> str:
+    """Say in words what a JSON schema node allows."""
+    if "expected" in node:
+        return str(node["expected"])
+    if "anyOf" in node:
+        flat = [leaf for one in node["anyOf"] for leaf in one.get("anyOf", [one])]
+        words = list(dict.fromkeys(_expected(one) for one in flat))
+        return " or ".join(sorted(words, key=lambda word: word == "null"))
+    if "const" in node or "enum" in node:
+        choices = node.get("enum") or [node["const"]]
+        return f"one of {', '.join(choices)}" if len(choices) > 1 else str(choices[0])
+    if node.get("type") == "array":
+        return f"a list of: {_expected(node['items'])}"
+    bounds = [f"{sign} {node[name]:g}" for name, sign in _BOUNDS.items() if name in node]
+    return " ".join([_TYPES[node.get("type", "object")], " and ".join(bounds)]).strip()
+
+
+_TYPES = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping {key: value}",
+    "string": "text",
+}
+_BOUNDS = {
+    "minimum": ">=",
+    "exclusiveMinimum": ">",
+    "maximum": "<=",
+    "exclusiveMaximum": "<",
+    "multipleOf": "a multiple of",
+}
+
+
+def _shown(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return repr(value) if len(repr(value)) < 80 else f"a {type(value).__name__}"
+
+
+def _without_missing(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop what YAML marks as ``???``, so that it is reported as missing."""
+    return {
+        key: _without_missing(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if not (isinstance(value, str) and value == MISSING)
+    }
