@@ -5,6 +5,9 @@ from __future__ import annotations
 import collections
 import os
 import pickle
+import subprocess
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -162,3 +165,25 @@ def test_find(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="stopped before its first one"):
         checkpoint.find(tmp_path / "empty")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.11])
+def test_a_killed_process_leaves_a_whole_file(tmp_path: Path, delay: float) -> None:
+    path = tmp_path / "last.pt"
+    script = (
+        "import sys, itertools, pathlib, torch; from mads4 import checkpoint\n"
+        "for step in itertools.count():\n"
+        "    weights = torch.full((200_000,), float(step))\n"
+        "    checkpoint.save(pathlib.Path(sys.argv[1]), {'step': step, 'weights': weights})\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(path)]) as child:
+        try:
+            deadline = time.monotonic() + 60
+            while not path.exists() and time.monotonic() < deadline:
+                time.sleep(0.005)
+            time.sleep(delay)
+        finally:
+            child.kill()
+    loaded = checkpoint.load(path)
+    assert loaded["weights"].unique().tolist() == [loaded["step"]]

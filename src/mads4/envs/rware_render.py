@@ -6,7 +6,6 @@ also has a shape of its own (heading: a nose; requested: a dot; carried: a dark 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,42 +19,34 @@ if TYPE_CHECKING:
 AISLE, SLOT, GRID = "#F7F5F0", "#E9E5DC", "#DDD8CC"
 SHELF, SHELF_EDGE = "#A9B4BF", "#8793A0"
 REQUESTED, REQUESTED_EDGE = "#E69F00", "#B87A00"
-GOAL, ROBOT, INK, FAINT, PAPER = "#009E73", "#0B4F8A", "#26323D", "#6B7784", "#FFFFFF"
+GOAL, ROBOT, FAINT, PAPER = "#009E73", "#0B4F8A", "#6B7784", "#FFFFFF"
 
 _SMOOTH = 3  # drawn so many times larger, then averaged down: smooth edges
-_MIN_WIDTH = 240  # pixels, so that header and legend are readable over a narrow warehouse
-_HEADER, _LEGEND, _MARGIN = 40, 22, 8  # pixels
+_MIN_WIDTH = 240  # pixels, so that the legend is readable below a narrow warehouse
+_LEGEND, _MARGIN = 22, 8  # pixels
 
 _NOSE_DEGREES = {"RIGHT": 0, "DOWN": 90, "LEFT": 180, "UP": 270}
 Box = tuple[float, float, float, float]
 
 
 def render(
-    warehouse: Warehouse | Any,
-    cell: int = 24,
-    header: Mapping[str, str] | None = None,
-    legend: bool = True,
+    warehouse: Warehouse | Any, cell: int = 24, legend: bool = True
 ) -> npt.NDArray[np.uint8]:
     """Return a picture of the warehouse as it stands.
 
     Args:
         warehouse: RWARE's own environment (``env.unwrapped``), after a reset.
         cell: Side of one grid cell in pixels.
-        header: Captions and values shown above the grid, for example
-            ``{"step": "120 / 500", "delivered": "7", "still asked for": "12"}``.
         legend: Whether to explain the shapes below the grid.
 
     Returns:
         (height, width, 3) uint8, RGB.
     """
     grid = _grid_image(warehouse, cell)
-    top = _HEADER if header else _MARGIN
     bottom = _LEGEND if legend else _MARGIN
     width = max(grid.width + 2 * _MARGIN, _MIN_WIDTH)
-    picture = Image.new("RGB", (width, top + grid.height + bottom), PAPER)
-    picture.paste(grid, ((width - grid.width) // 2, top))
-    if header:
-        _draw_header(picture, header)
+    picture = Image.new("RGB", (width, _MARGIN + grid.height + bottom), PAPER)
+    picture.paste(grid, ((width - grid.width) // 2, _MARGIN))
     if legend:
         strip = _legend_image(width, bottom)
         picture.paste(strip, (0, picture.height - bottom))
@@ -63,7 +54,7 @@ def render(
 
 
 def _grid_image(warehouse: Any, cell: int) -> Image.Image:
-    """Draw floor, shelves and robots, smoothed, without header and legend."""
+    """Draw floor, shelves and robots, smoothed."""
     side = cell * _SMOOTH
     rows, columns = warehouse.grid_size
     slots = np.asarray(warehouse.highways) == 0
@@ -143,16 +134,6 @@ def _draw_robot(draw: ImageDraw.ImageDraw, box: Box, heading: str, label: str) -
         draw.ellipse(_inset(box, 0.19 - rim), fill=colour)
     font = _font(side * (0.46 if len(label) == 1 else 0.36))
     draw.text(centre, label, fill=PAPER, font=font, anchor="mm", stroke_width=side / 100)
-
-
-def _draw_header(picture: Image.Image, header: Mapping[str, str]) -> None:
-    """Write each caption, small, over its value, large, in columns of equal width."""
-    draw = ImageDraw.Draw(picture)
-    column = picture.width / len(header)
-    for index, (caption, value) in enumerate(header.items()):
-        centre = (index + 0.5) * column
-        draw.text((centre, 11), caption, fill=FAINT, font=_font(11), anchor="mm")
-        draw.text((centre, 27), value, fill=INK, font=_font(16), anchor="mm")
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,1 @@
+"""Pictures, tables and comparisons of runs, made from what their directories hold."""

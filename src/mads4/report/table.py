@@ -50,15 +50,15 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def interval(low: float | None, high: float | None) -> str:
-    """Return ``low - high`` with one digit after the point, or an empty string."""
-    return "" if low is None or high is None else f"{low:.1f} - {high:.1f}"
+    """Return ``low - high`` with two digits after the point, or an empty string."""
+    return "" if low is None or high is None else f"{low:.2f} - {high:.2f}"
 
 
 def _cells(result: read.Result) -> tuple[str, ...]:
     """Return a result's cells in the order of the headings, empty where not known."""
     spread = interval(result.low, result.high)
     if result.kind == "data" and result.high is not None:
-        spread = f"± {result.high - result.mean:.1f} (std)"
+        spread = f"± {result.high - result.mean:.2f} (std)"
     return (
         result.label,
         f"{result.mean:.2f}",

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from mads4.atomic import atomic_path
 
 _COLOURS = 96  # flat drawings with smooth edges; one transparent entry must remain of 256
 _PALETTE_FRAMES = 6
+_HEADER, _COLUMN = 38, 80  # pixels: the strip's height, the least width of one value
+_INK, _FAINT, _PAPER = "#26323D", "#6B7784", "#FFFFFF"
+
+
+def with_header(frame: npt.NDArray[np.uint8], values: Mapping[str, str]) -> npt.NDArray[np.uint8]:
+    """Return an environment's picture with a strip above it that says how the episode stands.
+
+    Args:
+        frame: (height, width, 3) uint8.
+        values: Captions and values, for example
+            ``{"step": "120 / 500", "delivered": "7", "still asked for": "12"}``.
+
+    Returns:
+        (height + 38, at least width, 3) uint8; narrow pictures get white margins.
+    """
+    lacking = max(0, _COLUMN * len(values) - frame.shape[1])
+    margins = ((0, 0), (lacking // 2, lacking - lacking // 2), (0, 0))
+    frame = np.pad(frame, margins, constant_values=255)
+    strip = Image.new("RGB", (frame.shape[1], _HEADER), _PAPER)
+    draw = ImageDraw.Draw(strip)
+    column = strip.width / len(values)
+    for index, (caption, value) in enumerate(values.items()):
+        centre = (index + 0.5) * column
+        draw.text((centre, 11), caption, fill=_FAINT, font=_font(11), anchor="mm")
+        draw.text((centre, 27), value, fill=_INK, font=_font(16), anchor="mm")
+    return np.concatenate([np.asarray(strip, dtype=np.uint8), frame])
 
 
 def write_gif(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float = 10.0) -> None:
@@ -45,6 +72,12 @@ def write_gif(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float = 
             loop=0,
             optimize=False,
         )
+
+
+@lru_cache(maxsize=4)
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, so that pictures do not depend on what is installed."""
+    return ImageFont.load_default(size)
 
 
 def _common_palette(frames: Sequence[npt.NDArray[np.uint8]]) -> Image.Image:

@@ -45,7 +45,7 @@ def test_shape_type_and_determinism(warehouse: Any) -> None:
     assert plain.dtype == np.uint8
     assert plain.shape == (11 * 24 + 16, 10 * 24 + 16, 3)
     np.testing.assert_array_equal(plain, render(warehouse, legend=False))
-    small = render(warehouse, cell=12, header={"step": "1 / 500"})
+    small = render(warehouse, cell=12)
     assert small.shape[1] == 240
 
 
@@ -85,11 +85,3 @@ def test_carrying_shows(warehouse: Any) -> None:
     warehouse.agents[0].carrying_shelf = shelf
     carrying = cell(render(warehouse), shelf.x, shelf.y)
     assert share(carrying, rware_render.ROBOT) > share(beneath, rware_render.ROBOT) + 0.1
-
-
-def test_header_changes_only_the_header(warehouse: Any) -> None:
-    one = render(warehouse, header={"step": "1 / 500", "delivered": "0"})
-    two = render(warehouse, header={"step": "2 / 500", "delivered": "1"})
-    top = rware_render._HEADER
-    assert (one[:top] != two[:top]).any()
-    np.testing.assert_array_equal(one[top:], two[top:])

@@ -15,15 +15,15 @@ def test_console_table(summary: dict[str, Any]) -> None:
     console.print(result_table(summary))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     row = next(line for line in text.splitlines() if "asked for 29.7" in line)
-    for cell in ("16.00", "15.2 - 16.8", "16.50", "0.64", "64"):
+    for cell in ("16.00", "15.20 - 16.80", "16.50", "0.64", "64"):
         assert cell in row
-    assert "± 3.0 (std)" in text and "deliveries per 500-step episode" in text
+    assert "± 3.00 (std)" in text and "deliveries per 500-step episode" in text
 
 
 def test_markdown_table(summary: dict[str, Any]) -> None:
     text = result_markdown(summary)
     assert text.startswith("**quickstart: RWARE tiny-2ag**")
-    assert "| MADS4 asked for 20 | 14.00 | 13.2 - 15.0 | 14.30 | 0.63 | 64 |\n" in text
+    assert "| MADS4 asked for 20 | 14.00 | 13.20 - 15.00 | 14.30 | 0.63 | 64 |\n" in text
     assert "| --- | ---: |" in text
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mads4.report.video import write_gif
+from mads4.report.video import with_header, write_gif
 
 
 def frames(count: int) -> list[np.ndarray]:
@@ -48,3 +48,21 @@ def test_nonsense_is_refused(
     with pytest.raises(ValueError, match=what):
         write_gif(tmp_path / "x.gif", given, fps)
     assert not list(tmp_path.iterdir())
+
+
+def test_header_lies_above_the_picture() -> None:
+    frame = np.full((40, 200, 3), 7, dtype=np.uint8)
+    one = with_header(frame, {"step": "1 / 500", "delivered": "0"})
+    two = with_header(frame, {"step": "2 / 500", "delivered": "0"})
+    assert one.shape == (78, 200, 3) and one.dtype == np.uint8
+    np.testing.assert_array_equal(one[38:], frame)
+    assert (one[:38, :100] != two[:38, :100]).any()
+    np.testing.assert_array_equal(one[:38, 100:], two[:38, 100:])
+
+
+def test_narrow_pictures_get_margins() -> None:
+    frame = np.full((40, 50, 3), 7, dtype=np.uint8)
+    shown = with_header(frame, {"step": "1 / 500", "delivered": "0"})
+    assert shown.shape == (78, 160, 3)
+    np.testing.assert_array_equal(shown[38:, 55:105], frame)
+    assert (shown[38:, :55] == 255).all() and (shown[38:, 105:] == 255).all()

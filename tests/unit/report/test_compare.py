@@ -1,0 +1,129 @@
+"""Comparisons average what may be averaged, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from mads4.errors import UserError
+from mads4.report.compare import average_over_seeds, collect, compare, to_markdown, write_csv
+
+
+def write_run(
+    path: Path, summary: dict[str, Any], seed: int, mean: float, message: str = "output"
+) -> dict[str, Any]:
+    """A run whose return at the target 29.7 is `mean`, and 2 less at the target 20."""
+    path.mkdir(parents=True)
+    one = copy.deepcopy(summary)
+    one["eval"]["29.7"].update(return_mean=mean, return_iqm=mean)
+    one["eval"]["20.0"].update(return_mean=mean - 2)
+    (path / "summary.json").write_text(json.dumps(one))
+    config = {"seed": seed, "device": f"cuda:{seed}", "model": {"message": message, "width": 96}}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    return one
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, summary: dict[str, Any]) -> Path:
+    means = {("output", 0): 16.0, ("output", 1): 18.0, ("none", 0): 9.0, ("none", 1): 11.0}
+    for job, ((message, seed), mean) in enumerate(means.items()):
+        write_run(tmp_path / "sweep" / str(job), summary, seed, mean, message)
+    return tmp_path / "sweep"
+
+
+def test_sweep_is_averaged_over_seeds(sweep: Path) -> None:
+    frame = compare([sweep])
+    assert list(frame.columns[:3]) == ["name", "model.message", "target"]
+    assert frame["seeds"].tolist() == [2, 2, 2, 2]
+    rows = frame.set_index(["model.message", "target"])
+    assert rows.loc[("output", 29.7), "return_mean"] == 17.0
+    assert rows.loc[("output", 20.0), "return_mean"] == 15.0
+    best = rows.loc[("none", 29.7)]
+    assert best["return_mean"] == 10.0
+    assert (best["return_low"], best["return_high"]) == (9.0, 11.0)
+    assert best["episodes"] == 128
+    assert best["normalised_score"] == pytest.approx(0.4)
+
+
+def test_runs_one_by_one(sweep: Path) -> None:
+    frame = compare([sweep / "0", sweep / "2"], over_seeds=False)
+    assert len(frame) == 4
+    assert frame["seed"].tolist() == ["0"] * 4
+    assert frame["model.message"].tolist() == ["output", "output", "none", "none"]
+    single = average_over_seeds(frame)
+    assert single["seeds"].tolist() == [1] * 4
+    assert (single["return_low"][0], single["return_high"][0]) == (15.2, 16.8)
+
+
+def test_a_run_given_twice_counts_once(sweep: Path) -> None:
+    pd.testing.assert_frame_equal(compare([sweep, sweep / "1"]), compare([sweep]))
+
+
+def test_a_repeated_seed_counts_once(
+    sweep: Path, summary: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    write_run(sweep / "9", summary, seed=1, mean=20.0)
+    with caplog.at_level(logging.WARNING):
+        frame = compare([sweep])
+    assert frame["seeds"].max() == 2
+    assert frame.loc[0, "return_mean"] == 18.0
+    assert "same seed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"reward_definition": "alberdice"}, "different reward definitions.*alberdice"),
+        ({"data": {"fingerprint": "ffff"}}, "different data sets.*ffff"),
+        ({"data": None}, "different data sets.*unknown"),
+    ],
+)
+def test_what_differs_is_not_averaged(
+    sweep: Path, summary: dict[str, Any], change: dict[str, Any], what: str
+) -> None:
+    one = write_run(sweep / "9", summary, seed=2, mean=30.0)
+    (sweep / "9" / "summary.json").write_text(json.dumps(one | change))
+    with pytest.raises(UserError, match=what):
+        compare([sweep])
+    assert len(compare([sweep], over_seeds=False)) == 10
+
+
+def test_failed_and_missing_runs(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
+    failed = sweep / "7"
+    failed.mkdir()
+    (failed / "FAILED").touch()
+    with caplog.at_level(logging.WARNING):
+        assert len(compare([sweep])) == 4
+    assert f"{failed} failed" in caplog.text
+    with pytest.raises(UserError, match="mads4 evaluate"):
+        compare([failed])
+    with pytest.raises(UserError, match="not a directory"):
+        compare([sweep / "nowhere"])
+
+
+def test_markdown_and_csv(sweep: Path, tmp_path: Path) -> None:
+    frame = compare([sweep])
+    text = to_markdown(frame)
+    first = text.splitlines()[0]
+    assert first.startswith("| name | model.message | asked for | mean return | 95% interval | IQM")
+    assert "| quickstart | output | 29.70 | 17.00 | 16.00 - 18.00 | 17.00 |" in text
+    write_csv(frame, tmp_path / "table.csv")
+    back = pd.read_csv(tmp_path / "table.csv", keep_default_na=False)
+    assert back["return_mean"].tolist() == frame["return_mean"].tolist()
+    assert back["model.message"].tolist() == frame["model.message"].tolist()
+
+
+def test_without_configuration_and_score(tmp_path: Path, summary: dict[str, Any]) -> None:
+    del summary["baselines"]
+    write_run(tmp_path / "a", summary, 0, 5.0)
+    (tmp_path / "a" / "config.yaml").unlink()
+    frame = collect([tmp_path / "a"])
+    assert frame["seed"].tolist() == ["-", "-"]
+    assert "| 5.00 |" in to_markdown(compare([tmp_path / "a"]))
