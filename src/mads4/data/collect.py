@@ -1,0 +1,190 @@
+"""Recording a data set with a behaviour policy, in parallel, and never losing what is finished."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mads4.behaviour.protocol import Behaviour
+from mads4.data.parts import Parts, Settings
+from mads4.data.record import Recorder
+from mads4.data.store import read_header
+from mads4.data.workers import play_in_workers
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.errors import UserError
+from mads4.types import EnvSpec, Episode
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+"""At most this much work is lost when the process is killed."""
+
+FLUSH_BYTES = 1 << 26
+"""Finished episodes in memory before they are written, whatever the time."""
+
+Progress = Callable[[int, int], None]
+"""Called with (finished episodes, all episodes), first with those of earlier calls."""
+
+
+def collect(
+    make_env: Callable[[], MultiAgentEnv],
+    make_behaviour: Callable[[], Behaviour],
+    episodes: int,
+    seed: int,
+    path: Path | str,
+    *,
+    behaviour: Mapping[str, Any],
+    workers: int = 1,
+    name: str = "",
+    on_progress: Progress | None = None,
+    flush_seconds: float = FLUSH_SECONDS,
+) -> Path:
+    """Record `episodes` episodes into the data set file `path`; go on where an earlier call ended.
+
+    Episode k depends on (seed, k) and the settings alone, so the file's fingerprint is the same
+    for any number of workers and interruptions. Finished episodes are kept in ``<path>.parts``
+    until the file is complete; a complete file with the same settings is reused.
+
+    Args:
+        make_env: Makes one environment (picklable when `workers` > 1).
+        make_behaviour: Makes one behaviour policy (picklable when `workers` > 1).
+        episodes: Number of episodes.
+        seed: Root of all randomness, not negative.
+        path: The HDF5 file.
+        behaviour: Describes the behaviour and the environment's options completely: two
+            recordings with equal spec, seed and description are taken to be the same.
+        workers: Processes that play; 0 and 1 play in this one.
+        name: Name of the data set; the file's stem when empty.
+        on_progress: Told about every finished episode.
+        flush_seconds: Time between two writes of finished episodes.
+
+    Returns:
+        `path`.
+
+    Raises:
+        UserError: when the settings differ from those of what is already at `path`, or an
+            episode cannot be recorded.
+        KeyboardInterrupt: on Ctrl-C, after the finished episodes are kept. SIGTERM: `SystemExit`.
+    """
+    path = Path(path)
+    if episodes < 1 or seed < 0 or workers < 0:
+        raise UserError(
+            "A recording needs episodes >= 1, seed >= 0 and workers >= 0, "
+            f"got {episodes}, {seed} and {workers}."
+        )
+    settings = Settings(_spec_of(make_env), seed, behaviour)
+    parts = Parts(path, settings)
+    if not _is_complete(path, settings, episodes):
+        with parts.locked(), _sigterm_as_exit():
+            # Whoever held the lock before may have completed the file meanwhile.
+            if not _is_complete(path, settings, episodes):
+                parts.open()
+                missing = parts.missing(episodes)
+                keeper = _Keeper(parts, missing, episodes, on_progress, flush_seconds)
+                _play(Recorder(make_env, make_behaviour, seed), missing, workers, keeper)
+                parts.join(path, episodes, name)
+    parts.remove()
+    return path
+
+
+def _spec_of(make_env: Callable[[], MultiAgentEnv]) -> EnvSpec:
+    with closing(make_env()) as env:
+        return env.spec
+
+
+def _is_complete(path: Path, settings: Settings, episodes: int) -> bool:
+    """Return whether `path` exists; raise `UserError` when it is another recording's."""
+    if not path.exists():
+        return False
+    header = read_header(path)
+    there = {"spec": header.spec.to_dict(), "behaviour": header.behaviour}
+    different = settings.differences(there)
+    if len(header) != episodes:
+        different.append(f"episodes: now {episodes}, there {len(header)}")
+    if different:
+        raise UserError(
+            f"{path} exists and was recorded with other settings ({'; '.join(different)}). "
+            "Give another path, or delete it."
+        )
+    return True
+
+
+class _Keeper:
+    """Takes finished episodes and writes them to parts now and then."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        missing: list[int],
+        total: int,
+        on_progress: Progress | None,
+        flush_seconds: float,
+    ) -> None:
+        self._parts = parts
+        self._done, self._total = total - len(missing), total
+        self._on_progress = on_progress or (lambda done, total: None)
+        self._flush_seconds = flush_seconds
+        self._waiting: list[Episode] = []
+        self._bytes = 0
+        self._written_at = time.monotonic()
+        self._on_progress(self._done, total)
+
+    def take(self, episode: Episode) -> None:
+        """Count a finished episode, and write it if it is time."""
+        self._waiting.append(episode)
+        self._bytes += episode.observation.nbytes + episode.state.nbytes
+        self._done += 1
+        self._on_progress(self._done, self._total)
+        late = time.monotonic() - self._written_at >= self._flush_seconds
+        if late or self._bytes >= FLUSH_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            self._parts.write(self._waiting)
+            self._waiting, self._bytes = [], 0
+        self._written_at = time.monotonic()
+
+    def stop(self) -> None:
+        """Write what waits, and say how to go on."""
+        self.flush()
+        logger.warning(
+            "Stopped: %d of %d episodes are kept in %s; the same command goes on from there.",
+            self._done,
+            self._total,
+            self._parts.folder,
+        )
+
+
+def _play(recorder: Recorder, missing: list[int], workers: int, keeper: _Keeper) -> None:
+    """Play the missing episodes; whatever happens, keep those that are finished."""
+    played = play_in_workers(recorder, missing, workers) if workers > 1 else recorder.play(missing)
+    with closing(played):
+        try:
+            for episode in played:
+                keeper.take(episode)
+            keeper.flush()
+        except BaseException:
+            keeper.stop()
+            raise
+
+
+@contextmanager
+def _sigterm_as_exit() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, as Ctrl-C does, where this thread may decide that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
