@@ -274,7 +274,7 @@ class Config(Command):
     init_from: str | None = None
     """Checkpoint or run directory to take weights and normalisation from."""
     device: Device = "auto"
-    """auto, cpu, mps, cuda or cuda:<index>."""
+    """Where tensors live; auto takes a CUDA device if there is one."""
     threads: Positive | None = None
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
     env: EnvConfig = RwareEnv()
@@ -303,7 +303,7 @@ class EvaluateConfig(Command):
     name: Name = "evaluate"
     """Folder of the evaluation: outputs/<name>/<time>."""
     device: Device = "auto"
-    """auto, cpu, mps, cuda or cuda:<index>."""
+    """Where tensors live; auto takes a CUDA device if there is one."""
     threads: Positive | None = None
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
     env: EnvConfig | None = None

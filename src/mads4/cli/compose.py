@@ -89,6 +89,9 @@ def check(command: str, argv: list[str]) -> Plan:
         configs = []
         for job in _jobs(base, words, loader) if multirun and base else [fixed]:
             composed = _attempt(partial(compose, job), problems)
+            if composed is None:  # what the schema finds wrong with the rest is told as well
+                rest = [text for text in job if not text.startswith(("hydra.", "~"))]
+                composed = _attempt(partial(compose, rest), problems)
             config = composed and _attempt(partial(to_config, composed, command), problems)
             configs += [config] if config else []
     if problems or base is None:

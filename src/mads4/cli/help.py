@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
@@ -65,10 +66,10 @@ def _describe(node: object) -> str:
     assert isinstance(node, dict)
     several = node.get("anyOf", [])
     described = [node, *(one for one in several if isinstance(one, dict))]
-    words = " / ".join(
+    words = " ".join(
         dict.fromkeys(
             one["description"].replace("\n", " ") for one in described if "description" in one
         )
     )
-    default = next((one["default"] for one in described if "default" in one), None)
-    return f"{words} Default: {'null' if default is None else default}"
+    defaults = [one["default"] for one in described if "default" in one]
+    return f"{words} Default: {json.dumps(defaults[0])}" if defaults else words

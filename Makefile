@@ -1,0 +1,80 @@
+# `make help` lists what can be made. Variables: PYTHON, VENV, TORCH, TORCH_INDEX, SCENARIO.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+# Where PyTorch is looked for first: its CPU builds. Empty: pip's own index (CUDA builds on Linux).
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+SCENARIO ?= tiny-2ag
+PYTEST_ARGS ?= -n 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+STAMP := $(VENV)/.installed
+
+# Nothing but what is declared may be found: neither the caller's path nor the user's packages.
+export PYTHONPATH :=
+export PYTHONNOUSERSITE := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow test-gpu lint format reproduce-rware bench clean \
+	distclean FORCE
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make the virtual environment with pinned dependencies
+
+quickstart: install ## Record data, train, evaluate and draw the result, in minutes
+	$(BIN)/mads4 train experiment=quickstart
+
+test: install ## Run the test suite
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-slow: install ## Run the tests that take longer
+	$(PYTEST) -m slow
+
+test-gpu: install ## Run the tests that need a CUDA device
+	$(PYTEST) -m gpu
+
+lint: install ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install ## Rewrite the code in the common style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+reproduce-rware: install ## The reference run on the warehouse (SCENARIO=tiny-2ag), up to an hour
+	$(BIN)/mads4 train experiment=reproduce_rware env.scenario=$(SCENARIO) resume=auto
+
+bench: install ## Time a training step against a dense-matrix control
+	$(BIN)/python benchmarks/offline_step.py
+
+clean: ## Remove caches and build products
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks conf -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Also remove the virtual environment; runs and data sets are kept
+	rm -rf $(VENV)
+
+$(STAMP): pyproject.toml constraints.txt $(VENV)/.torch
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed; choose it with PYTHON=<python>")'
+	$(PYTHON) -m venv $(VENV)
+	@if $(call torch_index_answers); then \
+		echo "Installing $(TORCH) from $(TORCH_INDEX)"; \
+		$(PIP) install --no-deps --index-url $(TORCH_INDEX) "$(TORCH)" && exit; \
+	fi; \
+	echo "Installing $(TORCH) from pip's own index"; \
+	$(PIP) install --no-deps "$(TORCH)"
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Changes when another PyTorch is asked for, so that it is installed.
+$(VENV)/.torch: FORCE
+	@mkdir -p $(VENV)
+	@echo '$(TORCH) $(TORCH_INDEX)' | cmp -s - $@ || echo '$(TORCH) $(TORCH_INDEX)' > $@
+
+torch_index_answers = test -n "$(TORCH_INDEX)" && $(BIN)/python -c \
+	'import urllib.request; urllib.request.urlopen("$(TORCH_INDEX)/torch/", timeout=5)' 2>/dev/null
