@@ -49,9 +49,7 @@ def shelf_slots(warehouse: Warehouse) -> frozenset[tuple[int, int]]:
     return frozenset((x, y) for y in range(height) for x in range(width) if not highways[y, x])
 
 
-def empty_slots(
-    warehouse: Warehouse, slots: frozenset[tuple[int, int]]
-) -> set[tuple[int, int]]:
+def empty_slots(warehouse: Warehouse, slots: frozenset[tuple[int, int]]) -> set[tuple[int, int]]:
     """Return the slots where no shelf stands; a carried shelf stands nowhere."""
     carried = {id(agent.carrying_shelf) for agent in warehouse.agents}
     return set(slots).difference(

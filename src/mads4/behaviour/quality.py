@@ -1,0 +1,180 @@
+"""Data of a chosen quality: how much noise brings an expert's mean return into a named band.
+
+A quality is a band of the mean return, normalised so that the random policy scores 0 and the
+expert without noise 1. A small pilot measures how the score falls with the share of random
+actions; the range of shares whose mean score is the middle of the band follows from that curve.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mads4.behaviour.noise import Noisy
+from mads4.behaviour.protocol import Behaviour
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.errors import UserError, did_you_mean
+
+BANDS = {"expert": (0.85, 1.0), "good": (0.6, 0.8), "medium": (0.35, 0.55), "poor": (0.1, 0.25)}
+"""Bounds of the data's normalised mean return."""
+EXPERT_HIGH = 0.2
+"""Largest share of random actions in expert data: more would add little to what mistakes show."""
+EXPERT_SCORE = 0.88
+"""Mean score that expert data keeps, a little inside its band."""
+SPREAD = 0.4
+"""Half-width of a range of shares, relative to the nearer of its centre's distances to 0 and 1."""
+PILOT_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
+"""Shares of random actions at which the pilot plays; the last is the random policy."""
+EPISODES = 5
+"""Pilot episodes at each share."""
+
+_PILOT = int.from_bytes(b"plot", "big")
+"""Keeps the pilot's random streams apart from those of the recording."""
+
+Curve = npt.NDArray[np.float64]
+MakeEnv = Callable[[], MultiAgentEnv]
+MakeBehaviour = Callable[[], Behaviour]
+
+
+@dataclass(frozen=True)
+class QualityPlan:
+    """How noisy an expert has to be, and why."""
+
+    quality: str
+    low: float
+    """Smallest share of random actions in an episode."""
+    high: float
+    """Largest share; an episode's own is drawn uniformly in between."""
+    random_return: float
+    """Mean return of the random policy in the pilot."""
+    expert_return: float
+    """Mean return of the expert without noise in the pilot."""
+    normalised_score: float
+    """Mean score to be expected of the data, 0 random, 1 expert."""
+
+
+def noise_range(
+    make_env: MakeEnv,
+    make_expert: MakeBehaviour,
+    quality: str,
+    seed: int,
+    episodes: int = EPISODES,
+    workers: int = 1,
+) -> QualityPlan:
+    """Return the range of noise with which the expert's data are of `quality`.
+
+    The answer depends on the expert, the environment, `seed` and `episodes` only.
+
+    Args:
+        make_env: makes one environment (picklable when `workers` > 1).
+        make_expert: makes the expert without noise (picklable when `workers` > 1).
+        quality: one of `BANDS`.
+        seed: root of the pilot's randomness.
+        episodes: pilot episodes at each share of random actions (three times as many at 0).
+        workers: processes that play the pilot.
+
+    Raises:
+        UserError: an unknown quality, or an expert that is no better than random.
+    """
+    if quality not in BANDS:
+        near = did_you_mean(quality, BANDS)
+        raise UserError(f"quality: got '{quality}', expected one of {', '.join(BANDS)}.{near}")
+    rates = [r for r in PILOT_RATES if quality != "expert" or r <= EXPERT_HIGH or r == 1.0]
+    pilots = [
+        _Pilot(make_env, make_expert, rate, seed, 3 * episodes if rate == 0.0 else episodes)
+        for rate in rates
+    ]
+    returns = np.array(_play_all(pilots, workers))
+    expert_return, random_return = float(returns[0]), float(returns[-1])
+    if expert_return <= random_return:
+        raise UserError(
+            f"The expert's mean return without noise is {expert_return:.4g}, the random policy's "
+            f"{random_return:.4g}: no quality can be defined between them. Use "
+            "behaviour=random, another behaviour, or a scenario that this one can play."
+        )
+    scores = _decreasing((returns - random_return) / (expert_return - random_return))
+    low, high = _find_range(quality, np.array(rates), scores)
+    return QualityPlan(
+        quality, low, high, random_return, expert_return, _mean_score(rates, scores, low, high)
+    )
+
+
+@dataclass(frozen=True)
+class _Pilot:
+    """A few episodes with a fixed share of random actions; the same starts for every share."""
+
+    make_env: MakeEnv
+    make_expert: MakeBehaviour
+    rate: float
+    seed: int
+    episodes: int
+
+    def mean_return(self) -> float:
+        behaviour = Noisy(self.make_expert(), self.rate, self.rate)
+        with closing(self.make_env()) as env:
+            returns = [self._play(env, behaviour, index) for index in range(self.episodes)]
+        return float(np.mean(returns))
+
+    def _play(self, env: MultiAgentEnv, behaviour: Behaviour, index: int) -> float:
+        source = np.random.SeedSequence([self.seed, index, _PILOT])
+        now = env.reset(int(source.generate_state(1)[0]) >> 1)
+        behaviour.reset(env, np.random.default_rng(source))
+        total = 0.0
+        for _ in range(env.spec.episode_limit):
+            now = env.step(behaviour.act())
+            total += now.reward
+            if now.done:
+                break
+        return total
+
+
+def _play_all(pilots: Sequence[_Pilot], workers: int) -> list[float]:
+    if workers <= 1:
+        return [pilot.mean_return() for pilot in pilots]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(pilots)), mp_context=context) as pool:
+        return list(pool.map(_Pilot.mean_return, pilots))
+
+
+def _decreasing(scores: Curve) -> Curve:
+    """Return the non-increasing sequence nearest to `scores` (pool adjacent violators)."""
+    blocks: list[list[float]] = []
+    for score in scores:
+        blocks.append([float(score)])
+        while len(blocks) > 1 and np.mean(blocks[-2]) < np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    return np.concatenate([np.full(len(block), np.mean(block)) for block in blocks])
+
+
+def _mean_score(rates: Sequence[float] | Curve, scores: Curve, low: float, high: float) -> float:
+    """Return the mean of the piecewise linear curve over U(low, high)."""
+    return float(np.interp(np.linspace(low, high, 101), rates, scores).mean())
+
+
+def _find_range(quality: str, rates: Curve, scores: Curve) -> tuple[float, float]:
+    """Return the (low, high) whose mean score is the band's middle; bisection, to three digits."""
+    target = EXPERT_SCORE if quality == "expert" else sum(BANDS[quality]) / 2
+
+    def candidate(size: float) -> tuple[float, float]:
+        if quality == "expert":
+            return 0.0, size
+        half = SPREAD * min(size, 1.0 - size)
+        return size - half, size + half
+
+    few, many = 0.0, EXPERT_HIGH if quality == "expert" else 1.0
+    if quality == "expert" and _mean_score(rates, scores, *candidate(many)) >= target:
+        return candidate(many)
+    for _ in range(20):
+        middle = (few + many) / 2
+        if _mean_score(rates, scores, *candidate(middle)) >= target:
+            few = middle
+        else:
+            many = middle
+    low, high = candidate(few)
+    return round(low, 3), round(high, 3)

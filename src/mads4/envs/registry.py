@@ -1,0 +1,101 @@
+"""Environments by name, and users' own by import path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from mads4.envs.protocol import EnvOptions, MultiAgentEnv
+from mads4.errors import UserError, did_you_mean
+from mads4.types import EnvSpec
+
+NAMES = ("rware", "custom")
+METHODS = ("reset", "step", "render", "close")
+
+
+def make_env(name: str, *, factory: str | None = None, **arguments: Any) -> MultiAgentEnv:
+    """Return a new environment.
+
+    Args:
+        name: ``rware``, or ``custom`` for an environment of the user's own.
+        factory: for ``custom``, ``package.module:function``; it gets the entries of `options`
+            as keyword arguments.
+        arguments: for ``rware`` those of `mads4.envs.rware.RwareEnv`; for ``custom`` `options`.
+
+    Raises:
+        UserError: an unknown name, a factory that cannot be imported or fails,
+            or one whose result is not a `MultiAgentEnv`.
+    """
+    if name == "rware":
+        from mads4.envs.rware import RwareEnv  # other environments do not need it
+
+        return RwareEnv(**arguments)
+    if name == "custom":
+        return _make_custom(factory, **arguments)
+    near = did_you_mean(name, NAMES)
+    raise UserError(f"env: got '{name}', expected one of {', '.join(NAMES)}.{near}")
+
+
+@dataclass(frozen=True)
+class EnvFactory:
+    """Makes environments that are all alike; picklable, so that worker processes can call it."""
+
+    name: str = "rware"
+    """``rware`` or ``custom``."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of `make_env`."""
+
+    def __call__(self) -> MultiAgentEnv:
+        """Return a new environment."""
+        return make_env(self.name, **self.arguments)
+
+
+def _make_custom(factory: str | None, options: EnvOptions | None = None) -> MultiAgentEnv:
+    make = _import_function(factory or "")
+    try:
+        env = make(**(options or {}))
+    except TypeError as error:
+        raise UserError(f"env.options: {factory} refuses {options or {}}: {error}") from error
+    missing = _missing(env)
+    if missing:
+        raise UserError(
+            f"env.factory: what {factory} returns ({type(env).__name__}) lacks "
+            f"{', '.join(missing)}; see mads4.envs.protocol.MultiAgentEnv."
+        )
+    checked: MultiAgentEnv = env
+    return checked
+
+
+def _import_function(path: str) -> Callable[..., Any]:
+    module_name, _, function_name = path.partition(":")
+    if not module_name or not function_name:
+        raise UserError(
+            f"env.factory: got '{path}', expected 'package.module:function', "
+            "for example 'my_package.my_env:make'."
+        )
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"env.factory: cannot import '{module_name}' (of '{path}'): {error}. Is it installed, "
+            "or its folder on PYTHONPATH?"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        functions = [key for key, value in vars(module).items() if callable(value)]
+        raise UserError(
+            f"env.factory: '{module_name}' has no function '{function_name}'."
+            f"{did_you_mean(function_name, functions)}"
+        )
+    made: Callable[..., Any] = function
+    return made
+
+
+def _missing(env: object) -> list[str]:
+    """Return in words what `env` lacks of the protocol."""
+    lacks = [f"a method {name}()" for name in METHODS if not callable(getattr(env, name, None))]
+    if not isinstance(getattr(env, "spec", None), EnvSpec):
+        lacks.insert(0, "a property spec that is a mads4.types.EnvSpec")
+    return lacks
