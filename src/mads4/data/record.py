@@ -10,16 +10,11 @@ import numpy as np
 
 from mads4.behaviour.protocol import Behaviour
 from mads4.envs.protocol import MultiAgentEnv
+from mads4.seeding import environment_seed
 from mads4.types import Episode, TimeStep
 
-_RECORDING = int.from_bytes(b"data", "big")
-"""Keeps the starts of recorded episodes apart from those that an evaluation draws."""
-
-
-def environment_seed(seed: int, index: int) -> int:
-    """Return the seed (31 bits, which every simulator takes) that episode `index` starts from."""
-    words = np.random.SeedSequence([seed, index, _RECORDING]).generate_state(1)
-    return int(words[0]) >> 1
+_RECORDING = int.from_bytes(b"data", "big") << 32
+"""Added to the seed, so that no evaluation starts from a recorded episode's warehouse."""
 
 
 def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: int) -> Episode:
@@ -27,7 +22,7 @@ def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: i
 
     An episode that the environment does not end within the spec's limit is truncated there.
     """
-    now = env.reset(environment_seed(seed, index))
+    now = env.reset(environment_seed(_RECORDING + seed, index))
     behaviour.reset(env, np.random.default_rng([seed, index]))
     before: list[TimeStep] = []
     actions, rewards = [], []

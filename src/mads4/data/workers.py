@@ -48,10 +48,11 @@ def play_in_workers(
     """
     _require_picklable(recorder)
     waiting, deaths = deque(indices), Counter[int]()
-    pool = [_Worker(recorder) for _ in range(min(workers, len(indices)))]
+    pool: list[_Worker] = []
     try:
-        for worker in pool:
-            worker.give(waiting)
+        for _ in range(min(workers, len(indices))):
+            pool.append(_Worker(recorder))
+            pool[-1].give(waiting)
         while busy := {w.connection: w for w in pool if w.pending}:
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]  # wait returns what it was given

@@ -17,9 +17,10 @@ from recording_fakes import SPEC, Deadly, Faulty, Make, Refusing, WalkEnv, Wande
 
 from mads4.data.collect import collect
 from mads4.data.parts import OPEN_PARTS
-from mads4.data.record import environment_seed, record_episode
+from mads4.data.record import record_episode
 from mads4.data.store import read_dataset, read_header
 from mads4.errors import UserError
+from mads4.seeding import environment_seed
 from mads4.types import IntArray, TimeStep
 
 EPISODES = 12
@@ -41,10 +42,22 @@ def names(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
 
 
+class SeededEnv(WalkEnv):
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+
+    def reset(self, seed: int) -> TimeStep:
+        self.seeds.append(seed)
+        return super().reset(seed)
+
+
 def test_an_episode_is_what_was_played() -> None:
     episode = record_episode(WalkEnv(), Wanderer(), 3, 5)
-    env, rng = WalkEnv(), np.random.default_rng([3, 5])
-    step = env.reset(environment_seed(3, 5))
+    env, rng = SeededEnv(), np.random.default_rng([3, 5])
+    record_episode(env, Wanderer(), 3, 5)
+    # An evaluation with the same seed must not start where the recording did.
+    assert env.seeds != [environment_seed(3, 5)]
+    step = env.reset(env.seeds[0])
     behaviour = Wanderer()
     behaviour.reset(env, rng)
     for t in range(episode.length):
