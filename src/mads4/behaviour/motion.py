@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from rware.warehouse import Warehouse
+    from rware.warehouse import Entity, Warehouse
 
 WAIT, FORWARD, LEFT, RIGHT, TOGGLE = range(5)
 """RWARE's actions; ``TOGGLE`` lifts a shelf, or puts it down in a slot."""
@@ -25,7 +26,8 @@ UNREACHABLE = 1 << 20
 CLOCKWISE = (0, 2, 3, 1)
 """Our heading for each of RWARE's ``Direction`` values (up, down, left, right)."""
 _STEP = ((0, -1), (1, 0), (0, 1), (-1, 0))
-_MAX_TABLE_ENTRIES = 1 << 22
+_MAX_TABLE_ENTRIES = 1 << 24
+"""Numbers kept in all tables of one kind before they are thrown away and built anew."""
 _MAX_LEGS = 1 << 15
 
 
@@ -82,16 +84,16 @@ class MotionTables:
         self._legs: dict[tuple[object, ...], Leg] = {}
         self._parking: dict[int, tuple[int, ...]] = {}
 
-    @classmethod
-    def of(cls, warehouse: Warehouse) -> MotionTables:
+    @staticmethod
+    def of(warehouse: Warehouse) -> MotionTables:
         """Return the tables of a warehouse's layout, kept from one call to the next."""
-        height, width = warehouse.grid_size
+        width = int(warehouse.grid_size[1])
         slots = tuple(flag == 0 for row in warehouse.highways.tolist() for flag in row)
-        goals = tuple(y * width + x for x, y in warehouse.goals)
-        key = (width, slots, goals)
-        if key not in _LAYOUTS:
-            _LAYOUTS[key] = cls(width, slots, goals)
-        return _LAYOUTS[key]
+        return _tables_of(width, slots, tuple(y * width + x for x, y in warehouse.goals))
+
+    def cell(self, thing: Entity) -> int:
+        """Return the cell of a robot or shelf."""
+        return int(thing.y) * self.width + int(thing.x)
 
     def ahead(self, pose: int, leg: Leg) -> int | None:
         """Return the cell in front of a robot on `leg`, None if it may not drive there."""
@@ -125,7 +127,7 @@ class MotionTables:
         """Return highway cells from which a shelf is near, on average, the best first.
 
         Each is the cell that most shortens the mean way from the nearest of those chosen so far
-        to a slot (greedy k-median).
+        to a slot (greedy k-median). There are fewer than `count` where highways are.
         """
         if count not in self._parking:
             self._parking[count] = self._choose_parking(count)
@@ -134,26 +136,26 @@ class MotionTables:
     def distances(self, target: int, loaded: bool) -> npt.NDArray[np.int32]:
         """Return the steps from every pose to the pose `target`, (n_poses,), by backward search."""
         if (target, loaded) not in self._distances:
+            if len(self._distances) * self.n_poses > _MAX_TABLE_ENTRIES:
+                self._distances.clear()
             self._distances[target, loaded] = self._backward_search(target, loaded)
         return self._distances[target, loaded]
 
     def _choose_parking(self, count: int) -> tuple[int, ...]:
-        free = [c for c in range(self.n_cells) if not self.slots[c] and c not in self.goals]
-        if not free or not self.slot_cells:
-            return tuple(range(min(count, self.n_cells)))
-        ways = np.array([self._unloaded_ways(slot) for slot in self.slot_cells])[:, free]
-        nearest = np.full(len(self.slot_cells), UNREACHABLE)
+        free = [c for c, slot in enumerate(self.slots) if not slot and c not in self.goals]
+        ways = np.array([self._unloaded_ways(slot) for slot in self.slot_cells])
+        nearest = np.full(len(self.slot_cells), float(UNREACHABLE))
         chosen: list[int] = []
-        for _ in range(count):
-            best = int(np.minimum(ways, nearest[:, None]).mean(axis=0).argmin())
-            nearest = np.minimum(nearest, ways[:, best])
-            chosen.append(free[best])
+        while len(chosen) < count and free:
+            best = int(np.minimum(ways[:, free], nearest[:, None]).sum(axis=0).argmin())
+            nearest = np.minimum(nearest, ways[:, free[best]])
+            chosen.append(free.pop(best))
         return tuple(chosen)
 
     def _unloaded_ways(self, cell: int) -> npt.NDArray[np.float64]:
         """Return the steps from every cell to `cell`, averaged over headings, (n_cells,)."""
         way = np.min([self.distances(4 * cell + h, False) for h in range(4)], axis=0)
-        return way.reshape(-1, 4).mean(axis=1)
+        return np.asarray(way.reshape(-1, 4).mean(axis=1), dtype=np.float64)
 
     def _leg(
         self,
@@ -226,4 +228,6 @@ class MotionTables:
         return y * self.width + x if inside else None
 
 
-_LAYOUTS: dict[tuple[int, tuple[bool, ...], tuple[int, ...]], MotionTables] = {}
+@lru_cache(maxsize=8)
+def _tables_of(width: int, slots: tuple[bool, ...], goals: tuple[int, ...]) -> MotionTables:
+    return MotionTables(width, slots, goals)

@@ -9,7 +9,7 @@ AIIDE 2005).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,15 @@ WINDOW = 12
 LOYALTY = 3
 """Steps that a new slot or request must save before a robot changes its mind: without this the
 robots' choices chase each other and nobody arrives."""
+PATIENCE = 30
+"""Steps without getting nearer after which a robot may give up its errand for a while: a jam in
+which every order of planning leaves somebody walled in ends only if someone makes way."""
 DELIVERING, RETURNING, FETCHING, IDLE = range(4)
 """What a robot is about, in the order in which robots are given way."""
+
+
+_Errand: TypeAlias = tuple[int, int | None, int | None]
+"""Task, slot and request of a robot."""
 
 
 class HasWarehouse(Protocol):
@@ -58,8 +65,9 @@ class CooperativePlanner:
     Args:
         window: steps planned ahead.
 
-    It keeps in mind only which slot and request each robot was given, and which robots were
-    stuck, so it may be asked from any state, whatever actions were executed since.
+    It keeps in mind which slot and request each robot was given and who got no further, but
+    starts from the true state each time, whatever actions were executed since. A request whose
+    shelf is walled in by standing shelves is left alone.
     """
 
     def __init__(self, window: int = WINDOW) -> None:
@@ -67,21 +75,26 @@ class CooperativePlanner:
         self._warehouse: Warehouse | None = None
 
     def reset(self, env: HasWarehouse, rng: np.random.Generator) -> None:
-        """Start an episode of `env`; `rng` is not used, the planner is deterministic."""
+        """Start an episode of `env`; `rng` decides only who makes way in a jam."""
         self._warehouse = env.warehouse
+        self._rng = rng
         self._motion = MotionTables.of(env.warehouse)
         n_agents = len(env.warehouse.agents)
         self._slot: list[int | None] = [None] * n_agents
         self._request: list[int | None] = [None] * n_agents
         self._urgent = [0] * n_agents
+        self._yielding = [0] * n_agents
+        self._nearest: list[tuple[_Errand, int]] = [((IDLE, None, None), 0)] * n_agents
+        self._no_nearer = [0] * n_agents
 
     def act(self) -> npt.NDArray[np.int64]:
         """Return one action per robot, (N,) int64, for the environment's present state."""
-        assert self._warehouse is not None, "reset() comes before act()"
+        if self._warehouse is None:
+            raise RuntimeError("CooperativePlanner.act() was called before reset().")
         scene = self._look(self._warehouse)
         self._assign_slots(scene)
         self._assign_requests(scene)
-        routes = self._routes(scene)
+        routes = self._make_way(scene, self._routes(scene))
         paths = self._plan(scene, routes)
         actions = np.full(len(routes), WAIT, dtype=np.int64)
         for robot, (path, route) in enumerate(zip(paths, routes, strict=True)):
@@ -91,12 +104,16 @@ class CooperativePlanner:
                 actions[robot] = TOGGLE
         return actions
 
+    def metrics(self) -> dict[str, float]:
+        """Return nothing: the planner has no parameters that vary between episodes."""
+        return {}
+
     def _look(self, warehouse: Warehouse) -> _Scene:
         motion = self._motion
         requested = {shelf.id for shelf in warehouse.request_queue}
         carried = {a.carrying_shelf.id for a in warehouse.agents if a.carrying_shelf}
-        standing = {motion_cell(motion, s) for s in warehouse.shelfs if s.id not in carried}
-        poses = [4 * motion_cell(motion, a) + CLOCKWISE[a.dir.value] for a in warehouse.agents]
+        standing = {motion.cell(s) for s in warehouse.shelfs if s.id not in carried}
+        poses = [4 * motion.cell(a) + CLOCKWISE[a.dir.value] for a in warehouse.agents]
 
         def task(agent: Agent, pose: int) -> int:
             if not agent.carrying_shelf:
@@ -110,43 +127,36 @@ class CooperativePlanner:
             poses=poses,
             tasks=[task(agent, pose) for agent, pose in zip(warehouse.agents, poses, strict=True)],
             free_slots=[c for c in motion.slot_cells if c not in standing],
-            open_requests=[
-                motion_cell(motion, s) for s in warehouse.request_queue if s.id not in carried
-            ],
+            open_requests=[motion.cell(s) for s in warehouse.request_queue if s.id not in carried],
         )
 
     def _assign_slots(self, scene: _Scene) -> None:
         """Give each carrier an empty slot of its own, for the least total travel."""
         carriers = [i for i, task in enumerate(scene.tasks) if task < FETCHING]
-        costs = [
-            [self._carrier_route(scene, i, slot).steps(scene.poses[i]) for slot in scene.free_slots]
-            for i in carriers
-        ]
-        self._slot = _match(len(scene.poses), carriers, scene.free_slots, costs, self._slot)
+        still_open = [r if r in scene.open_requests else None for r in self._request]
+        self._slot = _match(
+            carriers,
+            scene.free_slots,
+            [
+                [self._steps(scene, i, slot, still_open[i]) for slot in scene.free_slots]
+                for i in carriers
+            ],
+            self._slot,
+        )
 
     def _assign_requests(self, scene: _Scene) -> None:
         """Give each open request to one robot; those that still deliver get what is left."""
-        robots = [i for i, task in enumerate(scene.tasks) if task > DELIVERING]
-        requests = scene.open_requests
-        costs = [
-            [self._route(scene, i, self._slot[i], r).steps(scene.poses[i]) for r in requests]
-            for i in robots
-        ]
-        given = _match(len(scene.poses), robots, requests, costs, self._request)
-        left = [r for r in requests if r not in given]
-        others = [i for i, task in enumerate(scene.tasks) if task == DELIVERING]
-        costs = [
-            [self._route(scene, i, self._slot[i], r).steps(scene.poses[i]) for r in left]
-            for i in others
-        ]
-        more = _match(len(scene.poses), others, left, costs, self._request)
-        self._request = [a if a is not None else b for a, b in zip(given, more, strict=True)]
+        chosen: list[int | None] = [None] * len(scene.poses)
+        for delivering in (False, True):
+            robots = [i for i, task in enumerate(scene.tasks) if (task == DELIVERING) is delivering]
+            requests = [r for r in scene.open_requests if r not in chosen]
+            costs = [[self._steps(scene, i, self._slot[i], r) for r in requests] for i in robots]
+            given = _match(robots, requests, costs, self._request)
+            chosen = [a if a is not None else b for a, b in zip(chosen, given, strict=True)]
+        self._request = chosen
 
-    def _carrier_route(self, scene: _Scene, robot: int, slot: int) -> Leg:
-        request = self._request[robot]
-        return self._route(
-            scene, robot, slot, request if request in scene.open_requests else None
-        )
+    def _steps(self, scene: _Scene, robot: int, slot: int | None, request: int | None) -> int:
+        return self._route(scene, robot, slot, request).steps(scene.poses[robot])
 
     def _route(self, scene: _Scene, robot: int, slot: int | None, request: int | None) -> Leg:
         motion, task = self._motion, scene.tasks[robot]
@@ -165,11 +175,34 @@ class CooperativePlanner:
         for robot, pose in enumerate(scene.poses):
             route = self._route(scene, robot, self._slot[robot], self._request[robot])
             if not route.targets and not route.loaded:
-                route = self._motion.park(next(parking))
+                cell = next(parking, None)
+                route = route if cell is None else self._motion.park(cell)
             if route.steps(pose) >= UNREACHABLE:
                 route = self._motion.stay(route.loaded)
             routes.append(route)
         return routes
+
+    def _make_way(self, scene: _Scene, routes: list[Leg]) -> list[Leg]:
+        """Take the errand from robots that have not got nearer for long, for a window's time.
+
+        Without an errand a robot is planned last and driven out of the others' way. A coin
+        decides who of those in a jam is first.
+        """
+        kept = []
+        for robot, (pose, route) in enumerate(zip(scene.poses, routes, strict=True)):
+            errand = (scene.tasks[robot], self._slot[robot], self._request[robot])
+            before, nearest = self._nearest[robot]
+            steps = route.steps(pose)
+            self._no_nearer[robot] += 1
+            if steps == 0 or errand != before or steps < nearest:
+                self._nearest[robot] = (errand, steps)
+                self._no_nearer[robot] = 0
+            if self._no_nearer[robot] >= PATIENCE and self._rng.random() < 0.5:
+                self._no_nearer[robot], self._urgent[robot] = 0, 0
+                self._yielding[robot] = self.window
+            self._yielding[robot] = max(0, self._yielding[robot] - 1)
+            kept.append(self._motion.stay(route.loaded) if self._yielding[robot] else route)
+        return kept
 
     def _plan(self, scene: _Scene, routes: list[Leg]) -> list[list[int] | None]:
         """Return a path per robot, None for those that could not be helped.
@@ -211,25 +244,25 @@ class CooperativePlanner:
         return paths
 
 
-def motion_cell(motion: MotionTables, thing: object) -> int:
-    return int(thing.y) * motion.width + int(thing.x)  # type: ignore[attr-defined]
-
-
 def _match(
-    n_agents: int,
-    robots: list[int],
-    cells: list[int],
-    costs: list[list[int]],
-    before: list[int | None],
+    robots: list[int], cells: list[int], costs: list[list[int]], before: list[int | None]
 ) -> list[int | None]:
-    """Return each robot's cell in the cheapest one-to-one assignment, loyal to the one before."""
-    chosen: list[int | None] = [None] * n_agents
+    """Return each robot's cell in the cheapest one-to-one assignment, loyal to the one before.
+
+    Args:
+        robots: those that take part; all others get None.
+        cells: what there is to give.
+        costs: steps for each of `robots` and `cells`; what cannot be reached is not given.
+        before: the cell that each robot of the warehouse had.
+    """
+    chosen: list[int | None] = [None] * len(before)
     if not robots or not cells:
         return chosen
-    matrix = np.array(costs, dtype=np.float64)
+    matrix = np.array(costs)
     for row, robot in enumerate(robots):
-        if before[robot] in cells:
-            matrix[row, cells.index(before[robot])] -= LOYALTY
+        held = before[robot]
+        if held in cells:
+            matrix[row, cells.index(held)] -= LOYALTY
     for row, column in zip(*linear_sum_assignment(matrix), strict=True):
         if costs[row][column] < UNREACHABLE:
             chosen[robots[row]] = cells[column]

@@ -58,11 +58,11 @@ class Reservations:
             pose: the robot about to be planned.
             others: pose and route of each robot that is planned after it.
         """
-        held = [self._held_for_one_step(motion, pose, others), set[int]()]
+        held: list[set[int]] = [self._held_for_one_step(motion, pose, others), set(), set()]
         for other, route in others:
-            turned = (other, *motion.successors[other][1:3])
-            if all(motion.ahead(p, route) is None for p in turned):
-                held[1].add(other >> 2)
+            departure = _earliest_departure(motion, pose >> 2, other, route)
+            for cells in held[: departure - 1]:
+                cells.add(other >> 2)
         added = [cells - self.cells[t] for t, cells in enumerate(held, start=1)]
         for time, cells in enumerate(added, start=1):
             self.cells[time] |= cells
@@ -93,6 +93,15 @@ class Reservations:
     def _trades(self, cell: int, ahead: int) -> bool:
         """Return whether moving from `cell` to `ahead` now meets a planned robot coming back."""
         return ahead * self.n_cells + cell in self.moves[1]
+
+
+def _earliest_departure(motion: MotionTables, forbidden: int, pose: int, route: Leg) -> int:
+    """Return the first time at which a robot can be gone, not through the cell `forbidden`."""
+    _, left, right = motion.successors[pose][:3]
+    for time, poses in enumerate(((pose,), (left, right), (motion.successors[left][1],)), start=1):
+        if any(motion.ahead(p, route) not in (None, forbidden) for p in poses):
+            return time
+    return 4
 
 
 def first_action(path: list[int], route: Leg) -> int:
