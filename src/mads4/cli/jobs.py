@@ -71,9 +71,8 @@ def _job(command: str, composed: DictConfig) -> None:
         raise
     except Exception as error:
         _fail(run_dir, traceback.format_exc())
-        log.debug("job failed", exc_info=True)
         summary = f"{type(error).__name__}: {error}".splitlines()[0]
-        log.error("failed: %s (traceback in %s)", summary, run_dir / FAILED)
+        log.exception("failed: %s (traceback in %s)", summary, run_dir / FAILED)
         code = 1
     else:
         (run_dir / DONE).touch()
@@ -83,9 +82,9 @@ def _job(command: str, composed: DictConfig) -> None:
 
 
 def _build(command: str, config: AnyConfig, run_dir: Path) -> None:
-    from mads4 import build  # imports torch: only once the configuration is known to be right
+    from mads4 import experiment  # imports torch: only once the configuration is known to be right
 
-    getattr(build, command)(config, run_dir)
+    getattr(experiment, command)(config, run_dir)
 
 
 def _fail(run_dir: Path, reason: str) -> None:

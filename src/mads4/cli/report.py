@@ -6,8 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-RESULT_PICTURE = "result.png"
-
 
 def run(command: str, argv: list[str]) -> int:
     """Run `mads4 report` and return its exit code."""
@@ -37,7 +35,7 @@ def run(command: str, argv: list[str]) -> int:
 def _show_one(run_dir: Path) -> None:
     from rich.console import Console
 
-    from mads4.report.picture import result_picture
+    from mads4.report.picture import RESULT_PICTURE, result_picture
     from mads4.report.summary import load_summary
     from mads4.report.table import result_table
     from mads4.tracking import read_metrics

@@ -27,6 +27,10 @@ _TRAINING, _HELD_OUT, _BEST = "#E69F00", "#0072B2", "#D55E00"
 _INK, _FAINT, _LINES = "#26323D", "#6B7784", "#D9DEE3"
 
 
+RESULT_PICTURE = "result.png"
+"""Where a run keeps its picture."""
+
+
 def result_picture(
     summary: Mapping[str, Any],
     metrics: pd.DataFrame,

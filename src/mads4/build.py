@@ -1,0 +1,241 @@
+"""The composition root: configuration → objects. The only module that knows all the others."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mads4.behaviour.quality import noise_range
+from mads4.behaviour.registry import BehaviourFactory
+from mads4.config import (
+    CustomDataset,
+    CustomEnv,
+    DatasetConfig,
+    EnvConfig,
+    FileDataset,
+    GeneratedDataset,
+    ModelConfig,
+    TrainerConfig,
+)
+from mads4.data.collect import collect
+from mads4.data.dataset import Dataset, DatasetHeader
+from mads4.data.statistics import normalisation
+from mads4.data.store import read_dataset, read_header
+from mads4.envs.registry import EnvFactory
+from mads4.errors import UserError
+from mads4.models import Mads4Policy
+from mads4.progress import progress_bar
+from mads4.train.loop import Intervals
+from mads4.train.offline import OfflineSettings
+from mads4.types import EnvSpec
+
+_LOG = logging.getLogger(__name__)
+
+
+def device(name: str, threads: int | None = None) -> torch.device:
+    """Return the device that ``auto``, ``cpu``, ``cuda`` … stands for, and set CPU threads.
+
+    Raises:
+        UserError: a device that PyTorch does not find here.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(name)
+    available = {
+        "cpu": True,
+        "cuda": (chosen.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available[chosen.type]:
+        found = [kind for kind, here in available.items() if here]
+        raise UserError(
+            f"device: '{name}' is not available here; PyTorch {torch.__version__} finds "
+            f"{', '.join(found)}. Use device=auto."
+        )
+    return chosen
+
+
+def environment(config: EnvConfig) -> EnvFactory:
+    """Return a picklable maker of environments."""
+    if isinstance(config, CustomEnv):
+        return EnvFactory("custom", {"factory": config.factory, "options": config.options})
+    return EnvFactory(
+        config.name,
+        {
+            "scenario": config.scenario,
+            "reward": config.reward,
+            "state_encoding": config.state_encoding,
+            "options": config.options,
+        },
+    )
+
+
+def env_spec(make_env: EnvFactory) -> EnvSpec:
+    """Return the spec of the environments that a factory makes."""
+    with closing(make_env()) as env:
+        return env.spec
+
+
+def data_directory() -> Path:
+    """Return where recorded data sets live: $MADS4_DATA_DIR, else the user's cache."""
+    chosen = os.environ.get("MADS4_DATA_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "mads4"
+
+
+def generated_path(spec: EnvSpec, config: GeneratedDataset) -> Path:
+    """Return the file of a recorded data set; everything that decides its content is in the name."""
+    if config.path is not None:
+        return Path(config.path).expanduser()
+    who = config.behaviour if config.behaviour == "random" else (
+        f"{config.behaviour}-{config.quality}"
+    )
+    stem = (
+        f"{spec.name}-{spec.scenario}-{who}-{config.episodes}-seed{config.seed}"
+        f"-{spec.reward}-{spec.state_encoding}"
+    )
+    return data_directory() / f"{stem}.h5"
+
+
+def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Path:
+    """Record a data set, or go on with one, or find it complete; return its file."""
+    spec = env_spec(make_env)
+    path = generated_path(spec, config)
+    if path.exists() and _answers(read_header(path), spec, config):
+        _LOG.info("data set %s is there already", path)
+        return path
+    workers = config.workers or os.cpu_count() or 1
+    description: dict[str, Any] = {
+        "name": config.behaviour,
+        "seed": config.seed,
+        "options": make_env.arguments["options"],
+    }
+    factory = BehaviourFactory(config.behaviour)
+    if config.behaviour != "random":
+        _LOG.info("measuring how much noise makes '%s' data", config.quality)
+        plan = noise_range(make_env, factory, config.quality, config.seed, workers=workers)
+        factory = BehaviourFactory(config.behaviour, plan.low, plan.high)
+        description |= {
+            "quality": config.quality,
+            "noise": [plan.low, plan.high],
+            "random_return": plan.random_return,
+            "expert_return": plan.expert_return,
+        }
+    with progress_bar("recording", config.episodes, progress) as advance:
+        return collect(
+            make_env,
+            factory,
+            config.episodes,
+            config.seed,
+            path,
+            behaviour=description,
+            workers=workers,
+            on_progress=lambda done, _: advance(done, "episodes"),
+        )
+
+
+def _answers(header: DatasetHeader, spec: EnvSpec, config: GeneratedDataset) -> bool:
+    """Whether a complete file holds what `config` asks for (else `collect` names the difference)."""
+    behaviour = header.behaviour
+    return (
+        not header.spec.differences(spec)
+        and len(header) == config.episodes
+        and behaviour.get("name") == config.behaviour
+        and behaviour.get("seed") == config.seed
+        and behaviour.get("quality", config.quality) == config.quality
+    )
+
+
+def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Dataset:
+    """Return the data set, recorded first if need be, checked against the environment.
+
+    Raises:
+        UserError: a missing, damaged or unfitting data set.
+    """
+    if isinstance(config, GeneratedDataset):
+        path = record(make_env, config, progress)
+        data, source = read_dataset(path), str(path)
+    elif isinstance(config, FileDataset):
+        data, source = read_dataset(Path(config.path).expanduser()), config.path
+    else:
+        data, source = _custom_dataset(config), config.factory
+    data.spec.require_compatible(env_spec(make_env), f"the data set {source}", "the environment")
+    return data
+
+
+def _custom_dataset(config: CustomDataset) -> Dataset:
+    module, _, name = config.factory.partition(":")
+    try:
+        data = getattr(importlib.import_module(module), name)(**config.options)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"dataset.factory: '{config.factory}' cannot be called: {error}") from error
+    if not isinstance(data, Dataset):
+        raise UserError(
+            f"dataset.factory: '{config.factory}' returned {type(data).__name__}, expected "
+            "mads4.data.dataset.Dataset (Dataset.from_episodes makes one)."
+        )
+    return data
+
+
+def policy(config: ModelConfig, spec: EnvSpec) -> Mads4Policy:
+    """Return a freshly initialised policy."""
+    options = config.model_dump(exclude={"name"})
+    try:
+        return Mads4Policy(spec, **options)
+    except ValueError as error:
+        raise UserError(f"model: {error}") from error
+
+
+def normalise(model: Mads4Policy, training: Dataset) -> None:
+    """Give the policy the statistics of its training data."""
+    found = normalisation(training)
+    model.embedding.set_normalisation(
+        {
+            "observation_mean": torch.from_numpy(found.observation_mean),
+            "observation_std": torch.from_numpy(found.observation_std),
+            "state_mean": torch.from_numpy(found.state_mean),
+            "state_std": torch.from_numpy(found.state_std),
+            "return_scale": torch.tensor(max(abs(float(training.returns).max()), 1e-6)),
+        }
+    )
+
+
+def trained_policy(payload: Mapping[str, Any], precision: str = "float32") -> Mads4Policy:
+    """Return the policy that a checkpoint holds, ready to act."""
+    model = policy(ModelConfig(**payload["model"]), EnvSpec.from_dict(payload["spec"]))
+    model.load_state_dict(payload["policy"])
+    return acting(model, precision)
+
+
+def acting(model: Mads4Policy, precision: str) -> Mads4Policy:
+    """Return a copy of `model` for acting, in the given floating-point type."""
+    return copy.deepcopy(model).to(getattr(torch, precision)).eval()
+
+
+def offline_settings(config: TrainerConfig) -> OfflineSettings:
+    """Return the optimisation's numbers."""
+    names = OfflineSettings.__dataclass_fields__
+    return OfflineSettings(**{name: getattr(config, name) for name in names})
+
+
+def intervals(config: TrainerConfig) -> Intervals:
+    """Return when to log, validate and save."""
+    return Intervals(
+        steps=config.steps,
+        log=config.log_interval,
+        validation=config.validation_interval,
+        checkpoint=config.checkpoint_interval,
+        keep=config.keep_every,
+    )

@@ -1,0 +1,176 @@
+"""Rollouts → what a policy is worth: means with intervals, for every return asked for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+
+from mads4.behaviour.protocol import Behaviour
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.errors import UserError
+from mads4.rollout import Moment, Played, Policy, rollout
+from mads4.seeding import environment_seed
+from mads4.types import FloatArray
+
+CONFIDENCE = 0.95
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All episodes played for one return target (or by one baseline)."""
+
+    target_return: float | None
+    """What was asked for; None for policies that are not asked."""
+    played: tuple[Played, ...]
+    """In the order of the episodes' indices."""
+    seconds: float
+
+    @property
+    def returns(self) -> FloatArray:
+        """(E,) float64."""
+        return np.array([episode.episode_return for episode in self.played])
+
+    def summary(
+        self, random_return: float | None = None, expert_return: float | None = None
+    ) -> dict[str, Any]:
+        """Return the figures of ``summary.json``; normalised where both ends of the scale are known.
+
+        The normalised score is 0 for the random policy and 1 for the expert.
+        """
+        returns = self.returns
+        steps = sum(episode.length for episode in self.played)
+        figures: dict[str, Any] = {
+            "target_return": self.target_return,
+            "episodes": len(returns),
+            "return_mean": float(returns.mean()),
+            "return_std": float(returns.std()),
+            "return_iqm": float(stats.trim_mean(returns, 0.25)),
+            "return_min": float(returns.min()),
+            "return_max": float(returns.max()),
+            "return_ci95": list(mean_interval(returns)),
+            "length_mean": steps / len(returns),
+            "environment_steps_per_second": steps / max(self.seconds, 1e-9),
+        }
+        for name in sorted({name for episode in self.played for name in episode.metrics}):
+            values = [episode.metrics.get(name, 0.0) for episode in self.played]
+            figures[f"{name}_mean"] = float(np.mean(values))
+        if random_return is not None and expert_return is not None:
+            span = expert_return - random_return
+            if span > 0:
+                figures["normalised_score"] = (float(returns.mean()) - random_return) / span
+        return figures
+
+
+def evaluate(
+    policy: Policy,
+    envs: Sequence[MultiAgentEnv],
+    episodes: int,
+    *,
+    seed: int,
+    target_return: float,
+    sample: bool = True,
+    device: torch.device | str = "cpu",
+    watch: Callable[[Moment], None] | None = None,
+    on_episode: Callable[[Played], None] | None = None,
+) -> Evaluation:
+    """Play `episodes` episodes with one return target; see `mads4.rollout.rollout`."""
+    began = time.perf_counter()
+    played = []
+    for episode in rollout(
+        policy,
+        envs,
+        episodes,
+        seed=seed,
+        target_return=target_return,
+        sample=sample,
+        device=device,
+        watch=watch,
+    ):
+        played.append(episode)
+        if on_episode is not None:
+            on_episode(episode)
+    played.sort(key=lambda episode: episode.index)
+    return Evaluation(target_return, tuple(played), time.perf_counter() - began)
+
+
+def evaluate_behaviour(
+    behaviour: Behaviour,
+    env: MultiAgentEnv,
+    episodes: int,
+    *,
+    seed: int,
+    on_episode: Callable[[Played], None] | None = None,
+) -> Evaluation:
+    """Play `episodes` episodes with a behaviour policy (random, expert), from the same starts."""
+    began = time.perf_counter()
+    played = []
+    for index in range(episodes):
+        now = env.reset(environment_seed(seed, index))
+        behaviour.reset(env, np.random.default_rng([seed, index]))
+        total, length = 0.0, 0
+        metrics: dict[str, float] = {}
+        while not now.done:
+            now = env.step(behaviour.act())
+            total += now.reward
+            length += 1
+            for name, value in now.metrics.items():
+                metrics[name] = metrics.get(name, 0.0) + value
+        played.append(Played(index, total, length, metrics))
+        if on_episode is not None:
+            on_episode(played[-1])
+    return Evaluation(None, tuple(played), time.perf_counter() - began)
+
+
+def mean_interval(values: npt.ArrayLike) -> tuple[float, float]:
+    """Return the 95% bootstrap interval (bias-corrected, accelerated) of the mean of `values`.
+
+    A single value, or values that are all the same, are their own interval.
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if len(sample) < 2 or np.ptp(sample) == 0.0:
+        return float(sample.mean()), float(sample.mean())
+    interval = stats.bootstrap(
+        (sample,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+def target_returns(
+    targets: Sequence[str | float], data: Mapping[str, Any]
+) -> dict[str, float]:
+    """Return each return target's name and value.
+
+    Args:
+        targets: numbers, or ``max``, ``mean``, ``min`` of the data's returns, optionally with a
+            factor: ``1.1*max``.
+        data: a data set's summary, with ``return_max``, ``return_mean`` and ``return_min``.
+
+    Raises:
+        UserError: a target that is neither.
+    """
+    values = {}
+    for target in targets:
+        factor, _, statistic = str(target).replace(" ", "").rpartition("*")
+        try:
+            if statistic in ("max", "mean", "min"):
+                values[str(target)] = float(factor or 1.0) * float(data[f"return_{statistic}"])
+            else:
+                values[f"{float(target):g}"] = float(target)
+        except ValueError as error:
+            raise UserError(
+                f"evaluator.targets: got '{target}', expected a number, or max, mean or min of the "
+                "data's returns with an optional factor, for example 1.1*max."
+            ) from error
+    return values

@@ -1,0 +1,143 @@
+"""Playing a policy and its yardsticks as the configuration's ``evaluator`` says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mads4.behaviour.registry import make_behaviour
+from mads4.config import EvaluatorConfig
+from mads4.envs.registry import EnvFactory
+from mads4.evaluate import evaluate, evaluate_behaviour
+from mads4.progress import Advance, progress_bar
+from mads4.report.video import with_header, write_gif
+from mads4.rollout import Moment, Played, Policy
+
+_LOG = logging.getLogger(__name__)
+
+VIDEO = "episode.gif"
+EXPERTS = {"rware": ("planner", "cooperative planner")}
+"""Environment family → the behaviour that stands for 1 on the normalised scale, and its label."""
+
+
+class Judge:
+    """Plays episodes that are the same for everybody who is compared.
+
+    Args:
+        make_env: makes the environments.
+        settings: episodes, seed, targets …
+        device: where the policy computes.
+        progress: show progress bars.
+    """
+
+    def __init__(
+        self,
+        make_env: EnvFactory,
+        settings: EvaluatorConfig,
+        device: torch.device,
+        progress: bool,
+    ) -> None:
+        self._make_env = make_env
+        self._settings = settings
+        self._device = device
+        self._progress = progress
+
+    def baselines(self) -> dict[str, dict[str, Any]]:
+        """Return the results of the random policy and, where there is one, of the expert."""
+        settings = self._settings
+        players = {"random": ("random", "random actions")}
+        if self._make_env.name in EXPERTS:
+            players["expert"] = EXPERTS[self._make_env.name]
+        results: dict[str, dict[str, Any]] = {}
+        total = settings.baseline_episodes
+        for role, (name, label) in players.items():
+            with (
+                closing(self._make_env()) as env,
+                progress_bar(label, total, self._progress) as advance,
+            ):
+                evaluation = evaluate_behaviour(
+                    make_behaviour(name),
+                    env,
+                    total,
+                    seed=settings.seed,
+                    on_episode=_tell(advance),
+                )
+            results[role] = evaluation.summary() | {"label": label}
+        return results
+
+    def policy(
+        self,
+        policy: Policy,
+        targets: Mapping[str, float],
+        baselines: Mapping[str, Mapping[str, Any]],
+        run_dir: Path,
+    ) -> dict[str, dict[str, Any]]:
+        """Return the policy's results for every return target; film the first if wanted."""
+        settings = self._settings
+        scale = {
+            f"{role}_return": float(values["return_mean"]) for role, values in baselines.items()
+        }
+        camera = Camera(settings.video_steps) if settings.video else None
+        results: dict[str, dict[str, Any]] = {}
+        with ExitStack() as stack:
+            count = min(settings.parallel, settings.episodes)
+            envs = [stack.enter_context(closing(self._make_env())) for _ in range(count)]
+            for name, target in targets.items():
+                advance = stack.enter_context(
+                    progress_bar(f"asked for {target:.3g}", settings.episodes, self._progress)
+                )
+                evaluation = evaluate(
+                    policy,
+                    envs,
+                    settings.episodes,
+                    seed=settings.seed,
+                    target_return=target,
+                    sample=settings.sample,
+                    device=self._device,
+                    watch=camera if not results else None,
+                    on_episode=_tell(advance),
+                )
+                results[name] = evaluation.summary(**scale)
+        if camera is not None:
+            write_gif(run_dir / VIDEO, camera.frames, fps=10)
+            _LOG.info("video: %s", run_dir / VIDEO)
+        return results
+
+
+class Camera:
+    """Films one episode, the first.
+
+    Args:
+        steps: length of the film; None for the whole episode.
+    """
+
+    def __init__(self, steps: int | None) -> None:
+        self._steps = steps
+        self.frames: list[npt.NDArray[np.uint8]] = []
+
+    def __call__(self, moment: Moment) -> None:
+        """Take a picture, with a strip above it that says how the episode stands."""
+        if moment.index != 0 or (self._steps is not None and moment.step > self._steps):
+            return
+        values = {"step": f"{moment.step} / {moment.env.spec.episode_limit}"}
+        values |= {name: f"{value:g}" for name, value in moment.metrics.items()}
+        values["still asked for"] = f"{moment.return_to_go:.1f}"
+        self.frames.append(with_header(moment.env.render(), values))
+
+
+def _tell(advance: Advance) -> Callable[[Played], None]:
+    """Return what moves a progress bar on for every episode played."""
+    returns: list[float] = []
+
+    def on_episode(played: Played) -> None:
+        returns.append(played.episode_return)
+        advance(len(returns), f"mean return {sum(returns) / len(returns):.1f}")
+
+    return on_episode

@@ -1,0 +1,92 @@
+"""From what an agent is given to the network's width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mads4.types import EnvSpec
+
+
+class InputEmbedding(nn.Module):
+    """The sum of one linear encoder for each input, before the non-linearity.
+
+    The paper encodes each input linearly and projects the concatenation linearly; two linear maps
+    in a row are one, so here each input has a single matrix to the network's width. All agents
+    share the weights and are told apart by a learned vector.
+
+    Args:
+        spec: gives every width.
+        d_model: H, the network's width.
+        use_return: condition on the return-to-go.
+        use_state: feed the global state.
+        use_previous_action: feed the agent's own previous action.
+    """
+
+    observation_mean: Tensor
+    observation_std: Tensor
+    state_mean: Tensor
+    state_std: Tensor
+    return_scale: Tensor
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        d_model: int,
+        *,
+        use_return: bool = True,
+        use_state: bool = True,
+        use_previous_action: bool = True,
+    ) -> None:
+        super().__init__()
+        self.observation = nn.Linear(spec.obs_dim, d_model)
+        self.agent = nn.Embedding(spec.n_agents, d_model)
+        self.state = nn.Linear(spec.state_dim, d_model, bias=False) if use_state else None
+        self.return_to_go = nn.Linear(1, d_model, bias=False) if use_return else None
+        self.previous_action = (
+            nn.Embedding(spec.n_actions + 1, d_model) if use_previous_action else None
+        )
+        self.register_buffer("observation_mean", torch.zeros(spec.obs_dim))
+        self.register_buffer("observation_std", torch.ones(spec.obs_dim))
+        self.register_buffer("state_mean", torch.zeros(spec.state_dim))
+        self.register_buffer("state_std", torch.ones(spec.state_dim))
+        self.register_buffer("return_scale", torch.ones(()))
+        for embedding in (self.agent, self.previous_action):
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=0.1)
+
+    def set_normalisation(self, statistics: Mapping[str, Tensor]) -> None:
+        """Take over the data set's statistics: name of a buffer here → values."""
+        for name, value in statistics.items():
+            buffer = getattr(self, name)
+            buffer.copy_(torch.as_tensor(value, dtype=buffer.dtype).reshape(buffer.shape))
+
+    def forward(
+        self, observation: Tensor, state: Tensor, previous_action: Tensor, return_to_go: Tensor
+    ) -> Tensor:
+        """Return (..., N, H) for any leading axes.
+
+        Args:
+            observation: (..., N, obs_dim).
+            state: (..., N or 1, state_dim), float or uint8.
+            previous_action: (..., N) int64, -1 where there was none.
+            return_to_go: (...), in the environment's reward units.
+        """
+        dtype = self.observation.weight.dtype
+        observation = (observation.to(dtype) - self.observation_mean) / self.observation_std
+        embedded: Tensor = self.observation(observation) + self.agent.weight
+        if self.state is not None:
+            if state.dtype != torch.uint8:  # statistics of binary states are 0 and 1
+                state = (state.to(dtype) - self.state_mean) / self.state_std
+            embedded = embedded + self.state(state.to(dtype))
+        if self.return_to_go is not None:
+            scaled = (return_to_go.to(dtype) / self.return_scale).unsqueeze(-1)
+            embedded = embedded + self.return_to_go(scaled).unsqueeze(-2)
+        if self.previous_action is not None:
+            embedded = embedded + functional.embedding(
+                previous_action + 1, self.previous_action.weight
+            )
+        return embedded

@@ -1,0 +1,147 @@
+"""Offline pretraining: supervised sequence modelling in S4's convolutional view."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mads4.data.dataset import Dataset
+from mads4.data.sampler import SequenceSampler, held_out_batches
+from mads4.models import Mads4Policy
+from mads4.nn.ssm import ssm_parameters
+from mads4.train.losses import behaviour_cloning
+
+VALIDATION_BATCH = 16
+"""Trajectories at once; only speed and memory depend on it."""
+
+
+@dataclass(frozen=True)
+class OfflineSettings:
+    """The numbers of one optimisation."""
+
+    steps: int
+    """Optimiser steps in all; the schedule ends there."""
+    learning_rate: float
+    ssm_learning_rate: float
+    """Learning rate of A, B and Δ, which also take no weight decay."""
+    weight_decay: float
+    warmup_steps: int
+    schedule: str
+    """``cosine`` (to zero) or ``constant``, after a linear warm-up."""
+    grad_clip: float
+    """Largest norm of the gradient."""
+
+
+def schedule_factor(step: int, settings: OfflineSettings) -> float:
+    """Return the factor on the learning rates at `step` (from 0)."""
+    warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    if settings.schedule == "constant":
+        return warmup
+    return warmup * 0.5 * (1.0 + math.cos(math.pi * step / settings.steps))
+
+
+class OfflineTrainer:
+    """One optimiser step, one validation, and all that a checkpoint must hold of them.
+
+    Args:
+        policy: the network, already on `device`.
+        sampler: where training batches come from.
+        held_out: episodes for the validation loss.
+        settings: learning rates and the like.
+        device: where batches go.
+    """
+
+    def __init__(
+        self,
+        policy: Mads4Policy,
+        sampler: SequenceSampler,
+        held_out: Dataset,
+        settings: OfflineSettings,
+        device: torch.device,
+    ) -> None:
+        self.policy = policy
+        self.sampler = sampler
+        self.held_out = held_out
+        self.settings = settings
+        self.device = device
+        self.optimizer = _optimizer(policy, settings)
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def agent_steps_per_update(self) -> int:
+        """Decisions that one batch holds (padding included)."""
+        dataset = self.sampler.dataset
+        steps = self.sampler.window or int(dataset.table.length.max())
+        return self.sampler.batch_size * steps * dataset.spec.n_agents
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """Take optimiser step `step` (from 0) and return its metrics as 0-d tensors."""
+        self.policy.train()
+        factor = schedule_factor(step, self.settings)
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        batch = self.sampler.batch(step).to(self.device)
+        loss, accuracy = behaviour_cloning(
+            self.policy(batch), batch.action, batch.available_actions, batch.mask
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(
+            self.policy.parameters(), self.settings.grad_clip, error_if_nonfinite=True
+        )
+        self.optimizer.step()
+        return {"loss": loss.detach(), "accuracy": accuracy, "gradient_norm": norm}
+
+    @torch.inference_mode()
+    def validate(self) -> dict[str, float]:
+        """Return loss and accuracy on the held-out episodes; takes nothing from random streams."""
+        self.policy.eval()
+        loss_sum = accuracy_sum = steps = 0.0
+        for cpu_batch in held_out_batches(self.held_out, VALIDATION_BATCH):
+            batch = cpu_batch.to(self.device)
+            loss, accuracy = behaviour_cloning(
+                self.policy(batch), batch.action, batch.available_actions, batch.mask
+            )
+            weight = float(batch.mask.sum())
+            loss_sum += float(loss) * weight
+            accuracy_sum += float(accuracy) * weight
+            steps += weight
+        return {"loss": loss_sum / steps, "accuracy": accuracy_sum / steps}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return weights and optimiser."""
+        return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.policy.load_state_dict(values["policy"])
+        self.optimizer.load_state_dict(values["optimizer"])
+
+
+def _optimizer(policy: Mads4Policy, settings: OfflineSettings) -> torch.optim.AdamW:
+    """AdamW; the state-space parameters learn at a rate of their own and are not decayed."""
+    ssm = ssm_parameters(policy)
+    known = {id(parameter) for parameter in ssm}
+    others = [p for p in policy.parameters() if p.requires_grad and id(p) not in known]
+    decayed = [p for p in others if p.ndim > 1]
+    plain = [p for p in others if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [
+            {
+                "params": decayed,
+                "lr": settings.learning_rate,
+                "weight_decay": settings.weight_decay,
+            },
+            {"params": plain, "lr": settings.learning_rate, "weight_decay": 0.0},
+            {
+                "params": [p for p in ssm if p.requires_grad],
+                "lr": settings.ssm_learning_rate,
+                "weight_decay": 0.0,
+            },
+        ],
+        fused=True,
+    )
