@@ -9,7 +9,7 @@ AIIDE 2005).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,12 @@ from scipy.optimize import linear_sum_assignment
 
 from mads4.behaviour.motion import CLOCKWISE, TOGGLE, UNREACHABLE, WAIT, Leg, MotionTables
 from mads4.behaviour.spacetime import Reservations, find_path, first_action
+from mads4.errors import UserError
 
 if TYPE_CHECKING:
     from rware.warehouse import Agent, Warehouse
+
+    from mads4.envs.protocol import MultiAgentEnv
 
 WINDOW = 12
 """Steps that are planned ahead."""
@@ -35,15 +38,6 @@ DELIVERING, RETURNING, FETCHING, IDLE = range(4)
 
 _Errand: TypeAlias = tuple[int, int | None, int | None]
 """Task, slot and request of a robot."""
-
-
-class HasWarehouse(Protocol):
-    """What the planner needs of an environment: RWARE's own object."""
-
-    @property
-    def warehouse(self) -> Warehouse:
-        """The running simulator."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -74,12 +68,22 @@ class CooperativePlanner:
         self.window = window
         self._warehouse: Warehouse | None = None
 
-    def reset(self, env: HasWarehouse, rng: np.random.Generator) -> None:
-        """Start an episode of `env`; `rng` decides only who makes way in a jam."""
-        self._warehouse = env.warehouse
+    def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
+        """Start an episode of `env`; `rng` decides only who makes way in a jam.
+
+        Raises:
+            UserError: `env` is no RWARE warehouse.
+        """
+        warehouse: Warehouse | None = getattr(env, "warehouse", None)
+        if warehouse is None:
+            raise UserError(
+                f"the cooperative planner knows RWARE warehouses only, not {type(env).__name__}; "
+                "choose env=rware or another behaviour."
+            )
+        self._warehouse = warehouse
         self._rng = rng
-        self._motion = MotionTables.of(env.warehouse)
-        n_agents = len(env.warehouse.agents)
+        self._motion = MotionTables.of(warehouse)
+        n_agents = len(warehouse.agents)
         self._slot: list[int | None] = [None] * n_agents
         self._request: list[int | None] = [None] * n_agents
         self._urgent = [0] * n_agents

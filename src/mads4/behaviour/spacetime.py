@@ -40,6 +40,12 @@ class Reservations:
             self.cells[time].add(after >> 2)
             self.moves[time].add((before >> 2) * self.n_cells + (after >> 2))
 
+    def allow(self, time: int, cell: int, target: int) -> bool:
+        """Return whether a robot may go from `cell` to `target`, or stay, to be there at `time`."""
+        return target not in self.cells[time] and (
+            target == cell or target * self.n_cells + cell not in self.moves[time]
+        )
+
     def free_from(self, time: int, cell: int) -> bool:
         """Return whether nobody takes `cell` from `time` to the end of the window."""
         return not any(cell in cells for cells in self.cells[time:])
@@ -122,6 +128,41 @@ def find_path(
     Only the window is searched; what lies beyond counts as if nobody were in the way. None means
     that every way, waiting included, runs into a reservation.
     """
+    path = _unhindered_path(motion, pose, route, reserved)
+    return path if path is not None else _search(motion, pose, route, reserved)
+
+
+def _unhindered_path(
+    motion: MotionTables, pose: int, route: Leg, reserved: Reservations
+) -> list[int] | None:
+    """Follow the table downhill for as long as nobody is in the way; None if somebody is."""
+    leg, path, left = route, [pose], route.table[pose] + route.offset
+    for time in range(1, reserved.window + 1):
+        if left == 0:
+            free = reserved.free_from(time, pose >> 2)
+            return path + [pose] * (reserved.window + 1 - time) if free else None
+        left -= 1
+        for after in motion.successors[pose]:
+            target = after >> 2
+            arrived = target in leg.targets and (after == pose or not leg.toggles)
+            at = leg.following if arrived and leg.following else leg
+            if (
+                at.table[after] + at.offset == left
+                and reserved.allow(time, pose >> 2, target)
+                and (target == pose >> 2 or leg.admits(target, motion.slots[target]))
+            ):
+                break
+        else:
+            return None
+        path.append(after)
+        leg, pose = at, after
+    return path
+
+
+def _search(
+    motion: MotionTables, pose: int, route: Leg, reserved: Reservations
+) -> list[int] | None:
+    """Search all ways within the window, best first (A*)."""
     legs, n_poses, n_cells, slots = route.legs, motion.n_poses, motion.n_cells, motion.slots
     window = reserved.window
     layer = n_poses * len(legs)  # a node is time * layer + leg * n_poses + pose

@@ -11,6 +11,7 @@ from rware.warehouse import Direction, RewardType, Warehouse
 from mads4.behaviour.motion import UNREACHABLE, MotionTables
 from mads4.behaviour.planner import CooperativePlanner
 from mads4.behaviour.spacetime import Reservations, find_path
+from mads4.errors import UserError
 
 CORRIDOR = """
 xxxxxxxx
@@ -111,6 +112,11 @@ def test_any_layout_is_survived(layout: str, at_least: int) -> None:
 def test_act_before_reset_is_refused() -> None:
     with pytest.raises(RuntimeError, match="before reset"):
         CooperativePlanner().act()
+
+
+def test_other_environments_are_refused() -> None:
+    with pytest.raises(UserError, match="RWARE"):
+        CooperativePlanner().reset(object(), np.random.default_rng(0))
 
 
 def test_travel_times_are_those_of_the_simulator() -> None:
