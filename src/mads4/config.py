@@ -289,8 +289,8 @@ class Config(Command):
 class CollectConfig(Command):
     """`mads4 collect`."""
 
-    name: Name = "collect"
-    """Folder of the recording's log: outputs/<name>/<time>."""
+    name: Name = "mads4"
+    """Folder of the recording's log: outputs/collect/<name>/<time>."""
     env: EnvConfig = RwareEnv()
     dataset: GeneratedDataset = GeneratedDataset()
 
@@ -300,8 +300,8 @@ class EvaluateConfig(Command):
 
     checkpoint: str
     """Run directory, or a checkpoint file."""
-    name: Name = "evaluate"
-    """Folder of the evaluation: outputs/<name>/<time>."""
+    name: Name = "mads4"
+    """Folder of the evaluation: outputs/evaluate/<name>/<time>."""
     device: Device = "auto"
     """Where tensors live; auto takes a CUDA device if there is one."""
     threads: Positive | None = None

@@ -6,15 +6,17 @@ job of the command line is composed and parsed beforehand, and all mistakes are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra import initialize_config_module
+from hydra import version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,8 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mads4.config import AnyConfig, CollectConfig, Config, EvaluateConfig
-from mads4.config_check import ConfigError, parse
-from mads4.errors import did_you_mean
+from mads4.config_check import ConfigError, parse, suggest
+from mads4.errors import UserError, did_you_mean
 
 SCHEMAS: dict[str, type[AnyConfig]] = {
     "train": Config,
@@ -59,7 +61,8 @@ class Plan:
 
 def to_config(composed: DictConfig, command: str) -> AnyConfig:
     """Convert Hydra's configuration once, with interpolations resolved, to a typed one."""
-    keys = [str(key) for key in composed if key != "hydra"]
+    foreign = {"hydra"} | (set(Config.model_fields) - set(SCHEMAS[command].model_fields))
+    keys = [str(key) for key in composed if key not in foreign]  # experiments set more than needed
     values = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
     assert isinstance(values, dict)
     return parse({str(key): value for key, value in values.items()}, SCHEMAS[command])
@@ -73,11 +76,10 @@ def check(command: str, argv: list[str]) -> Plan:
     """
     args = get_args_parser().parse_intermixed_args(argv)
     multirun = bool(args.multirun)
-    with initialize_config_module(CONF, version_base="1.3", job_name=command):
-        loader = GlobalHydra.instance().config_loader()
-        words, problems = _read(args.overrides, loader)
-        extra = _search_path(args.config_dir)
-        compose = partial(_compose, args.config_name or command, extra)
+    with _hydra(command, args.config_dir) as hydra:
+        words, problems = _read(args.overrides, hydra.config_loader)
+        problems += _foreign(words, SCHEMAS[command])
+        compose = partial(_compose, hydra, args.config_name or command)
         fixed = [word.composable for word in words if not word.override.is_sweep_override()]
         if not multirun:
             problems += [
@@ -87,7 +89,7 @@ def check(command: str, argv: list[str]) -> Plan:
             ]
         base = _attempt(partial(compose, fixed), problems)
         configs = []
-        for job in _jobs(base, words, loader) if multirun and base else [fixed]:
+        for job in _jobs(base, words, hydra.config_loader) if multirun and base else [fixed]:
             composed = _attempt(partial(compose, job), problems)
             if composed is None:  # what the schema finds wrong with the rest is told as well
                 rest = [text for text in job if not text.startswith(("hydra.", "~"))]
@@ -120,16 +122,25 @@ class _Word:
     """What composes even if the key is unknown, so that the schema may judge all keys at once."""
 
 
-def _search_path(config_dir: str | None) -> list[str]:
-    return [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+@contextmanager
+def _hydra(command: str, config_dir: str | None) -> Iterator[Hydra]:
+    """Yield Hydra as its own main function sets it up: our groups, below a folder of the user's."""
+    version.setbase("1.3")
+    search_path = create_automatic_config_search_path(None, None, f"pkg://{CONF}")
+    if config_dir is not None:
+        if not Path(config_dir).is_dir():
+            raise UserError(f"--config-dir {config_dir}: no such folder.")
+        search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}")
+    try:
+        yield Hydra.create_main_hydra2(task_name=command, config_search_path=search_path)
+    finally:
+        GlobalHydra.instance().clear()
 
 
-def _compose(config_name: str, extra: list[str], overrides: list[str]) -> DictConfig:
-    hydra = GlobalHydra.instance().hydra
-    assert hydra is not None
+def _compose(hydra: Hydra, config_name: str, overrides: list[str]) -> DictConfig:
     return hydra.compose_config(
         config_name=config_name,
-        overrides=extra + overrides,
+        overrides=overrides,
         run_mode=RunMode.RUN,
         from_shell=False,
         with_log_configuration=False,
@@ -166,6 +177,17 @@ def _read(texts: Iterable[str], loader: ConfigLoader) -> tuple[list[_Word], list
             free = override.key_or_group.startswith(FREE_FORM)
             words.append(_Word(override, composable if free else text, composable))
     return words, problems
+
+
+def _foreign(words: list[_Word], schema: type[AnyConfig]) -> list[str]:
+    """Return one line for each setting of training that another command would not heed."""
+    allowed = set(schema.model_fields)
+    tops = [(word, word.override.key_or_group.partition(".")[0]) for word in words]
+    return [
+        f"{word.override.key_or_group}: not a setting of this command.{suggest(top, allowed)}"
+        for word, top in tops
+        if top in Config.model_fields and top not in allowed
+    ]
 
 
 def _wrong_options(override: Override, loader: ConfigLoader) -> list[str]:

@@ -1,0 +1,70 @@
+"""Every YAML file that is shipped composes, validates, and agrees with the schemas' defaults."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import pytest
+import yaml
+
+from mads4.cli.compose import SCHEMAS, check
+from mads4.config import Config, EvaluateConfig
+
+ROOT = files("mads4.conf")
+NEEDS = {
+    "env=custom": ["env.factory=pkg.mod:make", "dataset.behaviour=random"],
+    "dataset=custom": ["dataset.factory=pkg.mod:make"],
+    "dataset=file": ["dataset.path=some.h5"],
+}
+
+
+def options(group: Traversable) -> list[str]:
+    return sorted(p.name.removesuffix(".yaml") for p in group.iterdir() if p.name.endswith(".yaml"))
+
+
+GROUPS = sorted(
+    p.name for p in ROOT.iterdir() if p.is_dir() and not p.name.startswith(("_", "hydra"))
+)
+CHOICES = [f"{group}={option}" for group in GROUPS for option in options(ROOT / group)]
+
+
+def test_the_groups_are_all_there() -> None:
+    expected = ["dataset", "env", "evaluator", "experiment", "kernel", "logger", "model", "trainer"]
+    assert expected == GROUPS
+    assert options(ROOT) == sorted(SCHEMAS)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_option_composes(choice: str) -> None:
+    (config,) = check("train", [choice, *NEEDS.get(choice, [])]).configs
+    assert isinstance(config, Config)
+    group, option = choice.split("=")
+    if group == "experiment":
+        assert config.name == option
+    else:
+        saved = yaml.safe_load((ROOT / group / f"{option}.yaml").read_text())
+        section: Any = getattr(config, group)
+        assert set(saved) == set(type(section).model_fields), "a setting has no line in the YAML"
+
+
+def test_defaults_agree_with_the_schemas() -> None:
+    assert check("train", []).configs == [Config()]
+    assert check("collect", []).configs == [SCHEMAS["collect"]()]
+    expected = EvaluateConfig(checkpoint="run")
+    assert check("evaluate", ["checkpoint=run"]).configs == [expected]
+
+
+@pytest.mark.parametrize("choice", ["env=rware", "kernel=reference"])
+def test_evaluation_may_replace_what_it_was_trained_with(choice: str) -> None:
+    (config,) = check("evaluate", ["checkpoint=run", choice]).configs
+    assert getattr(config, choice.split("=")[0]) is not None
+
+
+@pytest.mark.parametrize("experiment", options(ROOT / "experiment"))
+def test_every_experiment_says_what_to_collect(experiment: str) -> None:
+    (trained,) = check("train", [f"experiment={experiment}"]).configs
+    (collected,) = check("collect", [f"experiment={experiment}"]).configs
+    assert isinstance(trained, Config)
+    assert getattr(collected, "dataset") == trained.dataset  # noqa: B009

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import mads4
+from mads4.cli import main
+
+
+@dataclass
+class FakeBuild:
+    """Stands in for `mads4.experiment`: notes what it was asked for, and does what a test wants."""
+
+    calls: list[tuple[str, Any, Path]] = field(default_factory=list)
+    behave: Callable[[Any, Path], None] = lambda config, run_dir: None
+
+    def as_module(self) -> ModuleType:
+        module = ModuleType("mads4.experiment")
+        for command in ("train", "collect", "evaluate"):
+            setattr(module, command, self._function(command))
+        return module
+
+    def _function(self, command: str) -> Callable[[Any, Path], None]:
+        def function(config: Any, run_dir: Path) -> None:
+            self.calls.append((command, config, run_dir))
+            self.behave(config, run_dir)
+
+        return function
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
+    fake = FakeBuild()
+    module = fake.as_module()
+    monkeypatch.setitem(sys.modules, "mads4.experiment", module)
+    monkeypatch.setattr(mads4, "experiment", module, raising=False)
+    return fake
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Run a command line in an empty folder and return its exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["mads4"])
+    root, package = logging.getLogger(), logging.getLogger("mads4")
+    handlers, levels = root.handlers[:], (root.level, package.level)
+    terminate = signal.getsignal(signal.SIGTERM)
+
+    def call(*words: str) -> int:
+        try:
+            return main(list(words))
+        except SystemExit as end:
+            assert isinstance(end.code, int)
+            return end.code
+
+    yield call
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    package.setLevel(levels[1])
+    signal.signal(signal.SIGTERM, terminate)

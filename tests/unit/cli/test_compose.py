@@ -1,0 +1,135 @@
+"""A wrong command line: one clear line per mistake, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mads4.cli.compose import check
+from mads4.config import Config
+from mads4.config_check import ConfigError
+
+DPLR = "model.parameterisation=dplr"
+
+MISTAKES = [
+    (["train", "model.mesage=none"], ["model.mesage: unknown key. Did you mean 'message'?"]),
+    (["train", "modle=mads4"], ["modle: unknown key. Did you mean 'model'?"]),
+    (["train", "message=none"], ["message: unknown key. Did you mean 'model.message'?"]),
+    (["train", "+trainer.foo=1"], ["trainer.foo: unknown key. Allowed here: name, steps,"]),
+    (
+        ["train", "trainer.learning_rate=fast"],
+        ["trainer.learning_rate: got 'fast', expected a number > 0"],
+    ),
+    (["train", "trainer.steps=10.5"], ["trainer.steps: got 10.5, expected a whole number >= 1"]),
+    (["train", "trainer.steps=true"], ["trainer.steps: got true, expected a whole number >= 1"]),
+    (["train", "seed=null"], ["seed: got null, expected a whole number >= 0"]),
+    (["train", "model.memory=1"], ["model.memory: got 1, expected true or false"]),
+    (["train", "model.dropout=1"], ["model.dropout: got 1, expected a number >= 0 and < 1"]),
+    (["train", "model.d_state=33"], ["model.d_state: got 33, expected a whole number >= 2 and"]),
+    (
+        ["train", "env.scenario=tiny"],
+        ["env.scenario: got 'tiny', expected {tiny|small|medium|large}-{k}ag[-easy|-hard]"],
+    ),
+    (
+        ["train", "evaluator.targets=[2*maximum]"],
+        ["evaluator.targets: got '2*maximum', expected a list of: a number or [number*]max"],
+    ),
+    (["train", "name=a/b"], ["name: got 'a/b', expected a folder's name"]),
+    (["train", "env=custom"], ["env.factory: missing, expected package.module:function"]),
+    (["train", "trainer=3"], ["trainer: got '3', expected one of offline."]),
+    (
+        ["train", "kernel=refrence"],
+        ["kernel: got 'refrence', expected one of reference, torch. Did you mean 'reference'?"],
+    ),
+    (["train", "experiment=quikstart"], ["experiment: got 'quikstart', expected one of"]),
+    (["train", "hydra/launcher=basics"], ["hydra/launcher: got 'basics', expected one of"]),
+    (["train", "model.message=["], ["model.message=[: cannot be read as key=value"]),
+    (["train", "seed"], ["seed: cannot be read as key=value"]),
+    (["train", "seed=0,1"], ["seed=0,1: several values; add -m to run one job for each"]),
+    (["train", "hydra.run.dri=x"], ["Could not override 'hydra.run.dri'"]),
+    (["train", "trainer.steps=${none}"], ["Interpolation key 'none' not found"]),
+    (["train", DPLR], ["model.discretisation: 'zoh' does not go with model.parameterisation=dplr"]),
+    (
+        ["train", "env=custom", "env.factory=pkg.mod:make"],
+        ["dataset.behaviour: 'greedy' plays rware only; with env=custom use"],
+    ),
+    (
+        ["train", "trainer.steps=10"],
+        ["trainer.warmup_steps: got 200, more than trainer.steps 10"],
+    ),
+    (["train", "-m", "seed=0,one"], ["seed: got 'one', expected a whole number >= 0"]),
+    (
+        ["train", "-m", f"{DPLR},diagonal", "model.discretisation=zoh,bilinear"],
+        ["model.discretisation: 'zoh' does not go with"],
+    ),
+    (["train", "-m", "kernel=torch,reverence"], ["kernel: got 'reverence', expected one of"]),
+    (["train", "-m", "resume=auto", "seed=0,1"], ["resume=auto with -m needs the sweep's"]),
+    (["collect", "trainer.steps=5"], ["trainer.steps: not a setting of this command."]),
+    (["collect", "dataset=file", "dataset.path=x.h5"], ["dataset.name: got 'file', expected"]),
+    (["evaluate"], ["checkpoint: missing, expected text"]),
+    (["evaluate", "checkpoint=x", "evaluator.epsiodes=3"], ["Did you mean 'episodes'?"]),
+    (["trian"], ["no command 'trian', choose one of train, ", "Did you mean 'train'?"]),
+    (
+        ["train", "model.mesage=none", "seed=x", "kernel=cuda", "trainer.window=0"],
+        [
+            "model.mesage: unknown key",
+            "seed: got 'x'",
+            "kernel: got 'cuda'",
+            "trainer.window: got 0, expected a whole number >= 1 or null",
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "expected"), MISTAKES, ids=lambda value: " ".join(value)[:50])
+def test_mistakes_are_named_and_nothing_is_written(
+    words: list[str],
+    expected: list[str],
+    cli: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    assert cli(*words) == 2
+    output = capsys.readouterr()
+    for text in expected:
+        assert text in output.err
+    assert all(line.startswith("error: ") for line in output.err.splitlines())
+    assert "Traceback" not in output.err + output.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_job_of_a_sweep_is_checked_and_known() -> None:
+    plan = check("train", ["-m", "seed=0,1", "model.message=none,output"])
+    pairs = [(config.seed, config.model.message) for config in plan.configs]  # type: ignore[union-attr]
+    assert pairs == [(0, "none"), (0, "output"), (1, "none"), (1, "output")]
+
+
+def test_an_experiment_says_what_to_collect() -> None:
+    plan = check("collect", ["experiment=smoke"])
+    assert plan.configs[0].dataset.episodes == 6  # type: ignore[union-attr]
+    assert plan.directory.parent == Path("outputs/collect/smoke")
+
+
+def test_options_take_keys_of_their_own() -> None:
+    plan = check("train", ["env.options.max_steps=50"])
+    assert isinstance(plan.configs[0], Config)
+    assert plan.configs[0].env.options == {"max_steps": 50}
+    assert plan.overrides == ["++env.options.max_steps=50"]
+
+
+def test_flags_may_stand_anywhere() -> None:
+    plan = check("train", ["seed=3", "--cfg", "job", "name=x"])
+    assert plan.flags == ["--cfg", "job"]
+    assert plan.overrides == ["seed=3", "name=x"]
+    assert not plan.runs
+
+
+def test_a_folder_of_the_users_own_adds_options(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    plan = check("train", ["--config-dir", str(tmp_path), "experiment=mine"])
+    assert plan.configs[0].seed == 7  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="expected one of mine, "):
+        check("train", ["--config-dir", str(tmp_path), "experiment=min"])

@@ -1,0 +1,95 @@
+"""Imports run one way, and configuration frameworks stay at the edge."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mads4
+
+SOURCE = Path(mads4.__file__).parent
+FOUNDATION = {"errors", "types", "atomic"}
+DATA = FOUNDATION | {"envs", "behaviour", "data"}
+NETWORK = FOUNDATION | {"kernels", "nn", "models"}
+ROLLOUT = FOUNDATION | {"envs", "rollout", "seeding"}
+BELOW_BUILD = (
+    DATA
+    | NETWORK
+    | ROLLOUT
+    | {
+        *("checkpoint", "config", "evaluate", "judge", "progress", "provenance"),
+        *("report", "tracking", "train"),
+    }
+)
+
+ALLOWED = {
+    "errors": set(),
+    "types": {"errors"},
+    "atomic": FOUNDATION,
+    "config": {"errors"},
+    "config_check": {"config", "errors"},
+    "kernels": FOUNDATION | {"kernels"},
+    "nn": FOUNDATION | {"kernels", "nn"},
+    "models": NETWORK,
+    "seeding": FOUNDATION,
+    "progress": FOUNDATION,
+    "provenance": FOUNDATION,
+    "tracking": FOUNDATION,
+    "checkpoint": FOUNDATION,
+    "envs": FOUNDATION | {"envs", "seeding"},
+    "behaviour": FOUNDATION | {"envs", "behaviour", "seeding"},
+    "data": DATA | {"seeding"},
+    "rollout": ROLLOUT,
+    "evaluate": ROLLOUT | {"behaviour", "evaluate"},
+    "report": FOUNDATION | {"report", "tracking"},
+    "train": BELOW_BUILD - {"judge", "report"},
+    "judge": BELOW_BUILD - {"train"},
+    "build": BELOW_BUILD,
+    "experiment": BELOW_BUILD | {"build"},
+}
+"""Part of the package -> parts it may import; `cli` may import everything."""
+
+NO_FRAMEWORK = set(ALLOWED) - {"build", "experiment"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in SOURCE.rglob("*.py") if path.parent.name != "conf")
+
+
+def part(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every imported name in full, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_run_one_way(path: Path) -> None:
+    here = part(path)
+    if here in ("__init__", "cli"):
+        return
+    assert here in ALLOWED, f"say in this test what mads4.{here} may import"
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "mads4" and rest and not rest.startswith("__"):
+            assert rest.partition(".")[0] in ALLOWED[here], f"mads4.{here} imports {name}"
+        if here in NO_FRAMEWORK:
+            assert top not in ("hydra", "omegaconf"), f"mads4.{here} imports {name}"
+
+
+def test_every_package_is_declared() -> None:
+    """A package missing from pyproject.toml would be missing from the wheel."""
+    text = (SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    for folder in {path.parent for path in modules() if path.name == "__init__.py"}:
+        name = ".".join(("mads4", *folder.relative_to(SOURCE).parts))
+        assert f'"{name}"' in text
