@@ -13,18 +13,30 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+_CACHED_ELEMENTS = 1 << 18
+"""Elements of one transform buffer that stay in a core's cache between two passes over it."""
+
 
 def good_fft_size(minimum: int) -> int:
-    """Return the smallest even size >= `minimum` without prime factors above 5."""
+    """Return an even transform size >= `minimum` that is cheap.
+
+    The smallest size without prime factors above 5, or the next power of two where that is at most
+    a fifth longer: measured per point, powers of two cost a fifth less.
+    """
+    power = 2
+    while power < minimum:
+        power *= 2
     size = max(2, minimum + minimum % 2)
-    while True:
-        rest = size
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return size
+    while not _is_smooth(size):
         size += 2
+    return power if 5 * power <= 6 * size else size
+
+
+def _is_smooth(size: int) -> bool:
+    for prime in (2, 3, 5):
+        while size % prime == 0:
+            size //= prime
+    return size == 1
 
 
 def kernel_spectrum(taps: Tensor) -> Tensor:
@@ -33,7 +45,21 @@ def kernel_spectrum(taps: Tensor) -> Tensor:
     The size n fits inputs of up to L steps. Computing it apart lets several convolutions share it,
     and their gradients add up in the frequency domain.
     """
-    return torch.fft.rfft(taps, n=good_fft_size(2 * taps.shape[-1] - 1))
+    size = good_fft_size(2 * taps.shape[-1] - 1)
+    spectrum: Tensor = torch.fft.rfft(taps, n=size)
+    return spectrum
+
+
+def _channel_chunks(inputs: Tensor, size: int) -> list[slice]:
+    """Split the channels so that one chunk's buffers stay in the cache on a CPU.
+
+    For (96, 16, 500) that takes the backward pass from 10.5 to 4.2 ms of one core.
+    """
+    channels, batch, _ = inputs.shape
+    if inputs.device.type != "cpu":
+        return [slice(0, channels)]
+    count = max(1, _CACHED_ELEMENTS // max(1, batch * size))
+    return [slice(first, first + count) for first in range(0, channels, count)]
 
 
 class _CausalConvolution(Function):
@@ -41,27 +67,33 @@ class _CausalConvolution(Function):
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, spectrum: Tensor) -> Tensor:
-        size = 2 * (spectrum.shape[-1] - 1)
-        transformed = torch.fft.rfft(inputs, n=size)
+        frequencies, length = spectrum.shape[-1], inputs.shape[-1]
+        size = 2 * (frequencies - 1)
+        transformed = spectrum.new_empty(*inputs.shape[:2], frequencies)
+        outputs = inputs.new_empty(inputs.shape)
+        for part in _channel_chunks(inputs, size):
+            rows = transformed[part]
+            torch.fft.rfft(inputs[part], n=size, out=rows)
+            product = rows * spectrum[part].unsqueeze(1)
+            outputs[part] = torch.fft.irfft(product, n=size)[..., :length]
         ctx.save_for_backward(transformed, spectrum)
-        product = transformed * spectrum.unsqueeze(1)
-        return torch.fft.irfft(product, n=size)[..., : inputs.shape[-1]]
+        return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         transformed, spectrum = ctx.saved_tensors
-        size = 2 * (spectrum.shape[-1] - 1)
-        grad_transformed = torch.fft.rfft(grad, n=size)
-        grad_inputs, grad_spectrum = None, None
-        if ctx.needs_input_grad[1]:
-            grad_spectrum = (grad_transformed * transformed.conj()).sum(1)
-            grad_spectrum[:, 1:-1] *= 2.0  # each stands for a pair of conjugate frequencies
-            grad_spectrum /= size
-        if ctx.needs_input_grad[0]:
-            product = grad_transformed.mul_(spectrum.conj().resolve_conj().unsqueeze(1))
-            grad_inputs = torch.fft.irfft(product, n=size)[..., : grad.shape[-1]]
-        return grad_inputs, grad_spectrum
+        size, length = 2 * (spectrum.shape[-1] - 1), grad.shape[-1]
+        conjugate = spectrum.conj().resolve_conj().unsqueeze(1)
+        grad_spectrum = torch.empty_like(spectrum)
+        grad_inputs = grad.new_empty(grad.shape)
+        for part in _channel_chunks(grad, size):
+            rows = torch.fft.rfft(grad[part], n=size)
+            grad_spectrum[part] = (rows * transformed[part].conj()).sum(1)
+            product = rows.mul_(conjugate[part])
+            grad_inputs[part] = torch.fft.irfft(product, n=size)[..., :length]
+        grad_spectrum[:, 1:-1] *= 2.0  # each stands for a pair of conjugate frequencies
+        return grad_inputs, grad_spectrum.div_(size)
 
 
 def causal_convolution(inputs: Tensor, spectrum: Tensor) -> Tensor:
@@ -72,7 +104,7 @@ def causal_convolution(inputs: Tensor, spectrum: Tensor) -> Tensor:
         spectrum: (H, F) complex, from `kernel_spectrum` of at least T taps.
 
     Returns:
-        (H, B, T), possibly a strided view of a longer buffer; differentiable once.
+        (H, B, T) contiguous; differentiable once.
 
     Raises:
         ValueError: If T is longer than the kernel that the spectrum was made for.
@@ -83,4 +115,4 @@ def causal_convolution(inputs: Tensor, spectrum: Tensor) -> Tensor:
             f"An input of {inputs.shape[-1]} steps does not fit a kernel for at most {longest}; "
             "make the kernel with the length of the longest sequence."
         )
-    return cast(Tensor, _CausalConvolution.apply(inputs, spectrum))
+    return cast(Tensor, _CausalConvolution.apply(inputs, spectrum))  # type: ignore[no-untyped-call]

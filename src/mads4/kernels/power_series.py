@@ -21,7 +21,8 @@ def multiply(left: Tensor, right: Tensor) -> Tensor:
     length = left.shape[-1]
     size = good_fft_size(2 * length - 1)
     product = torch.fft.rfft(left, n=size) * torch.fft.rfft(right, n=size)
-    return torch.fft.irfft(product, n=size)[..., :length]
+    result: Tensor = torch.fft.irfft(product, n=size)[..., :length]
+    return result
 
 
 def delay(series: Tensor) -> Tensor:
@@ -58,9 +59,9 @@ class _Reciprocal(Function):
 
 
 def reciprocal(series: Tensor) -> Tensor:
-    """Return the series g with ``series * g = 1`` up to the truncation; the first term must not be 0.
+    """Return the series g with ``series * g = 1`` up to the truncation.
 
     Args:
-        series: (..., L) real; differentiable once.
+        series: (..., L) real, its first term not 0; differentiable once.
     """
-    return cast(Tensor, _Reciprocal.apply(series))
+    return cast(Tensor, _Reciprocal.apply(series))  # type: ignore[no-untyped-call]

@@ -83,7 +83,8 @@ def cauchy_kernel(
     correction = gain / (1.0 + gain * cauchy(whole_p.conj(), whole_p))
     feedback = cauchy(truncated, whole_p) * cauchy(whole_p.conj(), whole_b)
     spectrum = dt.unsqueeze(-1) * (cauchy(truncated, whole_b) - correction * feedback)
-    return torch.fft.ifft(spectrum).real
+    taps: Tensor = torch.fft.ifft(spectrum).real
+    return taps
 
 
 def dense_recurrence(

@@ -5,8 +5,8 @@
 
 One of each conjugate pair is stored. Bilinear discretisation of a diagonal-plus-rank-one matrix
 is of this form again (Woodbury), so the feedback s is a power series divided by 1 - z k, where
-k is the kernel of a *diagonal* system. Both parameterisations are thereby reduced to geometric sums and
-nothing is ever diagonalised (the eigenbasis of HiPPO-LegS is exponentially ill-conditioned).
+k is the kernel of a *diagonal* system. Both parameterisations are thereby reduced to geometric
+sums and nothing is ever diagonalised (HiPPO-LegS' eigenbasis is exponentially ill-conditioned).
 
 Axes: ``H`` channels, ``B`` batch, ``N`` conjugate pairs, ``L`` or ``T`` time.
 """
@@ -48,29 +48,23 @@ class DiscreteSystem:
     """None for a diagonal system."""
 
 
-def _impulses(system: DiscreteSystem, row: Tensor, start: Tensor, length: int) -> Tensor:
-    """Return 2 Re Σ_n row_n d_n^l start_n, with start (H, M, N), as (H, M, L)."""
-    return geometric_sums(row.unsqueeze(1) * start, system.decay, length)
-
-
-def _loop(system: DiscreteSystem, feedback: Feedback, length: int) -> Tensor:
-    """Return 1 / (1 - z k) for the loop's kernel k_l = 2 Re Σ_n v_n d_n^l w_n, (H, 1, L)."""
-    kernel = _impulses(system, feedback.row, feedback.column.unsqueeze(1), length)
-    series = -delay(kernel)
-    one = torch.nn.functional.pad(series.new_ones(1), (0, length - 1))
-    return reciprocal(series + one)
+def _loop(kernel: Tensor) -> Tensor:
+    """Return 1 / (1 - z k) for the loop's kernel k, (H, 1, L)."""
+    one = torch.nn.functional.pad(kernel.new_ones(1), (0, kernel.shape[-1] - 1))
+    return reciprocal(one - delay(kernel))
 
 
 def autonomous_response(system: DiscreteSystem, start: Tensor, length: int) -> Tensor:
     """Return 2 Re C Ā^l start for l = 0 … length - 1, (H, M, N) complex to (H, M, L) real."""
-    response = _impulses(system, system.row, start, length)
-    feedback = system.feedback
+    row, feedback, count = system.row.unsqueeze(1), system.feedback, start.shape[1]
     if feedback is None:
-        return response
-    driven = _impulses(system, feedback.row, start, length)
-    signal = multiply(_loop(system, feedback, length), driven)
-    path = _impulses(system, system.row, feedback.column.unsqueeze(1), length)
-    return response + delay(multiply(path, signal))
+        return geometric_sums(row * start, system.decay, length)
+    starts = torch.cat([start, feedback.column.unsqueeze(1)], dim=1)
+    weight = torch.cat([row * starts, feedback.row.unsqueeze(1) * starts], dim=1)
+    sums = geometric_sums(weight, system.decay, length)
+    response, path = sums[:, :count], sums[:, count : count + 1]
+    driven, loop = sums[:, count + 1 : -1], sums[:, -1:]
+    return response + delay(multiply(path, multiply(_loop(loop), driven)))
 
 
 def kernel_taps(system: DiscreteSystem, length: int) -> Tensor:
@@ -124,9 +118,12 @@ def final_state(system: DiscreteSystem, inputs: Tensor, state: Tensor | None) ->
         result = result + _integer_power(decay, length).unsqueeze(1) * state
     if feedback is None:
         return result
-    kernel = _impulses(system, feedback.row, system.column.unsqueeze(1), length)
-    driven = delay(multiply(kernel, inputs))
+    starts = [system.column.unsqueeze(1), feedback.column.unsqueeze(1)]
+    starts += [] if state is None else [state]
+    weight = feedback.row.unsqueeze(1) * torch.cat(starts, dim=1)
+    sums = geometric_sums(weight, decay, length)
+    driven = delay(multiply(sums[:, :1], inputs))
     if state is not None:
-        driven = driven + _impulses(system, feedback.row, state, length)
-    signal = multiply(_loop(system, feedback, length), driven)
+        driven = driven + sums[:, 2:]
+    signal = multiply(_loop(sums[:, 1:2]), driven)
     return result + feedback.column.unsqueeze(1) * moments(signal.flip(-1), decay)

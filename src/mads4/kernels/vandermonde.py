@@ -1,7 +1,7 @@
 """Sums of geometric sequences, K_l = 2 Re Σ_n c_n d_n^l, without an L x N matrix.
 
-With ``l = a S + b`` and ``S = ⌈√L⌉`` the power splits, ``d^l = (d^S)^a d^b``, so that the sum over n
-is one real matrix product of an (A, 2N) and a (2N, S) factor per channel. Memory is O(N √L)
+With ``l = a S + b`` and ``S ≈ √L`` the power splits, ``d^l = (d^S)^a d^b``, so that the sum over
+n is one real matrix product of an (A, 2N) and a (2N, S) factor per channel. Memory is O(N √L)
 instead of O(N L). Powers come from repeated doubling, which needs multiplications only and no
 logarithm of ``d`` (bilinear discretisation may put ``d`` at zero). Everything is computed in
 float64: the factors are so small that this costs little, and the phase of ``d^l`` keeps its
@@ -132,7 +132,7 @@ def geometric_sums(weight: Tensor, base: Tensor, length: int) -> Tensor:
     Returns:
         (H, M, L) float64, differentiable once in `weight` and `base`.
     """
-    return cast(Tensor, _GeometricSums.apply(weight, base, length))
+    return cast(Tensor, _GeometricSums.apply(weight, base, length))  # type: ignore[no-untyped-call]
 
 
 def moments(values: Tensor, base: Tensor) -> Tensor:
@@ -145,4 +145,4 @@ def moments(values: Tensor, base: Tensor) -> Tensor:
     Returns:
         (H, M, N) complex128, differentiable once in both arguments.
     """
-    return cast(Tensor, _Moments.apply(values, base))
+    return cast(Tensor, _Moments.apply(values, base))  # type: ignore[no-untyped-call]

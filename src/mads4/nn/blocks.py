@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +81,14 @@ class S4Stack(nn.Module):
         **ssm: Any,
     ) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
+        blocks = [
             S4Block(d_model, d_state, dropout=dropout, mixing=mixing, **ssm)
             for _ in range(n_layers)
-        )
+        ]
+        self.blocks = nn.ModuleList(blocks)
+
+    def _layers(self) -> list[S4Block]:
+        return [cast(S4Block, block) for block in self.blocks]
 
     def initial_state(
         self,
@@ -93,7 +97,7 @@ class S4Stack(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> StackState:
         """Return zeros, one (B, H, N) tensor per block."""
-        return tuple(block.s4.initial_state(batch, device, dtype) for block in self.blocks)
+        return tuple(block.s4.initial_state(batch, device, dtype) for block in self._layers())
 
     def kernels(self, length: int) -> list[SequenceKernel]:
         """Return every block's kernel for sequences of up to `length` steps.
@@ -101,7 +105,7 @@ class S4Stack(nn.Module):
         They depend on the parameters only: compute them once per optimiser step and pass them to
         every call of `forward`; gradients of all calls add up in them.
         """
-        return [block.s4.kernel(length) for block in self.blocks]
+        return [block.s4.kernel(length) for block in self._layers()]
 
     @overload
     def forward(
@@ -144,17 +148,18 @@ class S4Stack(nn.Module):
         kernels = kernels if kernels is not None else self.kernels(u.shape[1])
         x = u.permute(2, 0, 1).contiguous()
         finals: list[Tensor] = []
-        for index, block in enumerate(self.blocks):
+        for index, block in enumerate(self._layers()):
             before = None if state is None else state[index]
             x, final = block(x, kernels[index], before, return_state)
-            finals.append(final)
+            if final is not None:
+                finals.append(final)
         y = x.permute(1, 2, 0)
         return (y, tuple(finals)) if return_state else y
 
     def step(self, u: Tensor, state: StackState) -> tuple[Tensor, StackState]:
         """Advance one time step, u (B, H), and return y (B, H) and the next state."""
         following: list[Tensor] = []
-        for block, before in zip(self.blocks, state, strict=True):
+        for block, before in zip(self._layers(), state, strict=True):
             u, after = block.step(u, before)
             following.append(after)
         return u, tuple(following)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
 
 S4D_INITIALISATIONS = ("legs", "lin", "inv")
 
 
-def legs_matrices(d_state: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def legs_matrices(d_state: int) -> tuple[FloatArray, FloatArray]:
     """Return the dense HiPPO-LegS pair A (N, N) and B (N,) that the other forms derive from."""
     scale = np.sqrt(2.0 * np.arange(d_state) + 1.0)
     matrix = -np.tril(np.outer(scale, scale), -1) - np.diag(np.arange(d_state) + 1.0)
@@ -44,8 +45,10 @@ def legs_nplr(d_state: int) -> tuple[ComplexArray, ComplexArray, ComplexArray]:
     skew = 0.5 * (normal - normal.T)
     frequency, basis = np.linalg.eigh(-1j * skew)
     kept = slice(d_state // 2, None)
-    rotation = basis[:, kept].conj().T
-    return -0.5 + 1j * frequency[kept], rotation @ low_rank, rotation @ column
+    rotation: ComplexArray = basis[:, kept].conj().T.astype(np.complex128)
+    eigenvalues = (-0.5 + 1j * frequency[kept]).astype(np.complex128)
+    rotated: ComplexArray = rotation @ np.stack([low_rank, column], axis=-1)
+    return eigenvalues, rotated[:, 0], rotated[:, 1]
 
 
 def s4d_diagonal(d_state: int, kind: str) -> ComplexArray:
@@ -62,6 +65,7 @@ def s4d_diagonal(d_state: int, kind: str) -> ComplexArray:
         return eigenvalues
     index = np.arange(d_state // 2)
     if kind == "lin":
-        return -0.5 + 1j * np.pi * index
-    frequency = d_state / np.pi * (d_state / (2.0 * index + 1.0) - 1.0)
-    return -0.5 + 1j * frequency
+        frequency = np.pi * index
+    else:
+        frequency = d_state / np.pi * (d_state / (2.0 * index + 1.0) - 1.0)
+    return (-0.5 + 1j * frequency).astype(np.complex128)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mads4.kernels.convolution import causal_convolution, kernel_spectrum
 from mads4.kernels.system import DiscreteSystem, final_state, kernel_taps, prefix_response
+from mads4.nn.cache import ParameterCache
 from mads4.nn.ssm import TRAINABLE, StateSpace
 
 
@@ -61,13 +62,13 @@ def _dot_weights(row: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _as_complex(state: Tensor) -> Tensor:
     """View a state (..., N) of real pairs as complex (..., N / 2)."""
-    return torch.view_as_complex(state.unflatten(-1, (-1, 2)))
+    return torch.view_as_complex(state.contiguous().view(*state.shape[:-1], -1, 2))
 
 
 class S4Layer(nn.Module):
     """A bank of H state-space models over sequences (B, T, H).
 
-    Sequences may have any strides; memory order (H, B, T), as `S4Stack` keeps it, avoids all copies.
+    Sequences may have any strides; memory order (H, B, T), as in `S4Stack`, avoids all copies.
 
     Args:
         d_model: H, channels.
@@ -106,7 +107,7 @@ class S4Layer(nn.Module):
             trainable=trainable,
             memory=memory,
         )
-        self._cache: tuple[tuple[object, ...], StepCoefficients] | None = None
+        self._cache: ParameterCache[StepCoefficients] = ParameterCache()
 
     def initial_state(
         self,
@@ -125,11 +126,13 @@ class S4Layer(nn.Module):
         )
 
     def kernel(self, length: int) -> SequenceKernel:
-        """Return the kernel for sequences of up to `length` steps, differentiable."""
+        """Return the kernel for sequences of up to `length` steps, differentiable.
+
+        It is computed in float64, which autocast leaves alone.
+        """
         system = self.ssm.discretise()
-        with torch.autocast(self.ssm.row.device.type, enabled=False):
-            taps = kernel_taps(system, length).to(self.ssm.row.dtype)
-            return SequenceKernel(taps, kernel_spectrum(taps), system)
+        taps = kernel_taps(system, length).to(self.ssm.row.dtype)
+        return SequenceKernel(taps, kernel_spectrum(taps), system)
 
     @overload
     def forward(
@@ -183,7 +186,7 @@ class S4Layer(nn.Module):
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance one time step, (B, H) and (B, H, N) to the output (B, H) and the next state."""
-        system = self._step_coefficients()
+        system = self._cache.get(self.ssm.parameters(), self._step_coefficients)
         following = torch.view_as_real(_as_complex(state) * system.decay).flatten(-2)
         if system.feedback_row is not None and system.feedback_column is not None:
             signal = (state * system.feedback_row).sum(-1, keepdim=True)
@@ -193,20 +196,6 @@ class S4Layer(nn.Module):
         return torch.addcmul(y, u, system.feedthrough), following
 
     def _step_coefficients(self) -> StepCoefficients:
-        """Return the coefficients, from the cache where nothing has changed since.
-
-        With gradients enabled they are recomputed so that they belong to the caller's graph.
-        Parameters count their in-place changes (`_version`), except inference tensors.
-        """
-        values = list(self.ssm.parameters())
-        if torch.is_grad_enabled() or any(value.is_inference() for value in values):
-            return self._make_coefficients()
-        key = tuple((v._version, v.data_ptr(), v.dtype, v.device) for v in values)
-        if self._cache is None or self._cache[0] != key:
-            self._cache = (key, self._make_coefficients())
-        return self._cache[1]
-
-    def _make_coefficients(self) -> StepCoefficients:
         system = self.ssm.discretise()
         dtype = self.ssm.row.dtype
         feedback = system.feedback

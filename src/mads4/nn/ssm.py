@@ -1,14 +1,13 @@
 """Parameters of a bank of state-space models and their discretisation.
 
 x' = A x + B u, y = 2 Re C x + D u per channel, with A = Λ (diagonal) or Λ - P P* (``dplr``).
-Re Λ = -exp(·) < 0, and -P P* only removes energy, so every discretised system is stable by construction.
+Re Λ = -exp(·) < 0, and -P P* only removes energy: every discretised system is stable.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -167,4 +166,4 @@ def ssm_parameters(module: nn.Module) -> list[nn.Parameter]:
     constants towards one value) and often a lower rate.
     """
     spaces = [part for part in module.modules() if isinstance(part, StateSpace)]
-    return [cast(nn.Parameter, value) for space in spaces for value in space.dynamics()]
+    return [value for space in spaces for value in space.dynamics()]

@@ -1,0 +1,57 @@
+"""A value derived from parameters, kept until a parameter changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+T = TypeVar("T")
+
+_optimizer_steps = [0]
+
+
+def _count_step(*_: Any) -> None:
+    """Fused optimisers write to parameters without counting it in `_version`."""
+    _optimizer_steps[0] += 1
+
+
+register_optimizer_step_post_hook(_count_step)
+
+
+class ParameterCache(Generic[T]):
+    """Remembers what a function of some parameters returned.
+
+    A change is seen through a parameter's version counter, storage, dtype and device, and after
+    any optimiser's step. With gradients enabled nothing is remembered, because the value has
+    to belong to the caller's graph; neither for inference tensors, which count no versions.
+    Writing through ``parameter.data`` in place leaves no trace: call `clear` then.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] | None = None
+        self._value: T | None = None
+
+    def __reduce__(self) -> tuple[type[ParameterCache[T]], tuple[()]]:
+        """Copy and pickle as an empty cache."""
+        return type(self), ()
+
+    def clear(self) -> None:
+        """Forget the value."""
+        self._key = self._value = None
+
+    def get(self, parameters: Iterable[nn.Parameter], make: Callable[[], T]) -> T:
+        """Return ``make()``, or what it returned last if no parameter has changed since."""
+        values = list(parameters)
+        if torch.is_grad_enabled() or any(value.is_inference() for value in values):
+            return make()
+        key = (
+            _optimizer_steps[0],
+            *((value._version, value.data_ptr(), value.dtype, value.device) for value in values),
+        )
+        if self._value is None or self._key != key:
+            self._key, self._value = key, make()
+        return self._value
