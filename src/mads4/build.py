@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mads4.behaviour.quality import noise_range
@@ -96,11 +97,13 @@ def data_directory() -> Path:
 
 
 def generated_path(spec: EnvSpec, config: GeneratedDataset) -> Path:
-    """Return the file of a recorded data set; everything that decides its content is in the name."""
+    """Return the file of a recorded data set; its name tells one recording from another."""
     if config.path is not None:
         return Path(config.path).expanduser()
-    who = config.behaviour if config.behaviour == "random" else (
-        f"{config.behaviour}-{config.quality}"
+    who = (
+        config.behaviour
+        if config.behaviour == "random"
+        else (f"{config.behaviour}-{config.quality}")
     )
     stem = (
         f"{spec.name}-{spec.scenario}-{who}-{config.episodes}-seed{config.seed}"
@@ -147,7 +150,7 @@ def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Pa
 
 
 def _answers(header: DatasetHeader, spec: EnvSpec, config: GeneratedDataset) -> bool:
-    """Whether a complete file holds what `config` asks for (else `collect` names the difference)."""
+    """Whether a complete file holds what `config` asks for (`collect` names differences)."""
     behaviour = header.behaviour
     return (
         not header.spec.differences(spec)
@@ -207,7 +210,7 @@ def normalise(model: Mads4Policy, training: Dataset) -> None:
             "observation_std": torch.from_numpy(found.observation_std),
             "state_mean": torch.from_numpy(found.state_mean),
             "state_std": torch.from_numpy(found.state_std),
-            "return_scale": torch.tensor(max(abs(float(training.returns).max()), 1e-6)),
+            "return_scale": torch.tensor(max(float(np.abs(training.returns).max()), 1e-6)),
         }
     )
 

@@ -41,9 +41,10 @@ class Evaluation:
     def summary(
         self, random_return: float | None = None, expert_return: float | None = None
     ) -> dict[str, Any]:
-        """Return the figures of ``summary.json``; normalised where both ends of the scale are known.
+        """Return the figures of ``summary.json``.
 
-        The normalised score is 0 for the random policy and 1 for the expert.
+        The normalised score, 0 for the random policy and 1 for the expert, is among them where
+        both ends of its scale are given.
         """
         returns = self.returns
         steps = sum(episode.length for episode in self.played)
@@ -147,9 +148,7 @@ def mean_interval(values: npt.ArrayLike) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def target_returns(
-    targets: Sequence[str | float], data: Mapping[str, Any]
-) -> dict[str, float]:
+def target_returns(targets: Sequence[str | float], data: Mapping[str, Any]) -> dict[str, float]:
     """Return each return target's name and value.
 
     Args:

@@ -147,9 +147,7 @@ def _train(
             words = f"loss {loss:.3f}" + (f", held out {held_out:.3f}" if now.best_step else "")
             advance(now.step, words)
 
-        return fit(
-            trainer, state, build.intervals(config.trainer), checkpoints, tracker, on_step
-        )
+        return fit(trainer, state, build.intervals(config.trainer), checkpoints, tracker, on_step)
 
 
 def _summary(

@@ -147,9 +147,7 @@ def rollout(
                 state = policy.reset_rows(state, torch.from_numpy(renewed).to(device))
 
 
-def _policy_input(
-    slots: Sequence[_Slot], sample: bool, device: torch.device | str
-) -> PolicyInput:
+def _policy_input(slots: Sequence[_Slot], sample: bool, device: torch.device | str) -> PolicyInput:
     """Stack the environments' present; each draws from its own episode's random stream."""
 
     def stack(values: list[npt.NDArray[Any]]) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Behaviour policies: experts, random actions, and noise for recording data with them."""
