@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ NEEDS = {
 }
 
 
-def options(group: Traversable) -> list[str]:
+def options(group: Any) -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in group.iterdir() if p.name.endswith(".yaml"))
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from typing import TextIO
 
 
-class ConsoleHandler(logging.StreamHandler[TextIO]):
+class ConsoleHandler(logging.Handler):
     """Write to whatever `sys.stderr` is at the moment of writing.
 
     rich replaces `sys.stderr` while a progress bar is drawn, so that other output appears above
@@ -16,16 +15,12 @@ class ConsoleHandler(logging.StreamHandler[TextIO]):
     to the log file.
     """
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        """The present standard error stream."""
-        return sys.stderr
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record's line without a traceback."""
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record's line."""
         terse = copy.copy(record)
         terse.exc_info = terse.exc_text = None
-        return super().format(terse)
+        try:
+            sys.stderr.write(self.format(terse) + "\n")
+            sys.stderr.flush()
+        except (OSError, ValueError):  # a closed console must not end a run
+            self.handleError(record)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
-from importlib.resources.abc import Traversable
 
 from mads4.cli.compose import CONF, SCHEMAS
 from mads4.config_check import expectations, fields
@@ -30,12 +29,13 @@ FLAGS = """\
 
 def text(command: str) -> str:
     """Return the help page of a Hydra application."""
-    root = files(CONF)
     schema = SCHEMAS[command]
     groups = sorted({key.partition(".")[0] for key in fields(schema) if "." in key})
     names = [*groups, "experiment"] if command != "evaluate" else groups
-    choices = [f"  {name:<12}{', '.join(_options(root / name))}" for name in names]
     allowed = expectations(schema)
+    choices = [
+        f"  {name:<12}{', '.join(_options(name, allowed.get(f'{name}.name')))}" for name in names
+    ]
     settings = []
     for key, node in sorted(fields(schema).items(), key=lambda item: "." in item[0]):
         settings += [f"  {key}: {allowed[key]}", f"      {_describe(node)}"]
@@ -55,10 +55,11 @@ def text(command: str) -> str:
     )
 
 
-def _options(group: Traversable) -> list[str]:
-    return sorted(
-        path.name.removesuffix(".yaml") for path in group.iterdir() if path.name.endswith(".yaml")
-    )
+def _options(group: str, allowed: str | None) -> list[str]:
+    """Return a group's options, without those that are not for this command."""
+    files_here = [path.name for path in (files(CONF) / group).iterdir()]
+    names = [name.removesuffix(".yaml") for name in files_here if name.endswith(".yaml")]
+    return sorted(name for name in names if allowed is None or name in allowed.split(" or "))
 
 
 def _describe(node: object) -> str:
