@@ -1,54 +1,80 @@
 """A warehouse expert whose every decision follows from what an agent is given.
 
-Each robot by itself walks to the nearest free request, then to the nearest goal, then to the
-nearest empty slot. Robots decide in the order of their numbers; a later one leaves to an earlier
-one what that has taken, and gives way. There is no plan and almost no memory, so that a policy that
-sees the state can learn it (hidden joint optimisation, as in the planner, clones badly).
+Robots walk to the nearest request, then to the nearest goal, then to the nearest empty slot, by
+simple rules of right of way. There is no plan and almost no memory, so that a policy that sees
+the state can learn it (hidden joint optimisation, as in the planner, clones badly).
 """
 
 from __future__ import annotations
 
-import numpy as np
-from rware.warehouse import Agent, Warehouse
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mads4.behaviour.routes import (
+import numpy as np
+
+from mads4.behaviour.motion import (
+    CLOCKWISE,
     FORWARD,
     LEFT,
     RIGHT,
     TOGGLE,
+    UNREACHABLE,
     WAIT,
-    Cell,
-    Pose,
-    Routes,
-    after,
-    pose,
+    Leg,
+    MotionTables,
 )
-from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.rware_state import empty_slots
+from mads4.behaviour.routes import Way, around, straight
 from mads4.types import IntArray
 
-PATIENCE = 4
+if TYPE_CHECKING:
+    from rware.warehouse import Agent, Warehouse
+
+    from mads4.envs.protocol import MultiAgentEnv
+
+PATIENCE = 6
 """Steps that a robot waits for others before it tries a random move."""
-SIGHT = 2
-"""Cells within which a robot minds the others' moves."""
+LANE = 10
+"""Cells ahead of a robot with a load that nobody may enter against it."""
 DETOUR = 6
 """Further actions that a robot accepts to walk around others rather than wait."""
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What decides about one robot's next action."""
+
+    index: int
+    pose: int
+    laden: bool
+    leg: Leg
+    """Where it wants to go."""
+    way: Way
+    """How it would go if it were alone."""
+    in_slot: bool
+    """Whether it is where a shelf may stand."""
+
+    @property
+    def cell(self) -> int:
+        """Where it is."""
+        return self.pose >> 2
+
+    @property
+    def right_of_way(self) -> tuple[bool, bool, int, int]:
+        """Robots that can go fewer ways come first, then those that are nearly there."""
+        return not self.laden, self.laden and not self.in_slot, self.way.cost, self.index
 
 
 class Greedy:
     """The greedy expert for `RwareEnv` (a `Behaviour`)."""
 
-    def __init__(self) -> None:
-        self._routes: Routes | None = None
-
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
-        """Start an episode; walking costs are kept from episode to episode."""
+        """Start an episode; travel times are kept from episode to episode."""
         self._warehouse: Warehouse = env.warehouse  # type: ignore[attr-defined]
-        if self._routes is None:
-            self._routes = Routes(self._warehouse)
+        self._motion = MotionTables.of(self._warehouse)
         self._rng = rng
-        self._last = [pose(agent) for agent in self._warehouse.agents]
-        self._waited = [0] * len(self._last)
+        self._last = [-1] * self._warehouse.n_agents
+        self._waited = [0] * self._warehouse.n_agents
 
     def metrics(self) -> dict[str, float]:
         """Nothing to tell."""
@@ -56,84 +82,137 @@ class Greedy:
 
     def act(self) -> IntArray:
         """Return the actions (N,)."""
-        warehouse = self._warehouse
-        claims: set[Cell] = set()
-        taken: dict[Cell, Cell] = {}  # where earlier robots are → where they will be
-        actions = np.zeros(warehouse.n_agents, dtype=np.int64)
-        for index in sorted(range(warehouse.n_agents), key=self._right_of_way):
-            agent = warehouse.agents[index]
-            start = pose(agent)
-            targets = self._targets(agent, claims)
-            target = self._nearest(start, targets, agent.carrying_shelf is not None)
-            if target is not None and target not in self.routes.goals:
-                claims.add(target)
-            action = self._move(start, target, agent.carrying_shelf is not None, taken)
-            actions[index] = action = self._unstick(index, start, action)
-            taken[start[:2]] = after(start, action)[:2]
+        robots = self._robots()
+        actions = np.zeros(len(robots), dtype=np.int64)
+        traffic = Traffic(self._motion, robots)
+        for index, action in traffic.decide().items():
+            actions[index] = self._unstick(robots[index], action)
         return actions
 
-    def _right_of_way(self, index: int) -> tuple[bool, bool, int]:
-        """Robots that can go fewer ways come first: with a load, and in a slot; then by number."""
-        agent = self._warehouse.agents[index]
-        return agent.carrying_shelf is None, (agent.x, agent.y) not in self.routes.slots, index
+    def _cell(self, thing: object) -> int:
+        return int(thing.y) * self._motion.width + int(thing.x)  # type: ignore[attr-defined]
 
-    @property
-    def routes(self) -> Routes:
-        """Walking costs of the present layout."""
-        assert self._routes is not None, "reset comes before act"
-        return self._routes
+    def _robots(self) -> list[Robot]:
+        """Return all robots with their errands: the nearest pair of robot and cell comes first."""
+        warehouse, motion = self._warehouse, self._motion
+        agents = warehouse.agents
+        poses = [4 * self._cell(agent) + CLOCKWISE[agent.dir.value] for agent in agents]
+        loads = {id(a.carrying_shelf) for a in agents if a.carrying_shelf is not None}
+        requests = [self._cell(s) for s in warehouse.request_queue if id(s) not in loads]
+        standing = {self._cell(s) for s in warehouse.shelfs if id(s) not in loads}
+        empties = [cell for cell in motion.slot_cells if cell not in standing]
+        legs: dict[int, Leg] = {}
+        choices: list[tuple[int, int, int, Leg]] = []
+        for index, agent in enumerate(agents):
+            if agent.carrying_shelf is None:
+                options = [(cell, motion.park(cell)) for cell in requests]
+            elif (
+                agent.carrying_shelf in warehouse.request_queue
+                and motion.deliver().steps(poses[index]) < UNREACHABLE
+            ):
+                legs[index] = motion.deliver()
+                continue
+            else:
+                options = [(cell, motion.put_back(cell)) for cell in empties]
+            choices += [(leg.steps(poses[index]), cell, index, leg) for cell, leg in options]
+        taken: set[int] = set()
+        for cost, cell, index, leg in sorted(choices, key=lambda choice: choice[:3]):
+            if index not in legs and cell not in taken and cost < UNREACHABLE:
+                legs[index] = leg
+                taken.add(cell)
+        return [self._robot(i, agent, poses[i], legs.get(i)) for i, agent in enumerate(agents)]
 
-    def _targets(self, agent: Agent, claims: set[Cell]) -> list[Cell]:
-        """Return the cells that would do for what the robot wants now."""
-        warehouse = self._warehouse
-        load = agent.carrying_shelf
-        if load is not None and load in warehouse.request_queue:
-            return self.routes.goals
-        if load is not None:
-            return [c for c in sorted(empty_slots(warehouse, self.routes.slots)) if c not in claims]
-        carried = [other.carrying_shelf for other in warehouse.agents]
-        cells = [(int(s.x), int(s.y)) for s in warehouse.request_queue if s not in carried]
-        return [cell for cell in cells if cell not in claims]
+    def _robot(self, index: int, agent: Agent, pose: int, leg: Leg | None) -> Robot:
+        laden = agent.carrying_shelf is not None
+        leg = self._motion.stay(laden) if leg is None else leg
+        way = (
+            straight(self._motion, leg, pose, LANE if laden else 2)
+            if leg.targets
+            else Way(WAIT, 0, ())
+        )
+        return Robot(index, pose, laden, leg, way, self._motion.slots[pose >> 2])
 
-    def _nearest(self, start: Pose, targets: list[Cell], laden: bool) -> Cell | None:
-        return min(targets, key=lambda c: (self.routes.cost(start, c, laden), c), default=None)
-
-    def _move(self, start: Pose, target: Cell | None, laden: bool, taken: dict[Cell, Cell]) -> int:
-        """Return the action towards `target` that gives way to the robots that came before."""
-        here = start[:2]
-        pushed = here in taken.values()
-        # a cell is free if nobody will be there, and nobody leaves it towards me
-        held = set(taken.values()) | {cell for cell, goes in taken.items() if goes == here}
-        held.discard(here)
-        if here == target:
-            return TOGGLE
-        action = WAIT if target is None else self.routes.action(start, target, laden)
-        if target is not None and any(_walk(here, cell) <= SIGHT for cell in held):
-            detour, cost = self.routes.detour(start, [target], laden, held)
-            if pushed or cost <= self.routes.cost(start, target, laden) + DETOUR:
-                action = detour
-            elif action == FORWARD and after(start, FORWARD)[:2] in held:
-                action = WAIT
-        if pushed and action == WAIT:
-            action = self._step_aside(start, laden, held)
-        return action
-
-    def _step_aside(self, start: Pose, laden: bool, held: set[Cell]) -> int:
-        """Return a move that clears the robot's cell."""
-        free = self.routes.cells - held - {start[:2]}
-        if laden:
-            free -= self.routes.slots
-        return self.routes.detour(start, free, laden, held)[0]
-
-    def _unstick(self, index: int, position: Pose, action: int) -> int:
+    def _unstick(self, robot: Robot, action: int) -> int:
         """Return a random move instead of `action` when the robot has not moved for too long."""
-        moved = position != self._last[index]
-        self._last[index] = position
+        index = robot.index
+        moved = robot.pose != self._last[index]
+        self._last[index] = robot.pose
         self._waited[index] = 0 if moved or action == TOGGLE else self._waited[index] + 1
         if self._waited[index] <= PATIENCE:
             return action
         return int(self._rng.choice((FORWARD, LEFT, RIGHT)))
 
 
-def _walk(one: Cell, other: Cell) -> int:
-    return abs(one[0] - other[0]) + abs(one[1] - other[1])
+class Traffic:
+    """Right of way at one moment: each robot in turn minds those that decided before."""
+
+    def __init__(self, motion: MotionTables, robots: list[Robot]) -> None:
+        self._motion = motion
+        self._robots = robots
+        self._at = {robot.cell: robot for robot in robots}
+        self._actions: dict[int, int] = {}
+        self._next: dict[int, int] = {}  # cell of a decided robot → where it will be
+        self._pressed: set[int] = set()  # cells that decided robots want to enter
+        self._lanes: list[tuple[int, ...]] = []  # cells ahead of decided robots with a load
+
+    def decide(self) -> dict[int, int]:
+        """Return each robot's action by its index."""
+        for robot in sorted(self._robots, key=lambda robot: robot.right_of_way):
+            following: Robot | None = robot
+            while following is not None and following.index not in self._actions:
+                way = self._way(following)
+                self._keep(following, way)
+                # whoever stands in the way decides next, so that it makes room if it can
+                following = self._at.get(way.cells[0]) if way.cells else None
+        return self._actions
+
+    def _keep(self, robot: Robot, way: Way) -> None:
+        self._actions[robot.index] = way.action
+        leaves = way.action == FORWARD and way.cells
+        self._next[robot.cell] = way.cells[0] if leaves else robot.cell
+        self._pressed.update(way.cells[:1])
+        if robot.laden:
+            self._lanes.append((robot.cell, *way.cells))
+
+    def _way(self, robot: Robot) -> Way:
+        here, way = robot.cell, robot.way
+        if here in robot.leg.targets:
+            return Way(TOGGLE, 0, ())
+        held = set(self._next.values())
+        held.update(cell for cell, goes in self._next.items() if goes == here)
+        held.discard(here)
+        against = self._against((here, *way.cells[:2]))
+        pushed = here in self._pressed or any(here in lane for lane in against)
+        if pushed:
+            busy = held.union(*against) | self._pressed
+            if way.cells and way.cells[0] not in busy:
+                return way
+            return self._aside(robot, held, busy)
+        if not way.cells:
+            return way
+        if way.cells[0] not in held and not against:
+            return way
+        if not against:
+            detour = around(
+                self._motion, robot.leg, robot.pose, robot.leg.targets, held, way.cost + DETOUR
+            )
+            if detour.cost < UNREACHABLE:
+                return detour
+        action = way.action if way.action != FORWARD else WAIT
+        return Way(action, way.cost, ())
+
+    def _aside(self, robot: Robot, held: set[int], busy: set[int]) -> Way:
+        """Return the way to the nearest cell where the robot is in nobody's way."""
+        free = {
+            cell for cell in range(self._motion.n_cells) if cell not in busy and cell != robot.cell
+        }
+        return around(self._motion, robot.leg, robot.pose, free, held, UNREACHABLE)
+
+    def _against(self, cells: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Return the lanes along which `cells` would lead against their direction."""
+        pairs = set(zip(cells[1:], cells[:-1], strict=True))
+        return [
+            lane
+            for lane in self._lanes
+            if any(pair in pairs for pair in itertools.pairwise(lane))
+        ]

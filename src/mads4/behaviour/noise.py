@@ -1,4 +1,4 @@
-"""Mistakes in bursts: what makes recorded data cover the states that a learner's own errors reach."""
+"""Mistakes in bursts, so that recorded data cover the states that a learner's errors reach."""
 
 from __future__ import annotations
 
