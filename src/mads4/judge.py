@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ class Judge:
         camera = Camera(settings.video_steps) if settings.video else None
         results: dict[str, dict[str, Any]] = {}
         with ExitStack() as stack:
+            stack.enter_context(_one_thread())
             count = min(settings.parallel, settings.episodes)
             envs = [stack.enter_context(closing(self._make_env())) for _ in range(count)]
             for name, target in targets.items():
@@ -130,6 +131,17 @@ class Camera:
         values |= {name: f"{value:g}" for name, value in moment.metrics.items()}
         values["still asked for"] = f"{moment.return_to_go:.1f}"
         self.frames.append(with_header(moment.env.render(), values))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep PyTorch to one CPU thread: a time step's products are too small to be worth sharing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _tell(advance: Advance) -> Callable[[Played], None]:
