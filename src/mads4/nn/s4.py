@@ -190,8 +190,8 @@ class S4Layer(nn.Module):
         following = torch.view_as_real(_as_complex(state) * system.decay).flatten(-2)
         if system.feedback_row is not None and system.feedback_column is not None:
             signal = (state * system.feedback_row).sum(-1, keepdim=True)
-            following = torch.addcmul(following, signal, system.feedback_column)
-        following = torch.addcmul(following, u.unsqueeze(-1), system.column)
+            following.addcmul_(signal, system.feedback_column)
+        following.addcmul_(u.unsqueeze(-1), system.column)
         y = (following * system.row).sum(-1)
         return torch.addcmul(y, u, system.feedthrough), following
 
