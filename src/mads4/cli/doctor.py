@@ -9,6 +9,8 @@ import platform
 import re
 import sys
 
+from mads4.errors import UserError
+
 
 def run(command: str, argv: list[str]) -> int:
     """Run `mads4 doctor`; the exit code is 1 when something that is needed is missing."""
@@ -18,7 +20,7 @@ def run(command: str, argv: list[str]) -> int:
         f"cpu cores: {os.cpu_count()}",
     ]
     missing = []
-    for requirement in importlib.metadata.requires("mads4") or []:
+    for requirement in _requirements():
         if "extra ==" in requirement:
             continue
         name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
@@ -30,6 +32,13 @@ def run(command: str, argv: list[str]) -> int:
         lines += _torch()
     sys.stdout.write("\n".join([*lines, *missing, "nothing is missing" * (not missing)]) + "\n")
     return 1 if missing else 0
+
+
+def _requirements() -> list[str]:
+    try:
+        return importlib.metadata.requires("mads4") or []
+    except importlib.metadata.PackageNotFoundError:
+        raise UserError("mads4 runs from its sources but is not installed: pip install .") from None
 
 
 def _torch() -> list[str]:
