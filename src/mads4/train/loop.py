@@ -102,10 +102,12 @@ def fit(
     `on_step` is called with the state and the latest logged loss after every step.
 
     Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM came, and ``last.pt`` has been saved.
+        KeyboardInterrupt: SIGINT or SIGTERM came, and ``last.pt`` has been saved, even if the
+            signal came in the very last step: what follows the training is not wanted either.
     """
     recent: list[dict[str, Tensor]] = []
     loss, began, before = float("nan"), time.perf_counter(), state.seconds
+    saved = state.step
     with stop_on_signals() as stop:
         while state.step < intervals.steps and not stop.requested:
             recent.append(trainer.update(state.step))
@@ -122,10 +124,13 @@ def fit(
                 _validate(trainer, state, checkpoints, tracker)
             if intervals.keep and state.step % intervals.keep == 0:
                 checkpoints.save_weights(trainer, state, f"step_{state.step:08d}")
-            if state.step % intervals.checkpoint == 0 or ended or stop.requested:
+            if state.step % intervals.checkpoint == 0 or ended:
                 checkpoints.save_last(trainer, state)
+                saved = state.step
             on_step(state, loss)
-    if state.step < intervals.steps:
+        if saved < state.step:
+            checkpoints.save_last(trainer, state)
+    if stop.requested:
         raise KeyboardInterrupt
     return state
 
