@@ -118,7 +118,7 @@ def evaluate_behaviour(
         behaviour.reset(env, np.random.default_rng([seed, index]))
         total, length = 0.0, 0
         metrics: dict[str, float] = {}
-        while not now.done:
+        while not now.done and length < env.spec.episode_limit:
             now = env.step(behaviour.act())
             total += now.reward
             length += 1
@@ -161,10 +161,11 @@ def target_returns(targets: Sequence[str | float], data: Mapping[str, Any]) -> d
     """
     values = {}
     for target in targets:
-        factor, _, statistic = str(target).replace(" ", "").rpartition("*")
+        name = str(target).replace(" ", "")
+        factor, _, statistic = name.rpartition("*")
         try:
             if statistic in ("max", "mean", "min"):
-                values[str(target)] = float(factor or 1.0) * float(data[f"return_{statistic}"])
+                values[name] = float(factor or 1.0) * float(data[f"return_{statistic}"])
             else:
                 values[f"{float(target):g}"] = float(target)
         except ValueError as error:

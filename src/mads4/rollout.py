@@ -70,6 +70,11 @@ class _Slot:
     metrics: dict[str, float] = field(default_factory=dict)
     idle: bool = False
 
+    @property
+    def ended(self) -> bool:
+        """Over, or as long as any episode may be, should the environment not say so itself."""
+        return self.now.done or self.length >= self.env.spec.episode_limit
+
     @classmethod
     def begin(cls, env: MultiAgentEnv, seed: int, index: int, target_return: float) -> _Slot:
         first = env.reset(environment_seed(seed, index))
@@ -132,7 +137,7 @@ def rollout(
             if watch is not None:
                 watch(slot.moment())
             slot.advance(action)
-            if not slot.now.done:
+            if not slot.ended:
                 continue
             if watch is not None:
                 watch(slot.moment())
