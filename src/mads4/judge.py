@@ -91,20 +91,19 @@ class Judge:
             count = min(settings.parallel, settings.episodes)
             envs = [stack.enter_context(closing(self._make_env())) for _ in range(count)]
             for name, target in targets.items():
-                advance = stack.enter_context(
-                    progress_bar(f"asked for {target:.3g}", settings.episodes, self._progress)
-                )
-                evaluation = evaluate(
-                    policy,
-                    envs,
-                    settings.episodes,
-                    seed=settings.seed,
-                    target_return=target,
-                    sample=settings.sample,
-                    device=self._device,
-                    watch=camera if not results else None,
-                    on_episode=_tell(advance),
-                )
+                what = f"asked for {target:.3g}"
+                with progress_bar(what, settings.episodes, self._progress) as advance:
+                    evaluation = evaluate(
+                        policy,
+                        envs,
+                        settings.episodes,
+                        seed=settings.seed,
+                        target_return=target,
+                        sample=settings.sample,
+                        device=self._device,
+                        watch=camera if not results else None,
+                        on_episode=_tell(advance),
+                    )
                 results[name] = evaluation.summary(**scale)
         if camera is not None:
             write_gif(run_dir / VIDEO, camera.frames, fps=10)
