@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import importlib
+import inspect
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -96,7 +99,7 @@ def data_directory() -> Path:
     return Path(cache).expanduser() / "mads4"
 
 
-def generated_path(spec: EnvSpec, config: GeneratedDataset) -> Path:
+def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset) -> Path:
     """Return the file of a recorded data set; its name tells one recording from another."""
     if config.path is not None:
         return Path(config.path).expanduser()
@@ -109,21 +112,25 @@ def generated_path(spec: EnvSpec, config: GeneratedDataset) -> Path:
         f"{spec.name}-{spec.scenario}-{who}-{config.episodes}-seed{config.seed}"
         f"-{spec.reward}-{spec.state_encoding}"
     )
+    own = {key: make_env.arguments.get(key) for key in ("factory", "options")}
+    if any(own.values()):  # a changed environment of the same name is another one
+        stem += f"-{hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]}"
     return data_directory() / f"{stem}.h5"
 
 
 def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Path:
     """Record a data set, or go on with one, or find it complete; return its file."""
     spec = env_spec(make_env)
-    path = generated_path(spec, config)
-    if path.exists() and _answers(read_header(path), spec, config):
+    path = generated_path(make_env, spec, config)
+    options = make_env.arguments["options"]
+    if path.exists() and _answers(read_header(path), spec, options, config):
         _LOG.info("data set %s is there already", path)
         return path
     workers = config.workers or os.cpu_count() or 1
     description: dict[str, Any] = {
         "name": config.behaviour,
         "seed": config.seed,
-        "options": make_env.arguments["options"],
+        "options": options,
     }
     factory = BehaviourFactory(config.behaviour)
     if config.behaviour != "random":
@@ -149,7 +156,9 @@ def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Pa
         )
 
 
-def _answers(header: DatasetHeader, spec: EnvSpec, config: GeneratedDataset) -> bool:
+def _answers(
+    header: DatasetHeader, spec: EnvSpec, options: Mapping[str, Any], config: GeneratedDataset
+) -> bool:
     """Whether a complete file holds what `config` asks for (`collect` names differences)."""
     behaviour = header.behaviour
     return (
@@ -157,6 +166,7 @@ def _answers(header: DatasetHeader, spec: EnvSpec, config: GeneratedDataset) -> 
         and len(header) == config.episodes
         and behaviour.get("name") == config.behaviour
         and behaviour.get("seed") == config.seed
+        and behaviour.get("options") == options
         and behaviour.get("quality", config.quality) == config.quality
     )
 
@@ -181,9 +191,11 @@ def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Data
 def _custom_dataset(config: CustomDataset) -> Dataset:
     module, _, name = config.factory.partition(":")
     try:
-        data = getattr(importlib.import_module(module), name)(**config.options)
+        read = getattr(importlib.import_module(module), name)
+        inspect.signature(read).bind(**config.options)
     except (ImportError, AttributeError, TypeError) as error:
         raise UserError(f"dataset.factory: '{config.factory}' cannot be called: {error}") from error
+    data = read(**config.options)  # an error in there is a bug, whose traceback is wanted
     if not isinstance(data, Dataset):
         raise UserError(
             f"dataset.factory: '{config.factory}' returned {type(data).__name__}, expected "

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from mads4 import build, checkpoint
-from mads4.atomic import write_json
+from mads4.atomic import json_safe, write_json
 from mads4.config import CollectConfig, Config, EvaluateConfig, Section
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
@@ -99,6 +99,11 @@ def evaluate(config: EvaluateConfig, run_dir: Path) -> None:
 
 
 def _offline_trainer(config: Config, data: Dataset, device: torch.device) -> OfflineTrainer:
+    if len(data) < 2:
+        raise UserError(
+            f"The data set '{data.name}' has {len(data)} episode; training needs at least two, "
+            "one of them to hold out for the validation loss."
+        )
     training, held_out = data.split(config.dataset.validation_fraction, SPLIT_SEED)
     model = build.policy(config.model, data.spec)
     build.normalise(model, training)
@@ -208,7 +213,7 @@ def _about(config: Config, data: Dataset) -> dict[str, Any]:
         "model": _plain(config.model),
         "spec": data.spec.to_dict(),
         "env": {"name": make_env.name, "arguments": dict(make_env.arguments)},
-        "data": data.summary(),
+        "data": json_safe(data.summary()),  # a user's own reader may describe it in numpy types
         "seed": config.seed,
         "config": _plain(config),
     }
