@@ -1,0 +1,186 @@
+"""Small environments, data sets and policies that tests, and worker processes, can import."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from mads4.data.dataset import Dataset
+from mads4.models import Mads4Policy
+from mads4.types import (
+    EnvSpec,
+    Episode,
+    IntArray,
+    PolicyInput,
+    SequenceBatch,
+    TimeStep,
+    returns_to_go,
+)
+
+SPEC = EnvSpec(
+    name="fake",
+    scenario="matching",
+    n_agents=2,
+    obs_dim=5,
+    state_dim=3,
+    n_actions=4,
+    episode_limit=14,
+    reward="matches",
+)
+SMALL: dict[str, Any] = {
+    "n_layers": 2,
+    "d_model": 8,
+    "d_state": 6,
+    "message_dim": 3,
+    "dropout": 0.0,
+}
+
+
+class MatchingEnv:
+    """Each agent is shown a number and is paid for answering with it; episodes differ in length.
+
+    Options:
+        fail_at: raise in the step of this number (a bug in a user's environment).
+        endless: never end.
+    """
+
+    def __init__(self, fail_at: int | None = None, endless: bool = False, **spec: Any) -> None:
+        self.spec = replace(SPEC, **spec)
+        self._fail_at, self._endless = fail_at, endless
+
+    def reset(self, seed: int) -> TimeStep:
+        self._rng = np.random.default_rng(seed)
+        self._limit = int(self._rng.integers(3, self.spec.episode_limit + 1))
+        self._time = 0
+        return self._now(0.0)
+
+    def step(self, actions: IntArray) -> TimeStep:
+        self._time += 1
+        if self._time == self._fail_at:
+            raise ZeroDivisionError("a bug in the user's environment")
+        return self._now(float((actions == self._shown).sum()))
+
+    def _now(self, reward: float) -> TimeStep:
+        n, actions = self.spec.n_agents, self.spec.n_actions
+        self._shown = self._rng.integers(actions, size=n)
+        observation = np.zeros((n, self.spec.obs_dim), np.float32)
+        observation[np.arange(n), self._shown] = 1.0
+        observation[:, -1] = self._rng.random(n)
+        available = self._rng.random((n, actions)) < 0.7
+        available[np.arange(n), self._shown] = True
+        ended = not self._endless and self._time == self._limit
+        cut = self._limit == self.spec.episode_limit
+        return TimeStep(
+            observation=observation,
+            state=self._rng.integers(0, 2, (1, self.spec.state_dim), dtype=np.uint8),
+            available_actions=available,
+            reward=reward,
+            terminated=ended and not cut,
+            truncated=ended and cut,
+            metrics={"matches": reward},
+        )
+
+    def render(self) -> np.ndarray:
+        return np.full((24, 32, 3), self._time % 256, np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+def matching_episode(index: int, env: MatchingEnv | None = None) -> Episode:
+    """One episode of an expert that answers rightly."""
+    env = env or MatchingEnv()
+    now = env.reset(10_000 + index)
+    before, actions, rewards = [], [], []
+    while not now.done:
+        before.append(now)
+        actions.append(now.observation[:, : env.spec.n_actions].argmax(-1))
+        now = env.step(actions[-1])
+        rewards.append(now.reward)
+    return Episode(
+        observation=np.stack([step.observation for step in before]),
+        state=np.stack([step.state for step in before]),
+        available_actions=np.stack([step.available_actions for step in before]),
+        action=np.stack(actions).astype(np.int64),
+        reward=np.array(rewards, np.float32),
+        terminated=now.terminated,
+        truncated=now.truncated,
+        seed=index,
+    )
+
+
+def matching_data(episodes: int = 8, bad: bool = False) -> Dataset:
+    """A data set as a user's reader would return it; `bad` raises."""
+    if bad:
+        raise KeyError("a bug in the user's reader")
+    recorded = [matching_episode(k) for k in range(episodes)]
+    return Dataset.from_episodes(
+        SPEC, recorded, {"name": "answers", "share": np.float32(1.0)}, "matching"
+    )
+
+
+def make_policy(
+    spec: EnvSpec = SPEC, dtype: torch.dtype = torch.float64, seed: int = 0, **options: Any
+) -> Mads4Policy:
+    """A small policy with normalisation that is not trivial, and weights that make it opinionated."""
+    torch.manual_seed(seed)
+    policy = Mads4Policy(spec, **(SMALL | options))
+    policy.embedding.set_normalisation(
+        {
+            "observation_mean": torch.randn(spec.obs_dim),
+            "observation_std": torch.rand(spec.obs_dim) + 0.5,
+            "state_mean": torch.randn(spec.state_dim),
+            "state_std": torch.rand(spec.state_dim) + 0.5,
+            "return_scale": torch.tensor(7.0),
+        }
+    )
+    with torch.no_grad():
+        policy.head.weight.mul_(3.0)
+    return policy.to(dtype).eval()
+
+
+def make_batch(
+    spec: EnvSpec = SPEC, batch: int = 3, steps: int = 12, seed: int = 0, padded: bool = True
+) -> SequenceBatch:
+    """Random trajectories, the later rows of which are padded at the end."""
+    rng = np.random.default_rng(seed)
+    n = spec.n_agents
+    states = n if spec.state_per_agent else 1
+    action = rng.integers(0, spec.n_actions, (batch, steps, n))
+    available = rng.random((batch, steps, n, spec.n_actions)) < 0.6
+    np.put_along_axis(available, action[..., None], True, axis=-1)
+    previous = np.full_like(action, -1)
+    previous[:, 1:] = action[:, :-1]
+    lengths = np.array([steps - 2 * row * padded for row in range(batch)])
+    mask = np.arange(steps) < lengths[:, None]
+    reward = np.where(mask, rng.integers(0, 3, (batch, steps)), 0).astype(np.float32)
+    available[~mask] = True
+    action[~mask] = 0
+    previous[~mask] = 0
+    observation = rng.normal(size=(batch, steps, n, spec.obs_dim)).astype(np.float32)
+    observation[~mask] = 0.0
+    state = rng.normal(size=(batch, steps, states, spec.state_dim)).astype(np.float32)
+    arrays = {
+        "observation": observation,
+        "state": state,
+        "available_actions": available,
+        "action": action,
+        "previous_action": previous,
+        "return_to_go": returns_to_go(reward),
+        "mask": mask,
+    }
+    return SequenceBatch(**{name: torch.from_numpy(value) for name, value in arrays.items()})
+
+
+def time_step(batch: SequenceBatch, t: int, uniform: torch.Tensor | None = None) -> PolicyInput:
+    """What a policy is given at step `t` of recorded trajectories."""
+    return PolicyInput(
+        observation=batch.observation[:, t],
+        state=batch.state[:, t],
+        available_actions=batch.available_actions[:, t],
+        return_to_go=batch.return_to_go[:, t],
+        uniform=uniform,
+    )
