@@ -7,8 +7,6 @@ the state can learn it (hidden joint optimisation, as in the planner, clones bad
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +22,8 @@ from mads4.behaviour.motion import (
     Leg,
     MotionTables,
 )
-from mads4.behaviour.routes import Way, around, straight
+from mads4.behaviour.routes import Way, straight
+from mads4.behaviour.traffic import Robot, Traffic
 from mads4.types import IntArray
 
 if TYPE_CHECKING:
@@ -36,33 +35,8 @@ PATIENCE = 6
 """Steps that a robot waits for others before it tries a random move."""
 LANE = 10
 """Cells ahead of a robot with a load that nobody may enter against it."""
-DETOUR = 6
-"""Further actions that a robot accepts to walk around others rather than wait."""
-
-
-@dataclass(frozen=True)
-class Robot:
-    """What decides about one robot's next action."""
-
-    index: int
-    pose: int
-    laden: bool
-    leg: Leg
-    """Where it wants to go."""
-    way: Way
-    """How it would go if it were alone."""
-    in_slot: bool
-    """Whether it is where a shelf may stand."""
-
-    @property
-    def cell(self) -> int:
-        """Where it is."""
-        return self.pose >> 2
-
-    @property
-    def right_of_way(self) -> tuple[bool, bool, int, int]:
-        """Robots that can go fewer ways come first, then those that are nearly there."""
-        return not self.laden, self.laden and not self.in_slot, self.way.cost, self.index
+SHARED = -1
+"""Stands for the goals, which any number of robots may have in mind."""
 
 
 class Greedy:
@@ -94,33 +68,42 @@ class Greedy:
 
     def _robots(self) -> list[Robot]:
         """Return all robots with their errands: the nearest pair of robot and cell comes first."""
-        warehouse, motion = self._warehouse, self._motion
-        agents = warehouse.agents
+        agents = self._warehouse.agents
         poses = [4 * self._cell(agent) + CLOCKWISE[agent.dir.value] for agent in agents]
-        loads = {id(a.carrying_shelf) for a in agents if a.carrying_shelf is not None}
-        requests = [self._cell(s) for s in warehouse.request_queue if id(s) not in loads]
-        standing = {self._cell(s) for s in warehouse.shelfs if id(s) not in loads}
-        empties = [cell for cell in motion.slot_cells if cell not in standing]
         legs: dict[int, Leg] = {}
+        taken: set[int] = set()
+        for cost, cell, index, leg in sorted(self._choices(poses), key=lambda choice: choice[:3]):
+            if index not in legs and cell not in taken and cost < UNREACHABLE:
+                legs[index] = leg
+                if cell != SHARED:
+                    taken.add(cell)
+        return [self._robot(i, agent, poses[i], legs.get(i)) for i, agent in enumerate(agents)]
+
+    def _choices(self, poses: list[int]) -> list[tuple[int, int, int, Leg]]:
+        """Return what each robot may do next: (cost, cell, robot, leg)."""
+        warehouse, motion = self._warehouse, self._motion
+        loads = {id(a.carrying_shelf) for a in warehouse.agents if a.carrying_shelf is not None}
+        requests = [self._cell(s) for s in warehouse.request_queue if id(s) not in loads]
+        empties: list[int] | None = None
         choices: list[tuple[int, int, int, Leg]] = []
-        for index, agent in enumerate(agents):
+        for index, (agent, pose) in enumerate(zip(warehouse.agents, poses, strict=True)):
+            deliver = motion.deliver()
             if agent.carrying_shelf is None:
                 options = [(cell, motion.park(cell)) for cell in requests]
             elif (
                 agent.carrying_shelf in warehouse.request_queue
-                and motion.deliver().steps(poses[index]) < UNREACHABLE
+                and deliver.steps(pose) < UNREACHABLE
             ):
-                legs[index] = motion.deliver()
-                continue
+                options = [(SHARED, deliver)]
             else:
+                empties = self._empties(loads) if empties is None else empties
                 options = [(cell, motion.put_back(cell)) for cell in empties]
-            choices += [(leg.steps(poses[index]), cell, index, leg) for cell, leg in options]
-        taken: set[int] = set()
-        for cost, cell, index, leg in sorted(choices, key=lambda choice: choice[:3]):
-            if index not in legs and cell not in taken and cost < UNREACHABLE:
-                legs[index] = leg
-                taken.add(cell)
-        return [self._robot(i, agent, poses[i], legs.get(i)) for i, agent in enumerate(agents)]
+            choices += [(leg.steps(pose), cell, index, leg) for cell, leg in options]
+        return choices
+
+    def _empties(self, loads: set[int]) -> list[int]:
+        standing = {self._cell(s) for s in self._warehouse.shelfs if id(s) not in loads}
+        return [cell for cell in self._motion.slot_cells if cell not in standing]
 
     def _robot(self, index: int, agent: Agent, pose: int, leg: Leg | None) -> Robot:
         laden = agent.carrying_shelf is not None
@@ -141,78 +124,3 @@ class Greedy:
         if self._waited[index] <= PATIENCE:
             return action
         return int(self._rng.choice((FORWARD, LEFT, RIGHT)))
-
-
-class Traffic:
-    """Right of way at one moment: each robot in turn minds those that decided before."""
-
-    def __init__(self, motion: MotionTables, robots: list[Robot]) -> None:
-        self._motion = motion
-        self._robots = robots
-        self._at = {robot.cell: robot for robot in robots}
-        self._actions: dict[int, int] = {}
-        self._next: dict[int, int] = {}  # cell of a decided robot → where it will be
-        self._pressed: set[int] = set()  # cells that decided robots want to enter
-        self._lanes: list[tuple[int, ...]] = []  # cells ahead of decided robots with a load
-
-    def decide(self) -> dict[int, int]:
-        """Return each robot's action by its index."""
-        for robot in sorted(self._robots, key=lambda robot: robot.right_of_way):
-            following: Robot | None = robot
-            while following is not None and following.index not in self._actions:
-                way = self._way(following)
-                self._keep(following, way)
-                # whoever stands in the way decides next, so that it makes room if it can
-                following = self._at.get(way.cells[0]) if way.cells else None
-        return self._actions
-
-    def _keep(self, robot: Robot, way: Way) -> None:
-        self._actions[robot.index] = way.action
-        leaves = way.action == FORWARD and way.cells
-        self._next[robot.cell] = way.cells[0] if leaves else robot.cell
-        self._pressed.update(way.cells[:1])
-        if robot.laden:
-            self._lanes.append((robot.cell, *way.cells))
-
-    def _way(self, robot: Robot) -> Way:
-        here, way = robot.cell, robot.way
-        if here in robot.leg.targets:
-            return Way(TOGGLE, 0, ())
-        held = set(self._next.values())
-        held.update(cell for cell, goes in self._next.items() if goes == here)
-        held.discard(here)
-        against = self._against((here, *way.cells[:2]))
-        pushed = here in self._pressed or any(here in lane for lane in against)
-        if pushed:
-            busy = held.union(*against) | self._pressed
-            if way.cells and way.cells[0] not in busy:
-                return way
-            return self._aside(robot, held, busy)
-        if not way.cells:
-            return way
-        if way.cells[0] not in held and not against:
-            return way
-        if not against:
-            detour = around(
-                self._motion, robot.leg, robot.pose, robot.leg.targets, held, way.cost + DETOUR
-            )
-            if detour.cost < UNREACHABLE:
-                return detour
-        action = way.action if way.action != FORWARD else WAIT
-        return Way(action, way.cost, ())
-
-    def _aside(self, robot: Robot, held: set[int], busy: set[int]) -> Way:
-        """Return the way to the nearest cell where the robot is in nobody's way."""
-        free = {
-            cell for cell in range(self._motion.n_cells) if cell not in busy and cell != robot.cell
-        }
-        return around(self._motion, robot.leg, robot.pose, free, held, UNREACHABLE)
-
-    def _against(self, cells: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Return the lanes along which `cells` would lead against their direction."""
-        pairs = set(zip(cells[1:], cells[:-1], strict=True))
-        return [
-            lane
-            for lane in self._lanes
-            if any(pair in pairs for pair in itertools.pairwise(lane))
-        ]
