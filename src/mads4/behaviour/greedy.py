@@ -18,11 +18,10 @@ from mads4.behaviour.motion import (
     RIGHT,
     TOGGLE,
     UNREACHABLE,
-    WAIT,
     Leg,
     MotionTables,
 )
-from mads4.behaviour.routes import Way, straight
+from mads4.behaviour.routes import NOWHERE, straight
 from mads4.behaviour.traffic import Robot, Traffic
 from mads4.types import IntArray
 
@@ -108,11 +107,8 @@ class Greedy:
     def _robot(self, index: int, agent: Agent, pose: int, leg: Leg | None) -> Robot:
         laden = agent.carrying_shelf is not None
         leg = self._motion.stay(laden) if leg is None else leg
-        way = (
-            straight(self._motion, leg, pose, LANE if laden else 2)
-            if leg.targets
-            else Way(WAIT, 0, ())
-        )
+        # one that has no errand comes last, and makes room for everybody
+        way = straight(self._motion, leg, pose, LANE if laden else 2) if leg.targets else NOWHERE
         return Robot(index, pose, laden, leg, way, self._motion.slots[pose >> 2])
 
     def _unstick(self, robot: Robot, action: int) -> int:
