@@ -7,10 +7,12 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 SCENARIO ?= tiny-2ag
 PYTEST_ARGS ?= -n 2
 
+QUICKSTART := outputs/quickstart/tiny-2ag
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-STAMP := $(VENV)/.installed
+RUNTIME := $(VENV)/.installed
+TOOLS := $(VENV)/.installed-tools
 
 # Nothing but what is declared may be found: neither the caller's path nor the user's packages.
 export PYTHONPATH :=
@@ -23,10 +25,16 @@ export PYTHONNOUSERSITE := 1
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Make the virtual environment with pinned dependencies
+install: $(TOOLS) ## Make the virtual environment with pinned dependencies
 
-quickstart: install ## Record data, train, evaluate and draw the result, in minutes
-	$(BIN)/mads4 train experiment=quickstart
+quickstart: $(RUNTIME) ## Record data, train, evaluate and draw the result, within 10 minutes
+	$(BIN)/mads4 train experiment=quickstart resume=auto hydra.run.dir=$(QUICKSTART)
+	@$(BIN)/mads4 report $(QUICKSTART)
+	@printf '\nLook at:    %s/result.png (the result), %s/episode.gif (the robots)\n' $(QUICKSTART) $(QUICKSTART)
+	@printf 'Curves:     %s/tensorboard --logdir outputs\n' $(BIN)
+	@printf 'Try next:   %s/mads4 evaluate checkpoint=%s evaluator.targets=[15,25,35]\n' $(BIN) $(QUICKSTART)
+	@printf '            %s/mads4 train experiment=quickstart name=no-memory model.memory=false\n' $(BIN)
+	@printf '            %s/mads4 train -m experiment=quickstart seed=0,1 model.message=none,output\n' $(BIN)
 
 test: install ## Run the test suite
 	$(PYTEST) $(PYTEST_ARGS)
@@ -46,10 +54,12 @@ format: install ## Rewrite the code in the common style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-reproduce-rware: install ## The reference run on the warehouse (SCENARIO=tiny-2ag), up to an hour
-	$(BIN)/mads4 train experiment=reproduce_rware env.scenario=$(SCENARIO) resume=auto
+reproduce-rware: $(RUNTIME) ## The reference run on the warehouse (SCENARIO=tiny-2ag), up to an hour
+	$(BIN)/mads4 train experiment=reproduce_rware env.scenario=$(SCENARIO) resume=auto \
+		hydra.run.dir=outputs/reproduce-rware/$(SCENARIO)
+	@$(BIN)/mads4 report outputs/reproduce-rware/$(SCENARIO)
 
-bench: install ## Time a training step against a dense-matrix control
+bench: $(RUNTIME) ## Time a training step against a dense-matrix control
 	$(BIN)/python benchmarks/offline_step.py
 
 clean: ## Remove caches and build products
@@ -59,16 +69,20 @@ clean: ## Remove caches and build products
 distclean: clean ## Also remove the virtual environment; runs and data sets are kept
 	rm -rf $(VENV)
 
-$(STAMP): pyproject.toml constraints.txt $(VENV)/.torch
+$(RUNTIME): pyproject.toml constraints.txt $(VENV)/.torch
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed; choose it with PYTHON=<python>")'
 	$(PYTHON) -m venv $(VENV)
 	@if $(call torch_index_answers); then \
 		echo "Installing $(TORCH) from $(TORCH_INDEX)"; \
-		$(PIP) install --no-deps --index-url $(TORCH_INDEX) "$(TORCH)" && exit; \
+		$(PIP) install --no-compile --no-deps --index-url $(TORCH_INDEX) "$(TORCH)" && exit; \
 	fi; \
 	echo "Installing $(TORCH) from pip's own index"; \
-	$(PIP) install --no-deps "$(TORCH)"
-	$(PIP) install -c constraints.txt -e '.[dev]'
+	$(PIP) install --no-compile --no-deps "$(TORCH)"
+	$(PIP) install --no-compile -c constraints.txt -e .
+	@touch $@
+
+$(TOOLS): $(RUNTIME)
+	$(PIP) install --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 # Changes when another PyTorch is asked for, so that it is installed.

@@ -55,7 +55,7 @@ def test_defaults_agree_with_the_schemas() -> None:
     assert check("evaluate", ["checkpoint=run"]).configs == [expected]
 
 
-@pytest.mark.parametrize("choice", ["env=rware", "kernel=reference"])
+@pytest.mark.parametrize("choice", ["env=rware", "kernel=torch"])
 def test_evaluation_may_replace_what_it_was_trained_with(choice: str) -> None:
     (config,) = check("evaluate", ["checkpoint=run", choice]).configs
     assert getattr(config, choice.split("=")[0]) is not None

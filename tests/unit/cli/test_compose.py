@@ -40,8 +40,8 @@ MISTAKES = [
     (["train", "env=custom"], ["env.factory: missing, expected package.module:function"]),
     (["train", "trainer=3"], ["trainer: got '3', expected one of offline."]),
     (
-        ["train", "kernel=refrence"],
-        ["kernel: got 'refrence', expected one of reference, torch. Did you mean 'reference'?"],
+        ["train", "kernel=troch"],
+        ["kernel: got 'troch', expected one of torch. Did you mean 'torch'?"],
     ),
     (["train", "experiment=quikstart"], ["experiment: got 'quikstart', expected one of"]),
     (["train", "hydra/launcher=basics"], ["hydra/launcher: got 'basics', expected one of"]),
