@@ -125,7 +125,7 @@ def matching_data(episodes: int = 8, bad: bool = False) -> Dataset:
 def make_policy(
     spec: EnvSpec = SPEC, dtype: torch.dtype = torch.float64, seed: int = 0, **options: Any
 ) -> Mads4Policy:
-    """A small policy with normalisation that is not trivial, and weights that make it opinionated."""
+    """A small policy with a normalisation that matters and logits that differ."""
     torch.manual_seed(seed)
     policy = Mads4Policy(spec, **(SMALL | options))
     policy.embedding.set_normalisation(
