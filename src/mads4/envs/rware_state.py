@@ -14,6 +14,8 @@ import numpy.typing as npt
 from rware.warehouse import Agent, Warehouse
 
 SHELF_LAYER = 1
+CLOCKWISE = (0, 2, 3, 1)
+"""RWARE's heading number (up, down, left, right) → quarter turns clockwise from up."""
 
 
 class StateEncoder(Protocol):
@@ -53,7 +55,7 @@ def empty_slots(warehouse: Warehouse, slots: frozenset[tuple[int, int]]) -> set[
     """Return the slots where no shelf stands; a carried shelf stands nowhere."""
     carried = {id(agent.carrying_shelf) for agent in warehouse.agents}
     return set(slots).difference(
-        (shelf.x, shelf.y) for shelf in warehouse.shelfs if id(shelf) not in carried
+        [(shelf.x, shelf.y) for shelf in warehouse.shelfs if id(shelf) not in carried]
     )
 
 
@@ -100,7 +102,7 @@ class Entities:
         for other in warehouse.agents:
             if other is agent:
                 continue
-            self._add_offset(active, base, agent, other.x, other.y)
+            self._add(active, base, rotate(agent, other.x, other.y))
             base += self._offset
             active.append(base + _relative_heading(agent, other))
             if other.carrying_shelf:
@@ -108,16 +110,17 @@ class Entities:
                 if other.carrying_shelf.id in requested:
                     active.append(base + 5)
             base += 6
-        carried = {a.carrying_shelf.id: a for a in warehouse.agents if a.carrying_shelf}
-        for shelf in sorted(warehouse.request_queue, key=_nearest_to(agent)):
-            self._add_offset(active, base, agent, shelf.x, shelf.y)
+        carriers = {a.carrying_shelf.id: a for a in warehouse.agents if a.carrying_shelf}
+        seen = [(rotate(agent, shelf.x, shelf.y), shelf.id) for shelf in warehouse.request_queue]
+        for offset, shelf_id in sorted(seen, key=lambda item: _nearness(item[0])):
+            self._add(active, base, offset)
             base += self._offset
-            carrier = carried.get(shelf.id)
+            carrier = carriers.get(shelf_id)
             if carrier is not None:
                 active.append(base + (0 if carrier is agent else 1))
             base += 2
-        for x, y in sorted(empties, key=lambda slot: _distance(agent, *slot)):
-            self._add_offset(active, base, agent, x, y)
+        for offset in sorted((rotate(agent, x, y) for x, y in empties), key=_nearness):
+            self._add(active, base, offset)
             base += self._offset
         return active
 
@@ -137,8 +140,8 @@ class Entities:
         active += [base + i for i, flag in enumerate(flags) if flag]
         return active
 
-    def _add_offset(self, active: list[int], base: int, agent: Agent, x: int, y: int) -> None:
-        ahead, right = rotate(agent, x, y)
+    def _add(self, active: list[int], base: int, offset: tuple[int, int]) -> None:
+        ahead, right = offset
         active.append(base + ahead + self._reach)
         active.append(base + self._offset // 2 + right + self._reach)
 
@@ -236,19 +239,12 @@ ENCODINGS: dict[str, Callable[[Warehouse], StateEncoder]] = {
     "alberdice": AlberDice,
 }
 
-_CLOCKWISE = (0, 2, 3, 1)
-"""RWARE's heading number → quarter turns clockwise from up."""
-
 
 def _relative_heading(agent: Agent, other: Agent) -> int:
-    return (_CLOCKWISE[other.dir.value] - _CLOCKWISE[agent.dir.value]) % 4
+    return (CLOCKWISE[other.dir.value] - CLOCKWISE[agent.dir.value]) % 4
 
 
-def _distance(agent: Agent, x: int, y: int) -> tuple[int, int, int]:
+def _nearness(offset: tuple[int, int]) -> tuple[int, int, int]:
     """Order by walking distance; ties by where the cell lies in the agent's own frame."""
-    ahead, right = rotate(agent, x, y)
+    ahead, right = offset
     return abs(ahead) + abs(right), -ahead, -right
-
-
-def _nearest_to(agent: Agent) -> Callable[[Any], tuple[int, int, int]]:
-    return lambda shelf: _distance(agent, shelf.x, shelf.y)
