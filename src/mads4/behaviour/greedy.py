@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mads4.behaviour.motion import (
-    CLOCKWISE,
     FORWARD,
     LEFT,
     RIGHT,
@@ -23,6 +22,8 @@ from mads4.behaviour.motion import (
 )
 from mads4.behaviour.routes import NOWHERE, straight
 from mads4.behaviour.traffic import Robot, Traffic
+from mads4.envs.rware_state import CLOCKWISE
+from mads4.errors import UserError
 from mads4.types import IntArray
 
 if TYPE_CHECKING:
@@ -42,8 +43,18 @@ class Greedy:
     """The greedy expert for `RwareEnv` (a `Behaviour`)."""
 
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
-        """Start an episode; travel times are kept from episode to episode."""
-        self._warehouse: Warehouse = env.warehouse  # type: ignore[attr-defined]
+        """Start an episode; travel times are kept from episode to episode.
+
+        Raises:
+            UserError: an environment other than RWARE.
+        """
+        warehouse: Warehouse | None = getattr(env, "warehouse", None)
+        if warehouse is None:
+            raise UserError(
+                f"the greedy expert knows RWARE warehouses only, not {type(env).__name__}; "
+                "choose env=rware or another behaviour."
+            )
+        self._warehouse = warehouse
         self._motion = MotionTables.of(self._warehouse)
         self._rng = rng
         self._last = [-1] * self._warehouse.n_agents
@@ -62,13 +73,10 @@ class Greedy:
             actions[index] = self._unstick(robots[index], action)
         return actions
 
-    def _cell(self, thing: object) -> int:
-        return int(thing.y) * self._motion.width + int(thing.x)  # type: ignore[attr-defined]
-
     def _robots(self) -> list[Robot]:
         """Return all robots with their errands: the nearest pair of robot and cell comes first."""
         agents = self._warehouse.agents
-        poses = [4 * self._cell(agent) + CLOCKWISE[agent.dir.value] for agent in agents]
+        poses = [4 * self._motion.cell(agent) + CLOCKWISE[agent.dir.value] for agent in agents]
         legs: dict[int, Leg] = {}
         taken: set[int] = set()
         for cost, cell, index, leg in sorted(self._choices(poses), key=lambda choice: choice[:3]):
@@ -82,7 +90,7 @@ class Greedy:
         """Return what each robot may do next: (cost, cell, robot, leg)."""
         warehouse, motion = self._warehouse, self._motion
         loads = {id(a.carrying_shelf) for a in warehouse.agents if a.carrying_shelf is not None}
-        requests = [self._cell(s) for s in warehouse.request_queue if id(s) not in loads]
+        requests = [self._motion.cell(s) for s in warehouse.request_queue if id(s) not in loads]
         empties: list[int] | None = None
         choices: list[tuple[int, int, int, Leg]] = []
         for index, (agent, pose) in enumerate(zip(warehouse.agents, poses, strict=True)):
@@ -101,7 +109,7 @@ class Greedy:
         return choices
 
     def _empties(self, loads: set[int]) -> list[int]:
-        standing = {self._cell(s) for s in self._warehouse.shelfs if id(s) not in loads}
+        standing = {self._motion.cell(s) for s in self._warehouse.shelfs if id(s) not in loads}
         return [cell for cell in self._motion.slot_cells if cell not in standing]
 
     def _robot(self, index: int, agent: Agent, pose: int, leg: Leg | None) -> Robot:

@@ -23,8 +23,6 @@ WAIT, FORWARD, LEFT, RIGHT, TOGGLE = range(5)
 """RWARE's actions; ``TOGGLE`` lifts a shelf, or puts it down in a slot."""
 UNREACHABLE = 1 << 20
 """Steps to a target that cannot be reached (larger than any true distance)."""
-CLOCKWISE = (0, 2, 3, 1)
-"""Our heading for each of RWARE's ``Direction`` values (up, down, left, right)."""
 _STEP = ((0, -1), (1, 0), (0, 1), (-1, 0))
 _MAX_TABLE_ENTRIES = 1 << 24
 """Numbers kept in all tables of one kind before they are thrown away and built anew."""

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-from mads4.behaviour.motion import CLOCKWISE, TOGGLE, UNREACHABLE, WAIT, Leg, MotionTables
+from mads4.behaviour.motion import TOGGLE, UNREACHABLE, WAIT, Leg, MotionTables
 from mads4.behaviour.spacetime import Reservations, find_path, first_action
+from mads4.envs.rware_state import CLOCKWISE
 from mads4.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from mads4.behaviour.noise import Noisy
 from mads4.behaviour.protocol import Behaviour
 from mads4.data.record import record_episode
 from mads4.envs.rware import RwareEnv
+from mads4.errors import UserError
 
 AISLE = """
     ......
@@ -144,3 +145,8 @@ def test_a_queue_makes_room_for_one_that_comes_out_of_a_slot() -> None:
             break
     assert (inside.x, inside.y) == (0, 3)
     assert (outside.x, outside.y) != (0, 3)
+
+
+def test_another_environment_is_refused() -> None:
+    with pytest.raises(UserError, match="RWARE warehouses only, not object"):
+        Greedy().reset(object(), np.random.default_rng(0))
