@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from scipy import stats
 
+from mads4.behaviour.play import play_episode
 from mads4.behaviour.protocol import Behaviour
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.errors import UserError
-from mads4.rollout import Moment, Played, Policy, rollout
+from mads4.rollout import Played
 from mads4.seeding import environment_seed
 from mads4.types import FloatArray
 
@@ -32,6 +32,26 @@ class Evaluation:
     played: tuple[Played, ...]
     """In the order of the episodes' indices."""
     seconds: float
+
+    @classmethod
+    def of(
+        cls,
+        episodes: Iterable[Played],
+        target_return: float | None = None,
+        on_episode: Callable[[Played], None] | None = None,
+    ) -> Evaluation:
+        """Play `episodes` to the end, from `mads4.rollout.rollout` or `play_behaviour`.
+
+        `on_episode` is told of every episode as it finishes.
+        """
+        began = time.perf_counter()
+        played = []
+        for episode in episodes:
+            played.append(episode)
+            if on_episode is not None:
+                on_episode(episode)
+        played.sort(key=lambda episode: episode.index)
+        return cls(target_return, tuple(played), time.perf_counter() - began)
 
     @property
     def returns(self) -> FloatArray:
@@ -70,64 +90,14 @@ class Evaluation:
         return figures
 
 
-def evaluate(
-    policy: Policy,
-    envs: Sequence[MultiAgentEnv],
-    episodes: int,
-    *,
-    seed: int,
-    target_return: float,
-    sample: bool = True,
-    device: torch.device | str = "cpu",
-    watch: Callable[[Moment], None] | None = None,
-    on_episode: Callable[[Played], None] | None = None,
-) -> Evaluation:
-    """Play `episodes` episodes with one return target; see `mads4.rollout.rollout`."""
-    began = time.perf_counter()
-    played = []
-    for episode in rollout(
-        policy,
-        envs,
-        episodes,
-        seed=seed,
-        target_return=target_return,
-        sample=sample,
-        device=device,
-        watch=watch,
-    ):
-        played.append(episode)
-        if on_episode is not None:
-            on_episode(episode)
-    played.sort(key=lambda episode: episode.index)
-    return Evaluation(target_return, tuple(played), time.perf_counter() - began)
-
-
-def evaluate_behaviour(
-    behaviour: Behaviour,
-    env: MultiAgentEnv,
-    episodes: int,
-    *,
-    seed: int,
-    on_episode: Callable[[Played], None] | None = None,
-) -> Evaluation:
-    """Play `episodes` episodes with a behaviour policy (random, expert), from the same starts."""
-    began = time.perf_counter()
-    played = []
+def play_behaviour(
+    behaviour: Behaviour, env: MultiAgentEnv, episodes: int, *, seed: int
+) -> Iterator[Played]:
+    """Play with a behaviour policy (random, expert) from the starts that `rollout` has, too."""
     for index in range(episodes):
-        now = env.reset(environment_seed(seed, index))
-        behaviour.reset(env, np.random.default_rng([seed, index]))
-        total, length = 0.0, 0
-        metrics: dict[str, float] = {}
-        while not now.done and length < env.spec.episode_limit:
-            now = env.step(behaviour.act())
-            total += now.reward
-            length += 1
-            for name, value in now.metrics.items():
-                metrics[name] = metrics.get(name, 0.0) + value
-        played.append(Played(index, total, length, metrics))
-        if on_episode is not None:
-            on_episode(played[-1])
-    return Evaluation(None, tuple(played), time.perf_counter() - began)
+        start, rng = environment_seed(seed, index), np.random.default_rng([seed, index])
+        outcome = play_episode(env, behaviour, start, rng)
+        yield Played(index, outcome.episode_return, outcome.length, outcome.metrics)
 
 
 def mean_interval(values: npt.ArrayLike) -> tuple[float, float]:

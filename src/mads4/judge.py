@@ -15,10 +15,10 @@ import torch
 from mads4.behaviour.registry import make_behaviour
 from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
-from mads4.evaluate import evaluate, evaluate_behaviour
+from mads4.evaluate import Evaluation, play_behaviour
 from mads4.progress import Advance, progress_bar
 from mads4.report.video import with_header, write_gif
-from mads4.rollout import Moment, Played, Policy
+from mads4.rollout import Moment, Played, Policy, rollout
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,13 +62,8 @@ class Judge:
                 closing(self._make_env()) as env,
                 progress_bar(label, total, self._progress) as advance,
             ):
-                evaluation = evaluate_behaviour(
-                    make_behaviour(name),
-                    env,
-                    total,
-                    seed=settings.seed,
-                    on_episode=_tell(advance),
-                )
+                episodes = play_behaviour(make_behaviour(name), env, total, seed=settings.seed)
+                evaluation = Evaluation.of(episodes, on_episode=_tell(advance))
             results[role] = evaluation.summary() | {"label": label}
         return results
 
@@ -93,7 +88,7 @@ class Judge:
             for name, target in targets.items():
                 what = f"asked for {target:.3g}"
                 with progress_bar(what, settings.episodes, self._progress) as advance:
-                    evaluation = evaluate(
+                    episodes = rollout(
                         policy,
                         envs,
                         settings.episodes,
@@ -102,8 +97,8 @@ class Judge:
                         sample=settings.sample,
                         device=self._device,
                         watch=camera if not results else None,
-                        on_episode=_tell(advance),
                     )
+                    evaluation = Evaluation.of(episodes, target, _tell(advance))
                 results[name] = evaluation.summary(**scale)
         if camera is not None:
             write_gif(run_dir / VIDEO, camera.frames, fps=10)

@@ -8,14 +8,8 @@ import pytest
 from fakes import MatchingEnv, make_policy
 from mads4.behaviour.registry import make_behaviour
 from mads4.errors import UserError
-from mads4.evaluate import (
-    Evaluation,
-    evaluate,
-    evaluate_behaviour,
-    mean_interval,
-    target_returns,
-)
-from mads4.rollout import Played
+from mads4.evaluate import Evaluation, mean_interval, play_behaviour, target_returns
+from mads4.rollout import Played, rollout
 
 DATA = {"return_max": 30.0, "return_mean": 20.0, "return_min": -4.0}
 
@@ -103,14 +97,8 @@ def test_what_is_no_target_is_refused(target: str) -> None:
 def test_an_evaluation_is_in_the_order_of_its_episodes() -> None:
     told: list[int] = []
     envs = [MatchingEnv() for _ in range(3)]
-    result = evaluate(
-        make_policy(),
-        envs,
-        8,
-        seed=1,
-        target_return=4.0,
-        on_episode=lambda played: told.append(played.index),
-    )
+    episodes = rollout(make_policy(), envs, 8, seed=1, target_return=4.0)
+    result = Evaluation.of(episodes, 4.0, lambda played: told.append(played.index))
     assert [played.index for played in result.played] == list(range(8))
     assert sorted(told) == list(range(8)) != told
     assert result.target_return == 4.0
@@ -120,14 +108,13 @@ def test_an_evaluation_is_in_the_order_of_its_episodes() -> None:
 @pytest.mark.parametrize("endless", [False, True])
 def test_behaviours_play_from_the_same_starts(endless: bool) -> None:
     env, told = MatchingEnv(endless=endless), []
-    result = evaluate_behaviour(
-        make_behaviour("random"), env, 5, seed=1, on_episode=lambda p: told.append(p.index)
-    )
+    episodes = play_behaviour(make_behaviour("random"), env, 5, seed=1)
+    result = Evaluation.of(episodes, on_episode=lambda p: told.append(p.index))
     envs = [MatchingEnv(endless=endless)]
-    policy = evaluate(make_policy(), envs, 5, seed=1, target_return=1.0)
+    policy = Evaluation.of(rollout(make_policy(), envs, 5, seed=1, target_return=1.0), 1.0)
     assert [e.length for e in result.played] == [e.length for e in policy.played]
     assert told == list(range(5))
     assert result.target_return is None
-    again = evaluate_behaviour(make_behaviour("random"), env, 5, seed=1)
+    again = Evaluation.of(play_behaviour(make_behaviour("random"), env, 5, seed=1))
     assert again.played == result.played
     assert sum(e.metrics["matches"] for e in result.played) == result.returns.sum()

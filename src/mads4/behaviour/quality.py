@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.behaviour.noise import Noisy
+from mads4.behaviour.play import play_episode
 from mads4.behaviour.protocol import Behaviour
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.errors import UserError, did_you_mean
@@ -123,15 +124,8 @@ class _Pilot:
 
     def _play(self, env: MultiAgentEnv, behaviour: Behaviour, index: int) -> float:
         source = np.random.SeedSequence([self.seed, index, _PILOT])
-        now = env.reset(int(source.generate_state(1)[0]) >> 1)
-        behaviour.reset(env, np.random.default_rng(source))
-        total = 0.0
-        for _ in range(env.spec.episode_limit):
-            now = env.step(behaviour.act())
-            total += now.reward
-            if now.done:
-                break
-        return total
+        start = int(source.generate_state(1)[0]) >> 1
+        return play_episode(env, behaviour, start, np.random.default_rng(source)).episode_return
 
 
 def _play_all(pilots: Sequence[_Pilot], workers: int) -> list[float]:
