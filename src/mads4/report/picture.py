@@ -139,6 +139,7 @@ def _draw_learning(axes: Axes, summary: Mapping[str, Any], metrics: pd.DataFrame
     drawn = [losses for _, losses in filter(None, (training, held_out))]
     top = max(float(losses.iloc[len(losses) // 50 :].max()) for losses in drawn)
     axes.set_ylim(0, 1.08 * top)
+    axes.locator_params(axis="x", integer=True)
     axes.xaxis.set_major_formatter(lambda value, _: _grouped(value))
     axes.legend(frameon=False, fontsize=10, loc="upper right")
 
