@@ -45,11 +45,18 @@ class MatchingEnv:
     Options:
         fail_at: raise in the step of this number (a bug in a user's environment).
         endless: never end.
+        masked: not every action is available.
     """
 
-    def __init__(self, fail_at: int | None = None, endless: bool = False, **spec: Any) -> None:
+    def __init__(
+        self,
+        fail_at: int | None = None,
+        endless: bool = False,
+        masked: bool = True,
+        **spec: Any,
+    ) -> None:
         self.spec = replace(SPEC, **spec)
-        self._fail_at, self._endless = fail_at, endless
+        self._fail_at, self._endless, self._masked = fail_at, endless, masked
 
     def reset(self, seed: int) -> TimeStep:
         self._rng = np.random.default_rng(seed)
@@ -69,7 +76,7 @@ class MatchingEnv:
         observation = np.zeros((n, self.spec.obs_dim), np.float32)
         observation[np.arange(n), self._shown] = 1.0
         observation[:, -1] = self._rng.random(n)
-        available = self._rng.random((n, actions)) < 0.7
+        available = self._rng.random((n, actions)) < (0.7 if self._masked else 1.0)
         available[np.arange(n), self._shown] = True
         ended = not self._endless and self._time == self._limit
         cut = self._limit == self.spec.episode_limit
