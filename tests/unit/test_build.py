@@ -190,7 +190,7 @@ def test_every_model_option_reaches_the_policy() -> None:
     policy = build.policy(options, SPEC)
     assert len(policy.stack.blocks) == 2
     block: Any = policy.stack.blocks[0]
-    assert block.dropout.p == 0.25
+    assert block.dropout == 0.25
     assert block.s4.ssm.parameterisation == "dplr"
     assert block.s4.ssm.discretisation == "bilinear"
     assert not block.s4.ssm.memory
