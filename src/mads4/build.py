@@ -58,7 +58,6 @@ def device(name: str, threads: int | None = None) -> torch.device:
     available = {
         "cpu": True,
         "cuda": (chosen.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
     }
     if not available[chosen.type]:
         found = [kind for kind, here in available.items() if here]

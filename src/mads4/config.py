@@ -27,7 +27,7 @@ Factory: TypeAlias = Annotated[
     str, _text(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.module:function")
 ]
 Device: TypeAlias = Annotated[
-    str, _text(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, mps, cuda or cuda:<index>")
+    str, _text(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<index>")
 ]
 Name: TypeAlias = Annotated[
     str, _text(r"\w[\w.-]*", "a folder's name: letters, digits, '_', '-' and '.'")
@@ -146,7 +146,7 @@ class ModelConfig(Section):
     d_state: Annotated[int, Field(ge=2, multiple_of=2)] = 96
     """State size N of each feature's state-space model; even."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Probability of dropping a feature in training."""
+    """Probability of dropping a block's channel, for a whole trajectory, in training."""
     parameterisation: Literal["diagonal", "dplr"] = "diagonal"
     """Form of the state matrix A: diagonal, or diagonal plus low rank (HiPPO-LegS)."""
     discretisation: Literal["zoh", "bilinear"] = "zoh"
@@ -200,7 +200,7 @@ class TrainerConfig(Section):
     ssm_learning_rate: Rate = 1e-3
     """Peak learning rate of the state-space parameters."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """AdamW's weight decay; never applied to state-space parameters."""
+    """AdamW's weight decay; not applied to A, B and dt."""
     warmup_steps: NotNegative = 200
     """Steps of linear warm-up."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -223,7 +223,7 @@ class EvaluatorConfig(Section):
     episodes: Positive = 32
     """Episodes per return target."""
     parallel: Positive = 32
-    """Environments played in lockstep; does not change the result."""
+    """Environments played in lockstep; in float64 it does not change the result."""
     targets: Annotated[tuple[Target, ...], Field(strict=False, min_length=1)] = ("1.1*max", "mean")
     """Returns to ask for: numbers, or `[number*]max|mean|min` of the data's returns."""
     sample: bool = True

@@ -226,7 +226,7 @@ def _provenance(config: Config, data: Dataset, device: torch.device) -> dict[str
         spec=data.spec,
         dataset={"name": data.name, "fingerprint": data.fingerprint, "episodes": len(data)},
         kernel_backend=config.kernel.backend,
-        kernel_reason="configured",
+        kernel_reason="the factorised product is the only backend so far",
     )
 
 

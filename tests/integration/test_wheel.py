@@ -67,7 +67,7 @@ def test_it_runs_from_any_directory(wheel: Path, tmp_path: Path) -> None:
     shown = mads4("train", "experiment=smoke", "--cfg", "job")
     assert shown.returncode == 0, shown.stderr
     assert "name: smoke" in shown.stdout
-    wrong = mads4("train", "kernel=refrence")
+    wrong = mads4("train", "kernel=troch")
     assert wrong.returncode == 2
-    assert "Did you mean 'reference'?" in wrong.stderr
+    assert "Did you mean 'torch'?" in wrong.stderr
     assert list(elsewhere.iterdir()) == []

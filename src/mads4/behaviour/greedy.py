@@ -24,7 +24,7 @@ from mads4.behaviour.routes import NOWHERE, straight
 from mads4.behaviour.traffic import Robot, Traffic
 from mads4.envs.rware_state import CLOCKWISE
 from mads4.errors import UserError
-from mads4.types import IntArray
+from mads4.types import IntArray, TimeStep
 
 if TYPE_CHECKING:
     from rware.warehouse import Agent, Warehouse
@@ -64,7 +64,7 @@ class Greedy:
         """Nothing to tell."""
         return {}
 
-    def act(self) -> IntArray:
+    def act(self, now: TimeStep | None = None) -> IntArray:
         """Return the actions (N,)."""
         robots = self._robots()
         actions = np.zeros(len(robots), dtype=np.int64)

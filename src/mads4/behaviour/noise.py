@@ -6,7 +6,7 @@ import numpy as np
 
 from mads4.behaviour.protocol import Behaviour
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.types import IntArray
+from mads4.types import IntArray, TimeStep
 
 BURST = 3.0
 """Mean length of a burst of random actions, in steps."""
@@ -34,16 +34,14 @@ class Noisy:
         """Start an episode with a share of its own."""
         self._expert.reset(env, rng)
         self._rng = rng
-        self._n_actions = env.spec.n_actions
         self.rate = float(rng.uniform(*self._range))
         self._bursting = rng.random(env.spec.n_agents) < self.rate
 
-    def act(self) -> IntArray:
+    def act(self, now: TimeStep) -> IntArray:
         """Return the actions (N,), the expert's or, within a burst, random ones."""
-        intended = self._expert.act()
+        intended = self._expert.act(now)
         n_agents = len(intended)
-        random_actions = self._rng.integers(self._n_actions, size=n_agents)
-        chosen = np.where(self._bursting, random_actions, intended)
+        chosen = np.where(self._bursting, random_actions(now, self._rng), intended)
         # a two-state Markov chain whose stationary share of bursts is the rate
         stop = 1.0 / BURST
         start = min(1.0, stop * self.rate / max(1.0 - self.rate, 1e-9))
@@ -57,18 +55,24 @@ class Noisy:
         return self._expert.metrics() | {"noise": self.rate}
 
 
+def random_actions(now: TimeStep, rng: np.random.Generator) -> IntArray:
+    """Return for each agent (N,) one of its available actions, all with the same probability."""
+    available = now.available_actions
+    rank = (rng.random(len(available)) * available.sum(axis=1)).astype(np.int64)
+    chosen: IntArray = np.argmax(available.cumsum(axis=1) > rank[:, None], axis=1)
+    return chosen
+
+
 class Random:
-    """Uniformly random actions (a `Behaviour`)."""
+    """Random actions, uniform over those available (a `Behaviour`)."""
 
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
         """Start an episode."""
         self._rng = rng
-        self._shape = (env.spec.n_agents, env.spec.n_actions)
 
-    def act(self) -> IntArray:
+    def act(self, now: TimeStep) -> IntArray:
         """Return random actions (N,)."""
-        n_agents, n_actions = self._shape
-        return self._rng.integers(n_actions, size=n_agents)
+        return random_actions(now, self._rng)
 
     def metrics(self) -> dict[str, float]:
         """Nothing to tell."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rware.warehouse import Agent, Warehouse
 
     from mads4.envs.protocol import MultiAgentEnv
+from mads4.types import TimeStep
 
 WINDOW = 12
 """Steps that are planned ahead."""
@@ -92,7 +93,7 @@ class CooperativePlanner:
         self._nearest: list[tuple[_Errand, int]] = [((IDLE, None, None), 0)] * n_agents
         self._no_nearer = [0] * n_agents
 
-    def act(self) -> npt.NDArray[np.int64]:
+    def act(self, now: TimeStep | None = None) -> npt.NDArray[np.int64]:
         """Return one action per robot, (N,) int64, for the environment's present state."""
         if self._warehouse is None:
             raise RuntimeError("CooperativePlanner.act() was called before reset().")

@@ -37,7 +37,7 @@ def play_episode(
     total, length = 0.0, 0
     metrics: dict[str, float] = {}
     while not now.done and length < env.spec.episode_limit:
-        now = env.step(behaviour.act())
+        now = env.step(behaviour.act(now))
         total += now.reward
         length += 1
         for name, increment in now.metrics.items():

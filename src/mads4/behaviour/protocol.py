@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.types import IntArray
+from mads4.types import IntArray, TimeStep
 
 
 class Behaviour(Protocol):
@@ -17,10 +17,12 @@ class Behaviour(Protocol):
         """Start an episode in `env`; all randomness comes from `rng`."""
         ...
 
-    def act(self) -> IntArray:
-        """Return the actions (N,) for the environment's present state.
+    def act(self, now: TimeStep) -> IntArray:
+        """Return the actions (N,) for the environment's present state, available ones only.
 
-        The environment may have executed other actions than those returned before.
+        Args:
+            now: what the environment showed last. The environment may have executed other
+                actions than those returned before.
         """
         ...
 

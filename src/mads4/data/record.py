@@ -28,7 +28,7 @@ def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: i
     actions, rewards = [], []
     metrics: defaultdict[str, float] = defaultdict(float)
     for _ in range(env.spec.episode_limit):
-        action = np.array(behaviour.act(), dtype=np.int64)
+        action = np.array(behaviour.act(now), dtype=np.int64)
         before.append(_copy(now))
         now = env.step(action)
         actions.append(action)

@@ -43,7 +43,7 @@ class Mads4Policy(nn.Module):
         n_layers: S4 blocks.
         d_model: H, the network's width.
         d_state: N, state size of each of the H state-space models.
-        dropout: probability of dropping a feature of a block's contribution, in training.
+        dropout: probability of dropping a channel of a block's contribution, in training.
         message: ``output`` (a projection of the predecessor's network output) or ``none``.
         message_dim: features of the message.
         use_return: condition on the return-to-go.

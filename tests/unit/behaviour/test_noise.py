@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mads4.behaviour.noise import BURST, Noisy, Random
+from mads4.behaviour.noise import BURST, Noisy, Random, random_actions
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.types import EnvSpec, IntArray
+from mads4.types import EnvSpec, IntArray, TimeStep
 
 N_AGENTS, N_ACTIONS = 3, 1000
 INTENDED = N_ACTIONS  # not an action, so that random ones cannot be mistaken for it
@@ -19,13 +19,20 @@ class Stub:
     spec = EnvSpec("stub", "one", N_AGENTS, 1, 1, N_ACTIONS, 100, "none")
 
 
+FREE = TimeStep(
+    np.zeros((N_AGENTS, 1), dtype=np.float32),
+    np.zeros((1, 1), dtype=np.float32),
+    np.ones((N_AGENTS, N_ACTIONS), dtype=np.bool_),
+)
+
+
 class Steady:
     """Always intends the same."""
 
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
         pass
 
-    def act(self) -> IntArray:
+    def act(self, now: TimeStep) -> IntArray:
         return np.full(N_AGENTS, INTENDED)
 
     def metrics(self) -> dict[str, float]:
@@ -35,7 +42,7 @@ class Steady:
 def play(low: float, high: float, steps: int, seed: int = 0) -> tuple[Noisy, IntArray]:
     noisy = Noisy(Steady(), low, high)
     noisy.reset(Stub(), np.random.default_rng(seed))
-    return noisy, np.stack([noisy.act() for _ in range(steps)])
+    return noisy, np.stack([noisy.act(FREE) for _ in range(steps)])
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.3, 0.7, 0.95])
@@ -88,8 +95,22 @@ def test_the_generator_decides_everything() -> None:
 def test_random_actions_are_uniform() -> None:
     behaviour = Random()
     behaviour.reset(Stub(), np.random.default_rng(0))
-    actions = np.stack([behaviour.act() for _ in range(20_000)])
+    actions = np.stack([behaviour.act(FREE) for _ in range(20_000)])
     assert actions.shape == (20_000, N_AGENTS)
     counts = np.bincount(actions.ravel() // 200, minlength=5)
     assert np.abs(counts / counts.sum() - 0.2).max() < 0.01
     assert behaviour.metrics() == {}
+
+
+def test_random_actions_are_available_ones() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        available = rng.random((N_AGENTS, N_ACTIONS)) < 0.3
+        available[:, rng.integers(N_ACTIONS)] = True
+        now = TimeStep(FREE.observation, FREE.state, available)
+        actions = random_actions(now, rng)
+        assert available[np.arange(N_AGENTS), actions].all()
+    lone = np.zeros((N_AGENTS, N_ACTIONS), dtype=np.bool_)
+    lone[:, [0, N_ACTIONS - 1]] = True
+    drawn = [random_actions(TimeStep(FREE.observation, FREE.state, lone), rng) for _ in range(4000)]
+    assert np.mean(np.stack(drawn) == 0) == pytest.approx(0.5, abs=0.03)

@@ -58,7 +58,7 @@ class Presser:
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
         pass
 
-    def act(self) -> IntArray:
+    def act(self, now: TimeStep) -> IntArray:
         return np.full(2, self._button)
 
     def metrics(self) -> dict[str, float]:

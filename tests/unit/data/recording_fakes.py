@@ -81,7 +81,7 @@ class Wanderer:
         if self.pids:
             Path(self.pids, str(os.getpid())).touch()
 
-    def act(self) -> IntArray:
+    def act(self, now: TimeStep) -> IntArray:
         first = self._rng.choice([1 - self._time % 2, 2])
         self._time += 1
         return np.array([first, self._rng.integers(3)])
@@ -107,12 +107,12 @@ class Deadly(Wanderer):
 
 
 class Faulty(Wanderer):
-    def act(self) -> IntArray:
+    def act(self, now: TimeStep) -> IntArray:
         raise ZeroDivisionError("a bug in the behaviour")
 
 
 class Refusing(Wanderer):
-    def act(self) -> IntArray:
+    def act(self, now: TimeStep) -> IntArray:
         raise UserError("no such scenario")
 
 

@@ -64,7 +64,7 @@ def test_an_episode_is_what_was_played() -> None:
         np.testing.assert_array_equal(episode.observation[t], step.observation)
         np.testing.assert_array_equal(episode.state[t], step.state)
         np.testing.assert_array_equal(episode.available_actions[t], step.available_actions)
-        np.testing.assert_array_equal(episode.action[t], behaviour.act())
+        np.testing.assert_array_equal(episode.action[t], behaviour.act(step))
         step = env.step(episode.action[t])
         assert episode.reward[t] == step.reward
     assert step.done and episode.terminated == step.terminated
