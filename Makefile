@@ -28,8 +28,8 @@ help: ## List the targets
 install: $(TOOLS) ## Make the virtual environment with pinned dependencies
 
 quickstart: $(RUNTIME) ## Record data, train, evaluate and draw the result, within 10 minutes
-	$(BIN)/mads4 train experiment=quickstart resume=auto hydra.run.dir=$(QUICKSTART)
-	@$(BIN)/mads4 report $(QUICKSTART)
+	@if [ -e $(QUICKSTART)/DONE ]; then $(BIN)/mads4 report $(QUICKSTART); else \
+		$(BIN)/mads4 train experiment=quickstart resume=auto hydra.run.dir=$(QUICKSTART); fi
 	@printf '\nLook at:    %s/result.png (the result), %s/episode.gif (the robots)\n' $(QUICKSTART) $(QUICKSTART)
 	@printf 'Curves:     %s/tensorboard --logdir outputs\n' $(BIN)
 	@printf 'Try next:   %s/mads4 evaluate checkpoint=%s evaluator.targets=[15,25,35]\n' $(BIN) $(QUICKSTART)
@@ -57,7 +57,6 @@ format: install ## Rewrite the code in the common style
 reproduce-rware: $(RUNTIME) ## The reference run on the warehouse (SCENARIO=tiny-2ag), up to an hour
 	$(BIN)/mads4 train experiment=reproduce_rware env.scenario=$(SCENARIO) resume=auto \
 		hydra.run.dir=outputs/reproduce-rware/$(SCENARIO)
-	@$(BIN)/mads4 report outputs/reproduce-rware/$(SCENARIO)
 
 bench: $(RUNTIME) ## Time a training step against a dense-matrix control
 	$(BIN)/python benchmarks/offline_step.py

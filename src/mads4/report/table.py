@@ -10,7 +10,7 @@ from mads4.report import summary as read
 if TYPE_CHECKING:
     from rich.table import Table
 
-_HEADINGS = ("who", "mean return", "95% interval", "IQM", "score", "episodes")
+_HEADINGS = ("who", "return", "95% interval", "IQM", "score", "episodes")
 _STYLES = {
     "random": "dim",
     "data": "cyan",
