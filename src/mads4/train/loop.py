@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mads4 import checkpoint
+from mads4.errors import UserError
 from mads4.tracking import Tracker
 from mads4.train.signals import stop_on_signals
 from mads4.train.state import TrainState, random_state, restore_random_state
@@ -79,11 +80,22 @@ class Checkpoints:
         checkpoint.save(self.folder / f"{name}.pt", self._about | values)
 
     def restore(self, trainer: Trainer) -> TrainState:
-        """Continue from ``last.pt`` where there is one, else begin."""
+        """Continue from ``last.pt`` where there is one, else begin.
+
+        Raises:
+            UserError: the data set is not the one that the run began with.
+        """
         path = self.folder / "last.pt"
         if not path.exists():
             return TrainState()
         values = checkpoint.load(path)
+        before, now = (about.get("data", {}).get("fingerprint") for about in (values, self._about))
+        if before != now:
+            raise UserError(
+                f"{path} was trained on the data set with fingerprint {before}, but the present "
+                f"one has {now}. Bring that data set back, or start a new run (in a new "
+                "directory, with init_from=<this run> to keep the weights)."
+            )
         trainer.load_state_dict(values)
         restore_random_state(values["random"], trainer.device)
         return TrainState.from_dict(values["state"])

@@ -16,6 +16,7 @@ import torch
 from fakes import SPEC, matching_data
 from mads4 import checkpoint
 from mads4.data.sampler import SequenceSampler
+from mads4.errors import UserError
 from mads4.models import Mads4Policy
 from mads4.tracking import Tracker
 from mads4.train.loop import Checkpoints, Intervals, fit
@@ -180,3 +181,13 @@ def test_time_adds_up_over_processes(tmp_path: Path) -> None:
     first = checkpoint.load(tmp_path / "checkpoints/last.pt")["state"]["seconds"]
     run(tmp_path)
     assert checkpoint.load(tmp_path / "checkpoints/last.pt")["state"]["seconds"] > first > 0
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    def checkpoints(fingerprint: str) -> Checkpoints:
+        return Checkpoints(tmp_path, {"data": {"fingerprint": fingerprint}})
+
+    checkpoints("one").save_last(make_trainer(), TrainState(step=2))
+    assert checkpoints("one").restore(make_trainer()).step == 2
+    with pytest.raises(UserError, match=r"fingerprint one, but the present one has two.*init_from"):
+        checkpoints("two").restore(make_trainer())
