@@ -86,6 +86,10 @@ def describe(error: ValidationError, schema: type[Command]) -> list[str]:
         elif item["type"] == "missing":
             line = f"{key}: missing, expected {allowed[key]}"
         else:
+            if item["type"] == "union_tag_not_found":
+                options = str(allowed[f"{key}.name"]).replace(" or ", f" or {key}=")
+                found.setdefault(key, f"{key}: choose a kind first, {key}={options}")
+                continue
             if item["type"].startswith("union_tag"):
                 key, given = f"{key}.name", _shown(item["ctx"].get("tag"))
             line = f"{key}: got {given}, expected {allowed.get(key, 'a group of settings')}"
@@ -116,7 +120,8 @@ def suggest(key: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     group, _, leaf = key.rpartition(".")
     siblings = [a.rpartition(".")[2] for a in allowed if a.rpartition(".")[0] == group]
-    siblings += [] if group else sorted({a.partition(".")[0] for a in allowed if "." in a})
+    if not group:
+        siblings += ["experiment", *sorted({a.partition(".")[0] for a in allowed if "." in a})]
     elsewhere = [a for a in allowed if a.rpartition(".")[2] == leaf]
     if near := did_you_mean(leaf, siblings):
         return near

@@ -16,6 +16,11 @@ DPLR = "model.parameterisation=dplr"
 MISTAKES = [
     (["train", "model.mesage=none"], ["model.mesage: unknown key. Did you mean 'message'?"]),
     (["train", "modle=mads4"], ["modle: unknown key. Did you mean 'model'?"]),
+    (["train", "experimnt=smoke"], ["experimnt: unknown key. Did you mean 'experiment'?"]),
+    (
+        ["evaluate", "checkpoint=run", "env.scenario=tiny-4ag"],
+        ["env: choose a kind first, env=rware or env=custom"],
+    ),
     (["train", "message=none"], ["message: unknown key. Did you mean 'model.message'?"]),
     (["train", "+trainer.foo=1"], ["trainer.foo: unknown key. Allowed here: name, steps,"]),
     (
