@@ -184,6 +184,9 @@ def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Data
     else:
         data, source = _custom_dataset(config), config.factory
     data.spec.require_compatible(env_spec(make_env), f"the data set {source}", "the environment")
+    if config.episodes is not None and config.episodes < len(data):
+        _LOG.info("taking the first %d of %d episodes", config.episodes, len(data))
+        data = data.select(range(config.episodes))
     return data
 
 

@@ -121,6 +121,8 @@ class FileDataset(DatasetSection):
     """Kind of data set."""
     path: str
     """HDF5 file written by `mads4 collect`."""
+    episodes: Positive | None = None
+    """Take only that many episodes, the first; null for all."""
 
 
 class CustomDataset(DatasetSection):
@@ -132,6 +134,8 @@ class CustomDataset(DatasetSection):
     """Function `package.module:function` that returns a data set."""
     options: dict[str, Any] = {}
     """Keyword arguments of the factory."""
+    episodes: Positive | None = None
+    """Take only that many episodes, the first; null for all."""
 
 
 class ModelConfig(Section):

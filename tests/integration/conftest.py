@@ -42,7 +42,7 @@ def smoke(recording: Path) -> tuple[str, ...]:
     """Return the words of a training that takes a second or two."""
     return (
         *("train", "experiment=smoke", *SHORT),
-        *("dataset=file", f"dataset.path={recording}", "~dataset.episodes"),
+        *("dataset=file", f"dataset.path={recording}"),
         *("device=cpu", "threads=1", "evaluator.baseline_episodes=1"),
     )
 

@@ -44,7 +44,7 @@ def test_a_failing_job_leaves_its_traceback_and_harms_no_other(
     cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = ("experiment=smoke", "env=custom", "env.factory=fakes:MatchingEnv", "device=cpu")
-    data = ("dataset=custom", "dataset.factory=fakes:matching_data", "~dataset.episodes")
+    data = ("dataset=custom", "dataset.factory=fakes:matching_data")
     job = ("-m", "env.options.fail_at=null,1", "seed=0,1", "hydra.sweep.dir=sweep")
     assert cli("train", *own, *data, *job) == 1
     sweep = tmp_path / "sweep"

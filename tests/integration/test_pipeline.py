@@ -21,8 +21,6 @@ from mads4.types import EnvSpec
 Cli = Callable[..., int]
 OWN = ("experiment=smoke", "env=custom", "env.factory=fakes:MatchingEnv", "device=cpu")
 RANDOM = ("dataset.behaviour=random", "dataset.workers=1", "env.options.masked=false")
-OTHER = ("~dataset.episodes",)
-"""With a data set that is not recorded: takes back what the experiment says of recording."""
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +191,11 @@ def test_data_of_another_environment_are_refused(
 
 def test_a_users_environment_and_reader(cli: Cli, tmp_path: Path) -> None:
     reader = ("dataset.factory=fakes:matching_data", "dataset.options.episodes=7")
-    assert cli("train", *OWN, *OTHER, "dataset=custom", *reader, "hydra.run.dir=run") == 0
+    words = ("dataset=custom", *reader, "dataset.episodes=5", "hydra.run.dir=run")
+    assert cli("train", *OWN, *words) == 0
     summary = summary_of(tmp_path / "run")
     assert summary["env"]["name"] == "fake"
-    assert summary["data"]["episodes"] == 7
+    assert summary["data"]["episodes"] == 5  # the first five of seven
     assert summary["data"]["behaviour"]["share"] == 1.0
     assert set(summary["baselines"]) == {"random"}
     assert cli("evaluate", "checkpoint=run", "evaluator.episodes=3", "hydra.run.dir=again") == 0
@@ -209,7 +208,7 @@ def test_a_users_environment_with_a_file_and_with_a_random_recording(
     data = matching_data()
     write_dataset("own.h5", SPEC, [data.episode(k) for k in range(len(data))])
     words = ("dataset=file", "dataset.path=own.h5", "hydra.run.dir=one")
-    assert cli("train", *OWN, *OTHER, *words) == 0
+    assert cli("train", *OWN, *words) == 0
     assert cli("train", *OWN, *RANDOM, "hydra.run.dir=two") == 0
     assert summary_of(tmp_path / "two")["data"]["behaviour"]["name"] == "random"
 
@@ -231,7 +230,7 @@ def test_a_lone_episode_is_not_enough(cli: Cli, capsys: pytest.CaptureFixture[st
 def test_readers_that_are_none(
     cli: Cli, reader: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli("train", *OWN, *OTHER, "dataset=custom", f"dataset.factory={reader}") == code
+    assert cli("train", *OWN, "dataset=custom", f"dataset.factory={reader}") == code
     error = capsys.readouterr().err
     assert message in error
     assert "dataset.factory" in error
@@ -239,7 +238,7 @@ def test_readers_that_are_none(
 
 def test_a_bug_in_a_users_reader_keeps_its_traceback(cli: Cli, tmp_path: Path) -> None:
     words = ("dataset=custom", "dataset.factory=fakes:matching_data", "dataset.options.bad=true")
-    assert cli("train", *OWN, *OTHER, *words, "hydra.run.dir=run") == 1
+    assert cli("train", *OWN, *words, "hydra.run.dir=run") == 1
     failed = (tmp_path / "run/FAILED").read_text()
     assert "Traceback" in failed
     assert "a bug in the user's reader" in failed
