@@ -77,4 +77,4 @@ def _title(summary: Mapping[str, Any]) -> str:
 
 def _caption(summary: Mapping[str, Any]) -> str:
     """Return what a return counts and what the score means."""
-    return f"return: {read.unit(summary)}; score: 0 = random actions, 1 = expert"
+    return f"return: {read.unit(summary)}; score: 0 random, 1 expert"
