@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from mads4.cli import main
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -15,3 +20,29 @@ sys.path.insert(0, str(Path(__file__).parent))
 def _one_thread() -> None:
     """Tests run side by side, and small products are fastest on one thread."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
+    """Run a command line in an empty folder and return its exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MADS4_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(sys, "argv", ["mads4"])
+    root, package = logging.getLogger(), logging.getLogger("mads4")
+    handlers, levels = root.handlers[:], (root.level, package.level)
+    terminate = signal.getsignal(signal.SIGTERM)
+
+    def call(*words: str) -> int:
+        try:
+            return main(list(words))
+        except SystemExit as end:
+            assert isinstance(end.code, int)
+            return end.code
+
+    yield call
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    package.setLevel(levels[1])
+    signal.signal(signal.SIGTERM, terminate)

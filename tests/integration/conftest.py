@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from mads4.behaviour.registry import BehaviourFactory
-from mads4.cli import main
 from mads4.data.collect import collect
 from mads4.envs.registry import EnvFactory
 
@@ -45,32 +42,6 @@ def smoke(recording: Path) -> tuple[str, ...]:
         *("dataset=file", f"dataset.path={recording}"),
         *("device=cpu", "threads=1", "evaluator.baseline_episodes=1"),
     )
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """Run a command line in an empty folder and return its exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MADS4_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setattr(sys, "argv", ["mads4"])
-    root, package = logging.getLogger(), logging.getLogger("mads4")
-    handlers, levels = root.handlers[:], (root.level, package.level)
-    terminate = signal.getsignal(signal.SIGTERM)
-
-    def call(*words: str) -> int:
-        try:
-            return main(list(words))
-        except SystemExit as end:
-            assert isinstance(end.code, int)
-            return end.code
-
-    yield call
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    package.setLevel(levels[1])
-    signal.signal(signal.SIGTERM, terminate)
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import logging
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +10,6 @@ from typing import Any
 import pytest
 
 import mads4
-from mads4.cli import main
 
 
 @dataclass
@@ -43,28 +40,3 @@ def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
     monkeypatch.setitem(sys.modules, "mads4.experiment", module)
     monkeypatch.setattr(mads4, "experiment", module, raising=False)
     return fake
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., int]]:
-    """Run a command line in an empty folder and return its exit code."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["mads4"])
-    root, package = logging.getLogger(), logging.getLogger("mads4")
-    handlers, levels = root.handlers[:], (root.level, package.level)
-    terminate = signal.getsignal(signal.SIGTERM)
-
-    def call(*words: str) -> int:
-        try:
-            return main(list(words))
-        except SystemExit as end:
-            assert isinstance(end.code, int)
-            return end.code
-
-    yield call
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    package.setLevel(levels[1])
-    signal.signal(signal.SIGTERM, terminate)
