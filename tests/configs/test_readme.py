@@ -29,7 +29,7 @@ def arguments(words: str) -> list[str]:
     words = re.sub(
         r"\$\((\w+)\)", lambda match: {"SCENARIO": "tiny-2ag"}.get(match[1], "run"), words
     )
-    return shlex.split(words.replace("%s", "run"))
+    return shlex.split(re.sub(r"%s|<\w+>", "run", words))
 
 
 def test_there_are_commands() -> None:
