@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import importlib
 import inspect
@@ -230,15 +229,10 @@ def normalise(model: Mads4Policy, training: Dataset) -> None:
 
 
 def trained_policy(payload: Mapping[str, Any], precision: str = "float32") -> Mads4Policy:
-    """Return the policy that a checkpoint holds, ready to act."""
+    """Return the policy that a checkpoint holds, ready to act in a floating-point type."""
     model = policy(ModelConfig(**payload["model"]), EnvSpec.from_dict(payload["spec"]))
     model.load_state_dict(payload["policy"])
-    return acting(model, precision)
-
-
-def acting(model: Mads4Policy, precision: str) -> Mads4Policy:
-    """Return a copy of `model` for acting, in the given floating-point type."""
-    return copy.deepcopy(model).to(getattr(torch, precision)).eval()
+    return model.to(getattr(torch, precision)).eval()
 
 
 def offline_settings(config: TrainerConfig) -> OfflineSettings:
