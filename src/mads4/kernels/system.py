@@ -3,7 +3,7 @@
     x_{t+1} = d ∘ x_t + w s_t + B̄ u_t,    s_t = 2 Re Σ_n v_n x_{t,n},
     y_t     = 2 Re Σ_n C_n x_{t+1,n} + D u_t.
 
-One of each conjugate pair is stored. Bilinear discretisation of a diagonal-plus-rank-one matrix
+One of each conjugate pair is stored; a real diagonal stands for itself, without the 2 Re. Bilinear discretisation of a diagonal-plus-rank-one matrix
 is of this form again (Woodbury), so the feedback s is a power series divided by 1 - z k, where
 k is the kernel of a *diagonal* system. Both parameterisations are thereby reduced to geometric
 sums and nothing is ever diagonalised (HiPPO-LegS' eigenbasis is exponentially ill-conditioned).
@@ -18,8 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mads4.kernels.backends.protocol import Backend
+from mads4.kernels.backends.torch_backend import BACKEND as TORCH
 from mads4.kernels.power_series import delay, multiply, reciprocal
-from mads4.kernels.vandermonde import geometric_sums, moments
+from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,14 @@ class Feedback:
 
 @dataclass(frozen=True)
 class DiscreteSystem:
-    """H independent single-input single-output systems, in complex128."""
+    """H independent single-input single-output systems, complex128 or (real modes) float64."""
 
     decay: Tensor
-    """d, (H, N) complex: diagonal of the state matrix."""
+    """d, (H, N): diagonal of the state matrix."""
     column: Tensor
-    """B̄, (H, N) complex."""
+    """B̄, (H, N)."""
     row: Tensor
-    """C, (H, N) complex."""
+    """C, (H, N)."""
     feedthrough: Tensor
     """D, (H,) float64."""
     feedback: Feedback | None = None
@@ -54,22 +56,30 @@ def _loop(kernel: Tensor) -> Tensor:
     return reciprocal(one - delay(kernel))
 
 
-def autonomous_response(system: DiscreteSystem, start: Tensor, length: int) -> Tensor:
-    """Return 2 Re C Ā^l start for l = 0 … length - 1, (H, M, N) complex to (H, M, L) real."""
+def read_out(row: Tensor, state: Tensor) -> Tensor:
+    """Return 2 Re Σ_n row_n state_n (real modes: Σ_n row_n state_n), (..., N) to (...)."""
+    total = (row * state).sum(-1)
+    return 2.0 * total.real if total.is_complex() else total
+
+
+def autonomous_response(
+    system: DiscreteSystem, start: Tensor, length: int, backend: Backend = TORCH
+) -> Tensor:
+    """Return 2 Re C Ā^l start for l = 0 … length - 1, (H, M, N) to (H, M, L) real."""
     row, feedback, count = system.row.unsqueeze(1), system.feedback, start.shape[1]
     if feedback is None:
-        return geometric_sums(row * start, system.decay, length)
+        return vandermonde(row * start, system.decay, length, backend)
     starts = torch.cat([start, feedback.column.unsqueeze(1)], dim=1)
     weight = torch.cat([row * starts, feedback.row.unsqueeze(1) * starts], dim=1)
-    sums = geometric_sums(weight, system.decay, length)
+    sums = vandermonde(weight, system.decay, length, backend)
     response, path = sums[:, :count], sums[:, count : count + 1]
     driven, loop = sums[:, count + 1 : -1], sums[:, -1:]
     return response + delay(multiply(path, multiply(_loop(loop), driven)))
 
 
-def kernel_taps(system: DiscreteSystem, length: int) -> Tensor:
+def kernel_taps(system: DiscreteSystem, length: int, backend: Backend = TORCH) -> Tensor:
     """Return the impulse response K_l = 2 Re C Ā^l B̄ (+ D at l = 0), (H, L) float64."""
-    taps = autonomous_response(system, system.column.unsqueeze(1), length).squeeze(1)
+    taps = autonomous_response(system, system.column.unsqueeze(1), length, backend).squeeze(1)
     direct = torch.nn.functional.pad(system.feedthrough.unsqueeze(-1), (0, length - 1))
     return taps + direct
 
@@ -80,13 +90,15 @@ def advance(system: DiscreteSystem, state: Tensor) -> Tensor:
     feedback = system.feedback
     if feedback is None:
         return following
-    signal = 2.0 * (feedback.row.unsqueeze(1) * state).sum(-1, keepdim=True).real
+    signal = read_out(feedback.row.unsqueeze(1), state).unsqueeze(-1)
     return following + feedback.column.unsqueeze(1) * signal
 
 
-def prefix_response(system: DiscreteSystem, state: Tensor, length: int) -> Tensor:
+def prefix_response(
+    system: DiscreteSystem, state: Tensor, length: int, backend: Backend = TORCH
+) -> Tensor:
     """Return what an earlier state adds to the output, 2 Re C Ā^{l+1} x_0: (H, B, L) float64."""
-    return autonomous_response(system, advance(system, state), length)
+    return autonomous_response(system, advance(system, state), length, backend)
 
 
 def _integer_power(base: Tensor, exponent: int) -> Tensor:
@@ -100,20 +112,23 @@ def _integer_power(base: Tensor, exponent: int) -> Tensor:
     return result
 
 
-def final_state(system: DiscreteSystem, inputs: Tensor, state: Tensor | None) -> Tensor:
+def final_state(
+    system: DiscreteSystem, inputs: Tensor, state: Tensor | None, backend: Backend = TORCH
+) -> Tensor:
     """Return the state x_T after T inputs.
 
     Args:
         system: The H systems.
         inputs: u, (H, B, T) float64.
-        state: x_0, (H, B, N) complex128, or None for zero.
+        state: x_0, (H, B, N) of the system's dtype, or None for zero.
+        backend: Who computes the products.
 
     Returns:
-        (H, B, N) complex128.
+        (H, B, N) of the system's dtype.
     """
     length = inputs.shape[-1]
     decay, feedback = system.decay, system.feedback
-    result = system.column.unsqueeze(1) * moments(inputs.flip(-1), decay)
+    result = system.column.unsqueeze(1) * vandermonde_transpose(inputs.flip(-1), decay, backend)
     if state is not None:
         result = result + _integer_power(decay, length).unsqueeze(1) * state
     if feedback is None:
@@ -121,9 +136,10 @@ def final_state(system: DiscreteSystem, inputs: Tensor, state: Tensor | None) ->
     starts = [system.column.unsqueeze(1), feedback.column.unsqueeze(1)]
     starts += [] if state is None else [state]
     weight = feedback.row.unsqueeze(1) * torch.cat(starts, dim=1)
-    sums = geometric_sums(weight, decay, length)
+    sums = vandermonde(weight, decay, length, backend)
     driven = delay(multiply(sums[:, :1], inputs))
     if state is not None:
         driven = driven + sums[:, 2:]
     signal = multiply(_loop(sums[:, 1:2]), driven)
-    return result + feedback.column.unsqueeze(1) * moments(signal.flip(-1), decay)
+    driven_state = vandermonde_transpose(signal.flip(-1), decay, backend)
+    return result + feedback.column.unsqueeze(1) * driven_state

@@ -1,18 +1,15 @@
-"""Sums of geometric sequences, K_l = 2 Re Σ_n c_n d_n^l, without an L x N matrix.
+"""Vandermonde products: sums of geometric sequences and their transpose, differentiable.
 
-With ``l = a S + b`` and ``S ≈ √L`` the power splits, ``d^l = (d^S)^a d^b``, so that the sum over
-n is one real matrix product of an (A, 2N) and a (2N, S) factor per channel. Memory is O(N √L)
-instead of O(N L). Powers come from repeated doubling, which needs multiplications only and no
-logarithm of ``d`` (bilinear discretisation may put ``d`` at zero). Everything is computed in
-float64: the factors are so small that this costs little, and the phase of ``d^l`` keeps its
-digits at any length.
+    product:    K_l = 2 Re Σ_n w_n d_n^l      (diagonal kernels, responses to an initial state)
+    transpose:  X_n = Σ_l u_l d_n^l           (the state that a whole input sequence leaves)
+
+Each is the other's backward pass, so a backend supplies both and no gradient code of its own.
 
 Axes: ``H`` channels, ``M`` sequences sharing one ``d``, ``N`` conjugate pairs, ``L`` time.
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
@@ -20,51 +17,27 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-
-def powers(base: Tensor, count: int) -> Tensor:
-    """Return ``base^0 … base^(count - 1)``, (H, N) to (H, count, N), by repeated doubling."""
-    result = base.new_ones(base.shape[0], 1, base.shape[1])
-    factor = base.unsqueeze(1)
-    while result.shape[1] < count:
-        missing = count - result.shape[1]
-        result = torch.cat([result, result[:, :missing] * factor], dim=1)
-        factor = factor * factor
-    return result
+from mads4.kernels.backends.protocol import Backend, Powers
+from mads4.kernels.backends.torch_backend import BACKEND as TORCH
 
 
-def _split_powers(base: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Return ``(d^S)^a`` (H, A, N) and ``d^b`` (H, S, N) with A S >= length."""
-    inner_count = math.isqrt(max(length - 1, 0)) + 1
-    outer_count = -(-length // inner_count)
-    inner = powers(base, inner_count)
-    outer = powers(inner[:, -1] * base, outer_count)
-    return outer, inner
+class _RealPowers:
+    """Powers of a real base, computed as complex ones: Σ w d^l = 2 Re Σ (w / 2) d^l."""
+
+    def __init__(self, powers: Powers) -> None:
+        self._powers = powers
+
+    def product(self, weight: Tensor) -> Tensor:
+        return self._powers.product(torch.complex(0.5 * weight, torch.zeros_like(weight)))
+
+    def transposed(self, values: Tensor) -> Tensor:
+        return self._powers.transposed(values).real
 
 
-def _as_real_rows(values: Tensor) -> Tensor:
-    """View complex (..., N) as real (..., 2N) with real and imaginary parts interleaved."""
-    return torch.view_as_real(values).flatten(-2)
-
-
-def _geometric_sums(weight: Tensor, outer: Tensor, inner: Tensor, length: int) -> Tensor:
-    """Return ``2 Re Σ_n weight_n d_n^l``, (H, M, N) to (H, M, length)."""
-    channels, sequences, _ = weight.shape
-    left = (2.0 * weight).unsqueeze(2) * outer.unsqueeze(1)
-    rows = _as_real_rows(left).flatten(1, 2)
-    columns = _as_real_rows(inner.conj().resolve_conj())
-    product = torch.bmm(rows, columns.transpose(1, 2))
-    return product.view(channels, sequences, -1)[..., :length]
-
-
-def _moments(values: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
-    """Return ``Σ_l values_l d_n^l``, real (H, M, L) to complex (H, M, N)."""
-    channels, sequences, length = values.shape
-    outer_count, inner_count = outer.shape[1], inner.shape[1]
-    padded = torch.nn.functional.pad(values, (0, outer_count * inner_count - length))
-    rows = padded.reshape(channels, sequences * outer_count, inner_count)
-    partial = torch.bmm(rows, _as_real_rows(inner))
-    blocks = partial.view(channels, sequences, outer_count, -1, 2)
-    return (torch.view_as_complex(blocks) * outer.unsqueeze(1)).sum(2)
+def _powers(base: Tensor, length: int, backend: Backend) -> Powers:
+    if base.is_complex() or backend is TORCH:
+        return backend.powers(base, length)
+    return _RealPowers(backend.powers(torch.complex(base, torch.zeros_like(base)), length))
 
 
 def _slope(values: Tensor) -> Tensor:
@@ -74,75 +47,85 @@ def _slope(values: Tensor) -> Tensor:
     return torch.nn.functional.pad(values[..., 1:] * index, (0, 1))
 
 
-class _GeometricSums(Function):
-    """`geometric_sums` with a backward pass of the same factorised form."""
-
+class _Vandermonde(Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, base: Tensor, length: int) -> Tensor:
-        outer, inner = _split_powers(base, length)
-        ctx.save_for_backward(weight, outer, inner)
-        return _geometric_sums(weight, outer, inner, length)
+    def forward(ctx: Any, weight: Tensor, base: Tensor, length: int, backend: Backend) -> Tensor:
+        ctx.powers = _powers(base, length, backend)
+        ctx.save_for_backward(weight, base)
+        return cast(Powers, ctx.powers).product(weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        weight, outer, inner = ctx.saved_tensors
-        sequences = grad.shape[1]
-        needs_weight, needs_base, _ = ctx.needs_input_grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weight, base = ctx.saved_tensors
+        sequences, factor = grad.shape[1], 2.0 if base.is_complex() else 1.0
+        needs_weight, needs_base, *_ = ctx.needs_input_grad
         rows = torch.cat([grad, _slope(grad)], dim=1) if needs_base else grad
-        moments = _moments(rows, outer, inner).conj()
-        grad_weight = 2.0 * moments[:, :sequences] if needs_weight else None
+        products = ctx.powers.transposed(rows).conj()
+        grad_weight = factor * products[:, :sequences] if needs_weight else None
         if not needs_base:
-            return grad_weight, None, None
-        return grad_weight, 2.0 * (weight.conj() * moments[:, sequences:]).sum(1), None
+            return grad_weight, None, None, None
+        grad_base = factor * (weight.conj() * products[:, sequences:]).sum(1)
+        return grad_weight, grad_base, None, None
 
 
-class _Moments(Function):
-    """`moments` with a backward pass of the same factorised form."""
-
+class _VandermondeTranspose(Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, base: Tensor) -> Tensor:
-        outer, inner = _split_powers(base, values.shape[-1])
-        ctx.save_for_backward(values, outer, inner)
-        return _moments(values, outer, inner)
+    def forward(ctx: Any, values: Tensor, base: Tensor, backend: Backend) -> Tensor:
+        ctx.powers = _powers(base, values.shape[-1], backend)
+        ctx.save_for_backward(values, base)
+        return cast(Powers, ctx.powers).transposed(values)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        values, outer, inner = ctx.saved_tensors
-        needs_values, needs_base = ctx.needs_input_grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        values, base = ctx.saved_tensors
+        needs_values, needs_base, _ = ctx.needs_input_grad
         grad_values, grad_base = None, None
         if needs_values:
-            weight = 0.5 * grad.conj()
-            grad_values = _geometric_sums(weight, outer, inner, values.shape[-1])
+            weight = 0.5 * grad.conj().resolve_conj() if base.is_complex() else grad
+            grad_values = ctx.powers.product(weight)
         if needs_base:
-            slopes = _moments(_slope(values), outer, inner)
-            grad_base = (grad * slopes.conj()).sum(1)
-        return grad_values, grad_base
+            grad_base = (grad * ctx.powers.transposed(_slope(values)).conj()).sum(1)
+        return grad_values, grad_base, None
 
 
-def geometric_sums(weight: Tensor, base: Tensor, length: int) -> Tensor:
-    """Return K_l = 2 Re Σ_n weight_n base_n^l for l = 0 … length - 1.
+def vandermonde(weight: Tensor, base: Tensor, length: int, backend: Backend = TORCH) -> Tensor:
+    """Return K_l = 2 Re Σ_n w_n d_n^l for l = 0 … L - 1; for a real d, Σ_n w_n d_n^l.
 
     Args:
-        weight: (H, M, N) complex128.
-        base: (H, N) complex128, shared by the M sequences of a channel; zero is allowed.
+        weight: w, (H, M, N), of the dtype of `base`.
+        base: d, (H, N), complex (one of each conjugate pair) or real, shared by the M sequences of
+            a channel; zero is allowed.
         length: L >= 1.
+        backend: Who computes it, see `mads4.kernels.backends`.
 
     Returns:
-        (H, M, L) float64, differentiable once in `weight` and `base`.
+        (H, M, L) real, differentiable once in `weight` and `base`.
     """
-    return cast(Tensor, _GeometricSums.apply(weight, base, length))  # type: ignore[no-untyped-call]
+    result = _Vandermonde.apply(weight, base, length, backend)  # type: ignore[no-untyped-call]
+    return cast(Tensor, result)
 
 
-def moments(values: Tensor, base: Tensor) -> Tensor:
-    """Return Σ_l values_l base_n^l, the transpose of `geometric_sums`.
+def vandermonde_transpose(values: Tensor, base: Tensor, backend: Backend = TORCH) -> Tensor:
+    """Return X_n = Σ_l u_l d_n^l.
 
     Args:
-        values: (H, M, L) float64.
-        base: (H, N) complex128.
+        values: u, (H, M, L) real.
+        base: d, (H, N) complex or real, of the same precision.
+        backend: Who computes it.
 
     Returns:
-        (H, M, N) complex128, differentiable once in both arguments.
+        (H, M, N) of the dtype of `base`, differentiable once in both arguments.
     """
-    return cast(Tensor, _Moments.apply(values, base))  # type: ignore[no-untyped-call]
+    result = _VandermondeTranspose.apply(values, base, backend)  # type: ignore[no-untyped-call]
+    return cast(Tensor, result)
+
+
+def complex_vandermonde(
+    weight: Tensor, base: Tensor, length: int, backend: Backend = TORCH
+) -> Tensor:
+    """Return Σ_n w_n d_n^l without the conjugates, (H, M, L) complex."""
+    both = torch.cat([0.5 * weight, -0.5j * weight], dim=1)
+    real, imaginary = vandermonde(both, base, length, backend).chunk(2, dim=1)
+    return torch.complex(real, imaginary)

@@ -1,0 +1,114 @@
+"""The products in plain PyTorch: on any device, without a compiler.
+
+Powers split: with ``l = a S + b`` and ``S ≈ √L``, ``d^l = (d^S)^a d^b``, so that the sum over n is
+one real matrix product of an (A, 2N) and a (2N, S) factor per channel. Memory is O(N √L) instead
+of O(N L), and so is the number of powers. They come from repeated doubling, which needs
+multiplications only and no logarithm of ``d`` (bilinear discretisation may put ``d`` at zero).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_CHUNK_ELEMENTS = 1 << 21
+"""Elements of the Cauchy matrix that are held at once."""
+
+
+def powers(base: Tensor, count: int) -> Tensor:
+    """Return ``base^0 … base^(count - 1)``, (H, N) to (H, count, N), by repeated doubling."""
+    result = base.new_ones(base.shape[0], 1, base.shape[1])
+    factor = base.unsqueeze(1)
+    while result.shape[1] < count:
+        missing = count - result.shape[1]
+        result = torch.cat([result, result[:, :missing] * factor], dim=1)
+        factor = factor * factor
+    return result
+
+
+def _real_rows(values: Tensor) -> Tensor:
+    """View complex (..., N) as real (..., 2N), parts interleaved; real ones stay as they are."""
+    return torch.view_as_real(values).flatten(-2) if values.is_complex() else values
+
+
+@dataclass(frozen=True)
+class SplitPowers:
+    """base^l in two factors; real bases stand for themselves, without a conjugate."""
+
+    outer: Tensor
+    """``(d^S)^a``, (H, A, N)."""
+    inner: Tensor
+    """``d^b``, (H, S, N), with A S >= length."""
+    length: int
+    """L."""
+
+    def product(self, weight: Tensor) -> Tensor:
+        """Return 2 Re Σ_n weight_n d_n^l (real: Σ_n weight_n d_n^l), (H, M, N) to (H, M, L)."""
+        channels, sequences, _ = weight.shape
+        if weight.is_complex():
+            weight = 2.0 * weight
+        left = weight.unsqueeze(2) * self.outer.unsqueeze(1)
+        columns = _real_rows(self.inner.conj().resolve_conj())
+        product = torch.bmm(_real_rows(left).flatten(1, 2), columns.transpose(1, 2))
+        return product.view(channels, sequences, -1)[..., : self.length]
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """Return Σ_l values_l d_n^l, real (H, M, L) to (H, M, N)."""
+        channels, sequences, length = values.shape
+        outer_count, inner_count = self.outer.shape[1], self.inner.shape[1]
+        padded = torch.nn.functional.pad(values, (0, outer_count * inner_count - length))
+        rows = padded.reshape(channels, sequences * outer_count, inner_count)
+        partial = torch.bmm(rows, _real_rows(self.inner))
+        blocks = partial.view(channels, sequences, outer_count, -1)
+        if self.outer.is_complex():
+            blocks = torch.view_as_complex(blocks.unflatten(-1, (-1, 2)))
+        return (blocks * self.outer.unsqueeze(1)).sum(2)
+
+
+class TorchBackend:
+    """Split powers for Vandermonde products; the Cauchy matrix itself, in pieces, for the other."""
+
+    name = "torch"
+
+    def powers(self, base: Tensor, length: int) -> SplitPowers:
+        """Return the two factors of ``base^l``."""
+        inner_count = math.isqrt(max(length - 1, 0)) + 1
+        inner = powers(base, inner_count)
+        outer = powers(inner[:, -1] * base, -(-length // inner_count))
+        return SplitPowers(outer, inner, length)
+
+    def cauchy(self, weight: Tensor, poles: Tensor, nodes: Tensor, order: int = 1) -> Tensor:
+        """Return the conjugate-symmetric Cauchy product, see `Backend.cauchy`."""
+        whole = torch.cat([weight, weight.conj()], dim=-1)
+        all_poles = torch.cat([poles, poles.conj()], dim=-1).unsqueeze(-1)
+        parts = [
+            torch.bmm(whole, (part - all_poles).reciprocal().pow(order))
+            for part in nodes.split(_chunk(all_poles))
+        ]
+        return torch.cat(parts, dim=-1)
+
+    def cauchy_transposed(
+        self, values: Tensor, poles: Tensor, nodes: Tensor, order: int = 1
+    ) -> Tensor:
+        """Return the transposed Cauchy product, see `Backend.cauchy_transposed`."""
+        result = values.new_zeros(*values.shape[:2], poles.shape[-1])
+        size = _chunk(poles)
+        for part, rows in zip(nodes.split(size), values.split(size, dim=-1), strict=True):
+            for z, v in ((part, rows), (part.conj(), rows.conj())):
+                matrix = (z.unsqueeze(-1) - poles.unsqueeze(1)).reciprocal().pow(order)
+                result += torch.bmm(v.resolve_conj(), matrix)
+        return result
+
+
+def _chunk(poles: Tensor) -> int:
+    return max(1, _CHUNK_ELEMENTS // poles.numel())
+
+
+BACKEND = TorchBackend()
+
+
+def reason_against(device: torch.device) -> None:
+    """Return why it cannot run on a device: it always can."""
