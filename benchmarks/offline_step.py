@@ -90,7 +90,7 @@ def make_trainer() -> OfflineTrainer:
     settings = OfflineSettings(
         steps=10_000,
         learning_rate=1e-3,
-        ssm_learning_rate=1e-3,
+        ssm_learning_rate={"A": 1e-3, "B": 1e-3, "C": None, "dt": 1e-3, "D": None},
         weight_decay=0.01,
         warmup_steps=0,
         schedule="constant",

@@ -34,6 +34,7 @@ from mads4.data.statistics import normalisation
 from mads4.data.store import read_dataset, read_header
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
+from mads4.kernels.backends import AUTO
 from mads4.models import Mads4Policy
 from mads4.progress import progress_bar
 from mads4.train.loop import Intervals
@@ -205,11 +206,11 @@ def _custom_dataset(config: CustomDataset) -> Dataset:
     return data
 
 
-def policy(config: ModelConfig, spec: EnvSpec) -> Mads4Policy:
-    """Return a freshly initialised policy."""
+def policy(config: ModelConfig, spec: EnvSpec, backend: str = AUTO) -> Mads4Policy:
+    """Return a freshly initialised policy that computes its kernels with `backend`."""
     options = config.model_dump(exclude={"name"})
     try:
-        return Mads4Policy(spec, **options)
+        return Mads4Policy(spec, backend=backend, **options)
     except ValueError as error:
         raise UserError(f"model: {error}") from error
 
@@ -237,8 +238,7 @@ def trained_policy(payload: Mapping[str, Any], precision: str = "float32") -> Ma
 
 def offline_settings(config: TrainerConfig) -> OfflineSettings:
     """Return the optimisation's numbers."""
-    names = OfflineSettings.__dataclass_fields__
-    return OfflineSettings(**{name: getattr(config, name) for name in names})
+    return OfflineSettings(**config.model_dump(include=set(OfflineSettings.__dataclass_fields__)))
 
 
 def intervals(config: TrainerConfig) -> Intervals:

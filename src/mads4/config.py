@@ -155,6 +155,10 @@ class ModelConfig(Section):
     """Form of the state matrix A: diagonal, or diagonal plus low rank (HiPPO-LegS)."""
     discretisation: Literal["zoh", "bilinear"] = "zoh"
     """From continuous to discrete time: zero-order hold or bilinear."""
+    initialisation: Literal["legs", "lin", "inv", "random", "real"] = "legs"
+    """Where a diagonal A starts; real: real modes instead of conjugate pairs. dplr: legs."""
+    n_ssm: Positive | None = None
+    """Independent pairs of A and B, a divisor of d_model; null for one per channel."""
     dt_min: Rate = 0.001
     """Smallest initial step size, in units of one environment step."""
     dt_max: Rate = 0.1
@@ -184,8 +188,23 @@ class ModelConfig(Section):
 class KernelConfig(Section):
     """How the S4 convolution kernel is computed."""
 
-    backend: Literal["torch"] = "torch"
-    """The factorised product in PyTorch."""
+    backend: Literal["auto", "torch", "keops", "cuda"] = "auto"
+    """auto takes the fastest that runs; torch always runs; keops and cuda where installed."""
+
+
+class SSMLearningRates(Section):
+    """Peak learning rate of each state-space parameter; null takes the network's."""
+
+    A: Rate | None = 1e-3
+    """Of the state matrix (with its low-rank part)."""
+    B: Rate | None = 1e-3
+    """Of the input vector."""
+    C: Rate | None = None
+    """Of the output vector."""
+    dt: Rate | None = 1e-3
+    """Of the step size."""
+    D: Rate | None = None
+    """Of the feedthrough."""
 
 
 class TrainerConfig(Section):
@@ -201,8 +220,8 @@ class TrainerConfig(Section):
     """Time steps of a random window of the trajectory; null for whole trajectories."""
     learning_rate: Rate = 1e-3
     """Peak learning rate."""
-    ssm_learning_rate: Rate = 1e-3
-    """Peak learning rate of the state-space parameters."""
+    ssm_learning_rate: SSMLearningRates = SSMLearningRates()
+    """Peak learning rates of the state-space parameters."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """AdamW's weight decay; not applied to A, B and dt."""
     warmup_steps: NotNegative = 200
@@ -312,8 +331,6 @@ class EvaluateConfig(Command):
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
     env: EnvConfig | None = None
     """Environment to play; null for the one the policy was trained for."""
-    kernel: KernelConfig | None = None
-    """Kernel to compute with; null for the one it was trained with."""
     evaluator: EvaluatorConfig = EvaluatorConfig()
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from mads4.config import Command, CustomEnv, GeneratedDataset
+from mads4.config import Command, CustomEnv, GeneratedDataset, ModelConfig
 from mads4.errors import UserError, did_you_mean
 
 ConfigT = TypeVar("ConfigT", bound=Command)
@@ -43,16 +43,8 @@ def parse(values: Mapping[str, Any], schema: type[ConfigT]) -> ConfigT:
 
 def validate(config: Command) -> list[str]:
     """Return one line for each combination of values that cannot work together."""
-    problems = []
     model = getattr(config, "model", None)
-    if model is not None:
-        if model.parameterisation == "dplr" and model.discretisation == "zoh":
-            problems.append(
-                "model.discretisation: 'zoh' does not go with model.parameterisation=dplr; "
-                "use model.discretisation=bilinear"
-            )
-        if model.dt_min > model.dt_max:
-            problems.append(f"model.dt_min: got {model.dt_min}, above model.dt_max {model.dt_max}")
+    problems = [] if model is None else _validate_model(model)
     trainer = getattr(config, "trainer", None)
     if trainer is not None and trainer.warmup_steps > trainer.steps:
         problems.append(
@@ -60,6 +52,28 @@ def validate(config: Command) -> list[str]:
             f"trainer.steps {trainer.steps}"
         )
     return problems + _validate_dataset(config)
+
+
+def _validate_model(model: ModelConfig) -> list[str]:
+    problems = []
+    if model.parameterisation == "dplr":
+        if model.discretisation == "zoh":
+            problems.append(
+                "model.discretisation: 'zoh' does not go with model.parameterisation=dplr; "
+                "use model.discretisation=bilinear"
+            )
+        if model.initialisation != "legs":
+            problems.append(
+                f"model.initialisation: '{model.initialisation}' does not go with "
+                "model.parameterisation=dplr; use model.initialisation=legs"
+            )
+    if model.n_ssm is not None and model.d_model % model.n_ssm:
+        problems.append(
+            f"model.n_ssm: got {model.n_ssm}, which does not divide model.d_model {model.d_model}"
+        )
+    if model.dt_min > model.dt_max:
+        problems.append(f"model.dt_min: got {model.dt_min}, above model.dt_max {model.dt_max}")
+    return problems
 
 
 def _validate_dataset(config: Command) -> list[str]:

@@ -21,6 +21,7 @@ from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.evaluate import target_returns
 from mads4.judge import Judge
+from mads4.kernels.backends import Choice, choose
 from mads4.models.policy import parameter_count
 from mads4.progress import progress_bar
 from mads4.provenance import PROVENANCE_FILE, collect_provenance
@@ -55,11 +56,12 @@ def train(config: Config, run_dir: Path) -> None:
     """
     began = time.perf_counter()
     device = build.device(config.device, config.threads)
+    kernel = choose(config.kernel.backend, device)
     torch.manual_seed(config.seed)
     make_env = build.environment(config.env)
     data = build.dataset(config.dataset, make_env, config.progress)
     collected = time.perf_counter()
-    write_json(run_dir / PROVENANCE_FILE, _provenance(config, data, device))
+    write_json(run_dir / PROVENANCE_FILE, _provenance(config, data, device, kernel))
     trainer = _offline_trainer(config, data, device)
     about = _about(config, data)
     checkpoints = Checkpoints(run_dir / checkpoint.FOLDER, about)
@@ -105,7 +107,7 @@ def _offline_trainer(config: Config, data: Dataset, device: torch.device) -> Off
             "one of them to hold out for the validation loss."
         )
     training, held_out = data.split(config.dataset.validation_fraction, SPLIT_SEED)
-    model = build.policy(config.model, data.spec)
+    model = build.policy(config.model, data.spec, config.kernel.backend)
     build.normalise(model, training)
     if config.init_from is not None:
         _initialise(model, config.init_from, data.spec)
@@ -219,14 +221,16 @@ def _about(config: Config, data: Dataset) -> dict[str, Any]:
     }
 
 
-def _provenance(config: Config, data: Dataset, device: torch.device) -> dict[str, Any]:
+def _provenance(
+    config: Config, data: Dataset, device: torch.device, kernel: Choice
+) -> dict[str, Any]:
     return collect_provenance(
         seed=config.seed,
         device=str(device),
         spec=data.spec,
         dataset={"name": data.name, "fingerprint": data.fingerprint, "episodes": len(data)},
-        kernel_backend=config.kernel.backend,
-        kernel_reason="the factorised product is the only backend so far",
+        kernel_backend=kernel.backend.name,
+        kernel_reason=kernel.reason,
     )
 
 

@@ -55,10 +55,17 @@ def test_defaults_agree_with_the_schemas() -> None:
     assert check("evaluate", ["checkpoint=run"]).configs == [expected]
 
 
-@pytest.mark.parametrize("choice", ["env=rware", "kernel=torch"])
-def test_evaluation_may_replace_what_it_was_trained_with(choice: str) -> None:
-    (config,) = check("evaluate", ["checkpoint=run", choice]).configs
-    assert getattr(config, choice.split("=")[0]) is not None
+def test_evaluation_may_replace_the_environment() -> None:
+    (config,) = check("evaluate", ["checkpoint=run", "env=rware"]).configs
+    assert isinstance(config, EvaluateConfig)
+    assert config.env is not None
+
+
+@pytest.mark.parametrize("kernel", options(ROOT / "kernel"))
+def test_every_kernel_group_names_its_backend(kernel: str) -> None:
+    (config,) = check("train", [f"kernel={kernel}"]).configs
+    assert isinstance(config, Config)
+    assert config.kernel.backend == kernel
 
 
 @pytest.mark.parametrize("experiment", options(ROOT / "experiment"))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from mads4.kernels.convolution import causal_convolution, kernel_spectrum
+from mads4.kernels.backends import AUTO, NAMES, Backend, choose
+from mads4.kernels.convolution import causal_convolution, convolution_operator
 from mads4.kernels.system import DiscreteSystem, final_state, kernel_taps, prefix_response
 from mads4.nn.cache import ParameterCache
-from mads4.nn.ssm import TRAINABLE, StateSpace
+from mads4.nn.recurrence import (
+    StepCoefficients,
+    as_modes,
+    as_real,
+    recurrence,
+    step_coefficients,
+)
+from mads4.nn.ssm import StateSpace
 
 
 @dataclass(frozen=True)
@@ -21,48 +28,17 @@ class SequenceKernel:
 
     taps: Tensor
     """(H, L) impulse response, the feedthrough D included."""
-    spectrum: Tensor
-    """(H, F) complex transform of the taps."""
+    operator: Tensor
+    """What convolves with the taps, see `convolution_operator`."""
     system: DiscreteSystem
     """The discretised system, for prefix and final states."""
+    backend: Backend
+    """Who computes products with the system's powers."""
 
     @property
     def length(self) -> int:
         """L, the longest sequence it serves."""
         return int(self.taps.shape[-1])
-
-
-@dataclass(frozen=True)
-class StepCoefficients:
-    """The discretised system as the recurrence wants it, in the parameters' dtype."""
-
-    decay: Tensor
-    """Ā's diagonal, (H, N / 2) complex."""
-    column: Tensor
-    """B̄, (H, N) real pairs."""
-    row: Tensor
-    """2 Re C· as weights of a real dot product, (H, N)."""
-    feedthrough: Tensor
-    """D, (H,)."""
-    feedback_column: Tensor | None
-    """w, (H, N) real pairs, or None for a diagonal system."""
-    feedback_row: Tensor | None
-    """2 Re v· as weights of a real dot product, (H, N)."""
-
-
-def _real_pairs(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Lay complex (..., N / 2) out as real (..., N), real and imaginary parts interleaved."""
-    return torch.view_as_real(values.resolve_conj()).flatten(-2).to(dtype)
-
-
-def _dot_weights(row: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return weights g with Σ g x = 2 Re Σ row x for a state x laid out as real pairs."""
-    return _real_pairs(2.0 * row.conj(), dtype)
-
-
-def _as_complex(state: Tensor) -> Tensor:
-    """View a state (..., N) of real pairs as complex (..., N / 2)."""
-    return torch.view_as_complex(state.contiguous().view(*state.shape[:-1], -1, 2))
 
 
 class S4Layer(nn.Module):
@@ -72,41 +48,24 @@ class S4Layer(nn.Module):
 
     Args:
         d_model: H, channels.
-        d_state: N, real states per channel (even).
-        parameterisation: ``diagonal`` or ``dplr``.
-        discretisation: ``zoh`` or ``bilinear`` (``dplr``: ``bilinear``).
-        initialisation: Of a diagonal A: ``legs``, ``lin`` or ``inv``.
-        dt_min: Smallest initial step size.
-        dt_max: Largest initial step size.
-        trainable: Which of A, B, C, dt, D are trained.
-        memory: False cuts the memory (an ablation): only the kernel's first tap acts.
+        d_state: N, real states per channel.
+        backend: Who computes kernels: ``auto``, ``torch``, ``keops`` or ``cuda``; looked up when
+            a kernel is made, so that the layer may move between devices.
+        **ssm: Options of `mads4.nn.ssm.StateSpace`: ``parameterisation``, ``discretisation``,
+            ``initialisation``, ``n_ssm``, ``dt_min``, ``dt_max``, ``trainable``, ``memory``.
+
+    Raises:
+        ValueError: For an unknown or impossible option.
     """
 
     def __init__(
-        self,
-        d_model: int,
-        d_state: int = 96,
-        *,
-        parameterisation: str = "diagonal",
-        discretisation: str = "zoh",
-        initialisation: str = "legs",
-        dt_min: float = 1e-3,
-        dt_max: float = 1e-1,
-        trainable: Sequence[str] = TRAINABLE,
-        memory: bool = True,
+        self, d_model: int, d_state: int = 96, *, backend: str = "auto", **ssm: Any
     ) -> None:
         super().__init__()
-        self.ssm = StateSpace(
-            d_model,
-            d_state,
-            parameterisation=parameterisation,
-            discretisation=discretisation,
-            initialisation=initialisation,
-            dt_min=dt_min,
-            dt_max=dt_max,
-            trainable=trainable,
-            memory=memory,
-        )
+        if backend not in (AUTO, *NAMES):
+            raise ValueError(f"Unknown backend {backend!r}; allowed: {', '.join((AUTO, *NAMES))}.")
+        self.ssm = StateSpace(d_model, d_state, **ssm)
+        self.backend = backend
         self._cache: ParameterCache[StepCoefficients] = ParameterCache()
 
     def initial_state(
@@ -115,7 +74,10 @@ class S4Layer(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Return the zero state, (B, H, N) real pairs, by default as the parameters are."""
+        """Return the zero state, (B, H, N) real, by default as the parameters are.
+
+        Conjugate pairs are laid out as real and imaginary parts interleaved.
+        """
         like = self.ssm.row
         return torch.zeros(
             batch,
@@ -129,10 +91,14 @@ class S4Layer(nn.Module):
         """Return the kernel for sequences of up to `length` steps, differentiable.
 
         It is computed in float64, which autocast leaves alone.
+
+        Raises:
+            BackendError: If the backend cannot run where the parameters are.
         """
+        backend = choose(self.backend, self.ssm.row.device).backend
         system = self.ssm.discretise()
-        taps = kernel_taps(system, length).to(self.ssm.row.dtype)
-        return SequenceKernel(taps, kernel_spectrum(taps), system)
+        taps = kernel_taps(system, length, backend).to(self.ssm.row.dtype)
+        return SequenceKernel(taps, convolution_operator(taps), system, backend)
 
     @overload
     def forward(
@@ -172,38 +138,28 @@ class S4Layer(nn.Module):
         if length > kernel.length:
             raise ValueError(f"{length} steps do not fit a kernel made for {kernel.length}.")
         inputs = u.permute(2, 0, 1).to(kernel.taps.dtype)
-        outputs = causal_convolution(inputs, kernel.spectrum)
+        outputs = causal_convolution(inputs, kernel.operator)
         start = None
         if state is not None:
-            start = _as_complex(state.to(torch.float64)).transpose(0, 1)
-            prefix = prefix_response(kernel.system, start, length)
+            start = as_modes(state.to(torch.float64), kernel.system.decay).transpose(0, 1)
+            prefix = prefix_response(kernel.system, start, length, kernel.backend)
             outputs = outputs + prefix.to(outputs.dtype)
         outputs = outputs.permute(1, 2, 0)
         if not return_state:
             return outputs
-        final = final_state(kernel.system, inputs.to(torch.float64), start)
-        return outputs, _real_pairs(final.transpose(0, 1), outputs.dtype)
+        final = final_state(kernel.system, inputs.to(torch.float64), start, kernel.backend)
+        return outputs, as_real(final.transpose(0, 1)).to(outputs.dtype)
+
+    def coefficients(self) -> StepCoefficients:
+        """Return what `step` multiplies with, remembered until a parameter changes.
+
+        Not part of a compiled graph: a graph of `recurrence` takes them as inputs, so that it
+        stays valid when they change.
+        """
+        return self._cache.get(
+            self.ssm.parameters(), lambda: step_coefficients(self.ssm.discretise(), self.ssm.row)
+        )
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance one time step, (B, H) and (B, H, N) to the output (B, H) and the next state."""
-        system = self._cache.get(self.ssm.parameters(), self._step_coefficients)
-        following = torch.view_as_real(_as_complex(state) * system.decay).flatten(-2)
-        if system.feedback_row is not None and system.feedback_column is not None:
-            signal = (state * system.feedback_row).sum(-1, keepdim=True)
-            following.addcmul_(signal, system.feedback_column)
-        following.addcmul_(u.unsqueeze(-1), system.column)
-        y = (following * system.row).sum(-1)
-        return torch.addcmul(y, u, system.feedthrough), following
-
-    def _step_coefficients(self) -> StepCoefficients:
-        system = self.ssm.discretise()
-        dtype = self.ssm.row.dtype
-        feedback = system.feedback
-        return StepCoefficients(
-            decay=system.decay.to(dtype.to_complex()),
-            column=_real_pairs(system.column, dtype),
-            row=_dot_weights(system.row, dtype),
-            feedthrough=system.feedthrough.to(dtype),
-            feedback_column=None if feedback is None else _real_pairs(feedback.column, dtype),
-            feedback_row=None if feedback is None else _dot_weights(feedback.row, dtype),
-        )
+        return recurrence(self.coefficients(), u, state)

@@ -1,7 +1,9 @@
 """Parameters of a bank of state-space models and their discretisation.
 
-x' = A x + B u, y = 2 Re C x + D u per channel, with A = Λ (diagonal) or Λ - P P* (``dplr``).
-Re Λ = -exp(·) < 0, and -P P* only removes energy: every discretised system is stable.
+x' = A x + B u, y = 2 Re C x + D u per channel, with A = Λ (diagonal) or Λ - P P* (``dplr``); with
+a real Λ, y = C x + D u. Re Λ = -exp(·) < 0, and -P P* only removes energy: every discretised
+system is stable. Complex parameters are kept as real pairs, which every optimiser, autocast,
+GradScaler and `torch.compile` understand.
 """
 
 from __future__ import annotations
@@ -9,29 +11,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mads4.kernels.system import DiscreteSystem, Feedback
-from mads4.nn.hippo import ComplexArray, legs_nplr, s4d_diagonal
+from mads4.kernels.system import DiscreteSystem, Feedback, read_out
+from mads4.nn.hippo import S4D_INITIALISATIONS, legs_nplr, s4d_diagonal
 
 PARAMETERISATIONS = ("diagonal", "dplr")
 DISCRETISATIONS = ("zoh", "bilinear")
+INITIALISATIONS = (*S4D_INITIALISATIONS, "random")
 TRAINABLE = ("A", "B", "C", "dt", "D")
 
-_DYNAMICS = frozenset({"log_decay", "frequency", "low_rank", "column", "log_dt"})
-
-
-def _pairs(values: ComplexArray, channels: int) -> Tensor:
-    """Repeat (N / 2,) complex for every channel as real pairs (H, N / 2, 2)."""
-    stacked = np.stack([values.real, values.imag], axis=-1)
-    return torch.as_tensor(stacked, dtype=torch.get_default_dtype()).repeat(channels, 1, 1)
-
-
-def _complex(pairs: Tensor) -> Tensor:
-    """Return real pairs (H, N / 2, 2) as complex128 (H, N / 2)."""
-    return torch.view_as_complex(pairs.to(torch.float64))
+GROUPS = {
+    "log_decay": "A",
+    "frequency": "A",
+    "low_rank": "A",
+    "column": "B",
+    "row": "C",
+    "log_dt": "dt",
+    "feedthrough": "D",
+}
+"""Parameter of `StateSpace` → its name in `TRAINABLE` and in learning rates."""
 
 
 class StateSpace(nn.Module):
@@ -39,10 +39,14 @@ class StateSpace(nn.Module):
 
     Args:
         d_model: H, the number of channels.
-        d_state: N, real states per channel; N / 2 conjugate pairs are stored. Even.
+        d_state: N, real states per channel: N / 2 conjugate pairs (N even), or N real modes.
         parameterisation: ``diagonal``, or ``dplr`` (HiPPO-LegS, diagonal plus rank one).
-        discretisation: ``zoh`` or ``bilinear``; ``dplr`` needs ``bilinear``.
-        initialisation: Of a diagonal A: ``legs``, ``lin`` or ``inv``; ``dplr`` is always ``legs``.
+        discretisation: ``zoh`` or ``bilinear``; ``dplr`` needs ``bilinear``, because the matrix
+            exponential of a diagonal-plus-rank-one matrix is dense.
+        initialisation: Of a diagonal A: ``legs``, ``lin``, ``inv``, ``random`` or ``real``
+            (N real modes -1 … -N instead of pairs); ``dplr`` is always ``legs``.
+        n_ssm: Number of independent pairs of A and B; channel h has pair h mod n_ssm. A divisor of
+            H; None for one per channel.
         dt_min: Smallest initial step size Δ; Δ is log-uniform over the channels.
         dt_max: Largest initial step size.
         trainable: Which of A (with P), B, C, dt, D receive gradients.
@@ -52,6 +56,21 @@ class StateSpace(nn.Module):
         ValueError: For an unknown or impossible choice, naming what is allowed.
     """
 
+    log_decay: nn.Parameter
+    """log(-Re Λ), (n_ssm, N / 2), or (n_ssm, N) for real modes."""
+    frequency: nn.Parameter
+    """Im Λ, (n_ssm, N / 2); absent for real modes."""
+    low_rank: nn.Parameter
+    """P as real pairs, (n_ssm, N / 2, 2); ``dplr`` only."""
+    column: nn.Parameter
+    """B as real pairs, (n_ssm, N / 2, 2), or (n_ssm, N)."""
+    row: nn.Parameter
+    """C as real pairs, (H, N / 2, 2), or (H, N)."""
+    log_dt: nn.Parameter
+    """log Δ, (H,)."""
+    feedthrough: nn.Parameter
+    """D, (H,)."""
+
     def __init__(
         self,
         d_model: int,
@@ -60,6 +79,7 @@ class StateSpace(nn.Module):
         parameterisation: str = "diagonal",
         discretisation: str = "zoh",
         initialisation: str = "legs",
+        n_ssm: int | None = None,
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
         trainable: Sequence[str] = TRAINABLE,
@@ -67,34 +87,44 @@ class StateSpace(nn.Module):
     ) -> None:
         super().__init__()
         _check_choices(parameterisation, discretisation, initialisation, trainable)
+        copies = d_model if n_ssm is None else n_ssm
+        if copies < 1 or d_model % copies:
+            raise ValueError(f"n_ssm={n_ssm} must divide the {d_model} channels (d_model).")
         if not 0.0 < dt_min <= dt_max:
             raise ValueError(f"0 < dt_min <= dt_max is needed, not {dt_min} and {dt_max}.")
         self.d_model, self.d_state = d_model, d_state
         self.parameterisation, self.discretisation = parameterisation, discretisation
+        self.real = initialisation == "real"
         self.memory = memory
 
-        eigenvalues, low_rank, column = legs_nplr(d_state)
-        if parameterisation == "diagonal":
-            eigenvalues = s4d_diagonal(d_state, initialisation)
-            column = np.ones_like(eigenvalues)
-        spectrum = _pairs(eigenvalues, d_model)
-
-        def parameter(values: Tensor, group: str) -> nn.Parameter:
-            return nn.Parameter(values.contiguous(), requires_grad=group in trainable)
-
-        self.log_decay = parameter(torch.log(-spectrum[..., 0]), "A")
-        self.frequency = parameter(spectrum[..., 1], "A")
-        if parameterisation == "dplr":
-            self.low_rank = parameter(_pairs(low_rank, d_model), "A")
-        self.column = parameter(_pairs(column, d_model), "B")
-        self.row = parameter(torch.randn(d_model, d_state // 2, 2) * math.sqrt(0.5), "C")
+        eigenvalues, low_rank, column = _initial(parameterisation, initialisation, copies, d_state)
+        self._add("log_decay", torch.log(-eigenvalues.real), trainable)
+        if not self.real:
+            self._add("frequency", eigenvalues.imag, trainable)
+        if low_rank is not None:
+            self._add("low_rank", low_rank, trainable)
+        self._add("column", column, trainable)
+        modes = column.shape[-1]
+        row = torch.randn(d_model, modes) if self.real else _random_complex(d_model, modes)
+        self._add("row", row, trainable)
         ratio = math.log(dt_max / dt_min)
-        self.log_dt = parameter(torch.rand(d_model) * ratio + math.log(dt_min), "dt")
-        self.feedthrough = parameter(torch.randn(d_model), "D")
+        self._add("log_dt", torch.rand(d_model) * ratio + math.log(dt_min), trainable)
+        self._add("feedthrough", torch.randn(d_model), trainable)
 
-    def dynamics(self) -> list[nn.Parameter]:
-        """Return A, P, B and Δ: what an optimiser should neither decay nor step fast."""
-        return [value for name, value in self.named_parameters() if name in _DYNAMICS]
+    def _add(self, name: str, values: Tensor, trainable: Sequence[str]) -> None:
+        """Register a parameter in the default dtype; complex values become real pairs."""
+        if values.is_complex():
+            values = torch.view_as_real(values.resolve_conj())
+        values = values.to(torch.get_default_dtype()).contiguous()
+        self.register_parameter(name, nn.Parameter(values, requires_grad=GROUPS[name] in trainable))
+
+    def _double(self, pairs: Tensor) -> Tensor:
+        """Return B, C or P for all channels in double precision, (H, modes)."""
+        values = pairs.to(torch.float64)
+        return self._per_channel(values if self.real else torch.view_as_complex(values))
+
+    def _per_channel(self, values: Tensor) -> Tensor:
+        return values.repeat(self.d_model // values.shape[0], 1)
 
     def discretise(self) -> DiscreteSystem:
         """Return Ā, B̄, C and D in float64, differentiable in the parameters.
@@ -102,9 +132,11 @@ class StateSpace(nn.Module):
         float64 costs nothing at (H, N / 2) and keeps the phase of Ā^l right over long sequences.
         """
         dt = self.log_dt.to(torch.float64).exp().unsqueeze(-1)
-        decay_rate = self.log_decay.to(torch.float64).exp()
-        eigenvalues = torch.complex(-decay_rate, self.frequency.to(torch.float64))
-        column, row = _complex(self.column), _complex(self.row)
+        eigenvalues = -self.log_decay.to(torch.float64).exp()
+        if not self.real:
+            eigenvalues = torch.complex(eigenvalues, self.frequency.to(torch.float64))
+        eigenvalues = self._per_channel(eigenvalues)
+        column, row = self._double(self.column), self._double(self.row)
         feedback = None
         if self.discretisation == "zoh":
             decay = torch.exp(dt * eigenvalues)
@@ -114,14 +146,36 @@ class StateSpace(nn.Module):
             decay = 2.0 * resolvent - 1.0
             discrete_column = dt * resolvent * column
             if self.parameterisation == "dplr":
-                feedback = _bilinear_feedback(resolvent, _complex(self.low_rank), dt)
-                share = 2.0 * (feedback.row * column).sum(-1, keepdim=True).real
+                feedback = _bilinear_feedback(resolvent, self._double(self.low_rank), dt)
+                share = read_out(feedback.row, column).unsqueeze(-1)
                 discrete_column = discrete_column + 0.5 * dt * feedback.column * share
         if not self.memory:
             decay, feedback = torch.zeros_like(decay), None
         return DiscreteSystem(
             decay, discrete_column, row, self.feedthrough.to(torch.float64), feedback
         )
+
+
+def _initial(
+    parameterisation: str, initialisation: str, copies: int, d_state: int
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Return Λ, P (None if diagonal) and B, each (copies, modes)."""
+    if parameterisation == "dplr":
+        eigenvalues, low_rank, column = (
+            torch.from_numpy(values).repeat(copies, 1) for values in legs_nplr(d_state)
+        )
+        return eigenvalues, low_rank, column
+    if initialisation == "random":
+        frequency = math.pi * d_state / 2 * torch.rand(copies, d_state // 2)
+        eigenvalues = torch.complex(torch.full_like(frequency, -0.5), frequency)
+    else:
+        eigenvalues = torch.from_numpy(s4d_diagonal(d_state, initialisation)).repeat(copies, 1)
+    return eigenvalues, None, torch.ones_like(eigenvalues)
+
+
+def _random_complex(*shape: int) -> Tensor:
+    """Return complex normal numbers of unit variance."""
+    return torch.view_as_complex(torch.randn(*shape, 2) * math.sqrt(0.5))
 
 
 def _bilinear_feedback(resolvent: Tensor, low_rank: Tensor, dt: Tensor) -> Feedback:
@@ -142,6 +196,7 @@ def _check_choices(
     for what, given, allowed in (
         ("parameterisation", parameterisation, PARAMETERISATIONS),
         ("discretisation", discretisation, DISCRETISATIONS),
+        ("initialisation", initialisation, INITIALISATIONS),
     ):
         if given not in allowed:
             raise ValueError(f"Unknown {what} {given!r}; allowed: {', '.join(allowed)}.")
@@ -159,11 +214,15 @@ def _check_choices(
         )
 
 
-def ssm_parameters(module: nn.Module) -> list[nn.Parameter]:
-    """Return A, P, B and Δ of every state-space model inside `module`.
+def ssm_parameters(module: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Return the parameters of every state-space model inside `module` by group, see `TRAINABLE`.
 
-    They belong in an optimiser group of their own: no weight decay (which would pull the time
+    A, B and dt belong in optimiser groups of their own: no weight decay (which would pull the time
     constants towards one value) and often a lower rate.
     """
-    spaces = [part for part in module.modules() if isinstance(part, StateSpace)]
-    return [value for space in spaces for value in space.dynamics()]
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in TRAINABLE}
+    for space in module.modules():
+        if isinstance(space, StateSpace):
+            for name, value in space.named_parameters():
+                groups[GROUPS[name]].append(value)
+    return groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,9 @@ class OfflineSettings:
     steps: int
     """Optimiser steps in all; the schedule ends there."""
     learning_rate: float
-    ssm_learning_rate: float
-    """Learning rate of A, B and Δ, which also take no weight decay."""
+    ssm_learning_rate: Mapping[str, float | None]
+    """Learning rates of the state-space parameters A, B, C, dt, D; if absent or None,
+    `learning_rate`."""
     weight_decay: float
     warmup_steps: int
     schedule: str
@@ -123,25 +125,24 @@ class OfflineTrainer:
 
 
 def _optimizer(policy: Mads4Policy, settings: OfflineSettings) -> torch.optim.AdamW:
-    """AdamW; the state-space parameters learn at a rate of their own and are not decayed."""
+    """AdamW; state-space parameters learn at rates of their own, the dynamics are not decayed."""
     ssm = ssm_parameters(policy)
-    known = {id(parameter) for parameter in ssm}
-    others = [p for p in policy.parameters() if p.requires_grad and id(p) not in known]
-    decayed = [p for p in others if p.ndim > 1]
-    plain = [p for p in others if p.ndim <= 1]
+    known = {id(parameter) for group in ssm.values() for parameter in group}
+    others = [p for p in policy.parameters() if id(p) not in known]
+    matrices, vectors = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
+    decay = settings.weight_decay
+    groups: list[tuple[list[nn.Parameter], float | None, float]]
+    groups = [(matrices, None, decay), (vectors, None, 0.0)]
+    for name, parameters in ssm.items():
+        groups.append((parameters, settings.ssm_learning_rate.get(name), decay * (name == "C")))
     return torch.optim.AdamW(
         [
             {
-                "params": decayed,
-                "lr": settings.learning_rate,
-                "weight_decay": settings.weight_decay,
-            },
-            {"params": plain, "lr": settings.learning_rate, "weight_decay": 0.0},
-            {
-                "params": [p for p in ssm if p.requires_grad],
-                "lr": settings.ssm_learning_rate,
-                "weight_decay": 0.0,
-            },
+                "params": [p for p in parameters if p.requires_grad],
+                "lr": settings.learning_rate if rate is None else rate,
+                "weight_decay": weight_decay,
+            }
+            for parameters, rate, weight_decay in groups
         ],
         fused=True,
     )

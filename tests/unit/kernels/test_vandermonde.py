@@ -9,7 +9,11 @@ from hypothesis import strategies as st
 
 from mads4.kernels.backends.torch_backend import powers
 from mads4.kernels.reference import vandermonde_kernel
-from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
+from mads4.kernels.vandermonde import (
+    complex_vandermonde,
+    vandermonde,
+    vandermonde_transpose,
+)
 
 LENGTHS = (1, 2, 3, 7, 9, 16, 37, 500)
 
@@ -69,3 +73,24 @@ def test_powers_by_doubling(count: int) -> None:
     base = random_complex(2, 3, radius=1.1, seed=4)
     expected = torch.stack([base**k for k in range(count)], dim=1)
     torch.testing.assert_close(powers(base, count), expected)
+
+
+@pytest.mark.parametrize("length", (1, 2, 5, 17))
+def test_real_bases_need_no_conjugates(length: int) -> None:
+    generator = torch.Generator().manual_seed(length)
+    weight = torch.randn(2, 3, 4, generator=generator, dtype=torch.float64)
+    base = torch.rand(2, 4, generator=generator, dtype=torch.float64)
+    values = torch.randn(2, 3, length, generator=generator, dtype=torch.float64)
+    matrix = base.unsqueeze(-1) ** torch.arange(length)
+    torch.testing.assert_close(vandermonde(weight, base, length), weight @ matrix)
+    torch.testing.assert_close(vandermonde_transpose(values, base), values @ matrix.mT)
+    leaves = [value.requires_grad_() for value in (weight, base, values)]
+    assert torch.autograd.gradcheck(lambda w, d: vandermonde(w, d, length), leaves[:2])
+    assert torch.autograd.gradcheck(vandermonde_transpose, (leaves[2], leaves[1]))
+
+
+def test_the_complex_product_leaves_the_conjugates_out() -> None:
+    weight = random_complex(2, 3, 4, radius=2.0, seed=5)
+    base = random_complex(2, 4, radius=1.0, seed=6)
+    matrix = base.unsqueeze(-1) ** torch.arange(9)
+    torch.testing.assert_close(complex_vandermonde(weight, base, 9), weight @ matrix)

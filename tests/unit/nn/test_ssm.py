@@ -105,14 +105,50 @@ def test_only_the_named_groups_are_trained() -> None:
     assert trained == {"column", "row"}
 
 
-def test_optimiser_group_holds_dynamics_only() -> None:
+def test_parameters_are_grouped_by_their_symbol() -> None:
     stack = S4Stack(4, 6, 2, parameterisation="dplr", discretisation="bilinear")
-    chosen = {id(value) for value in ssm_parameters(stack)}
-    names = {name for name, value in stack.named_parameters() if id(value) in chosen}
-    assert {name.rsplit(".", 1)[-1] for name in names} == {
-        "log_decay", "frequency", "low_rank", "column", "log_dt"
-    }  # fmt: skip
-    assert len(chosen) == 10
+    names = {id(value): name.rsplit(".", 1)[-1] for name, value in stack.named_parameters()}
+    groups = {
+        group: {names[id(value)] for value in values}
+        for group, values in ssm_parameters(stack).items()
+    }
+    assert groups == {
+        "A": {"log_decay", "frequency", "low_rank"},
+        "B": {"column"},
+        "C": {"row"},
+        "dt": {"log_dt"},
+        "D": {"feedthrough"},
+    }
+    assert sum(map(len, ssm_parameters(stack).values())) == 2 * 7
+
+
+@pytest.mark.parametrize("initialisation", ("legs", "random", "real"))
+def test_copies_of_a_and_b_are_shared_among_channels(initialisation: str) -> None:
+    space = StateSpace(6, 8, n_ssm=2, initialisation=initialisation, dt_min=0.1, dt_max=0.1)
+    with torch.no_grad():
+        space.column.copy_(torch.randn_like(space.column))
+        space.log_decay[1] += 0.5
+    assert space.log_decay.shape[0] == space.column.shape[0] == 2
+    system = space.discretise()
+    for values in (system.decay, system.column):
+        assert values.shape[0] == 6
+        torch.testing.assert_close(values[:2].repeat(3, 1), values)
+        assert not torch.allclose(values[0], values[1])
+    assert space.row.shape[0] == 6
+
+
+@torch.no_grad()
+def test_real_modes_are_real_all_the_way() -> None:
+    space = StateSpace(2, 5, initialisation="real", dt_min=0.1, dt_max=0.1).double()
+    system = space.discretise()
+    assert not system.decay.is_complex()
+    modes = -torch.arange(1.0, 6.0, dtype=torch.float64)
+    torch.testing.assert_close(system.decay[0], torch.exp(0.1 * modes), rtol=1e-6, atol=0)
+    taps = kernel_taps(system, 4)
+    terms = system.row * system.column
+    expected = torch.stack([(terms * system.decay**t).sum(-1) for t in range(4)], -1)
+    expected[:, 0] += space.feedthrough
+    torch.testing.assert_close(taps, expected)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +158,12 @@ def test_optimiser_group_holds_dynamics_only() -> None:
         ({"parameterisation": "dense"}, "diagonal, dplr"),
         ({"discretisation": "euler"}, "zoh, bilinear"),
         ({"trainable": ("A", "E")}, "A, B, C, dt, D"),
-        ({"initialisation": "zero"}, "legs, lin, inv"),
+        ({"initialisation": "zero"}, "legs, lin, inv, real, random"),
+        ({"n_ssm": 3}, "n_ssm=3.*2 channels"),
+        (
+            {"parameterisation": "dplr", "discretisation": "bilinear", "initialisation": "real"},
+            "legs",
+        ),
         ({"dt_min": 0.1, "dt_max": 0.01}, "dt_min"),
     ),
 )

@@ -32,7 +32,7 @@ def make_trainer() -> OfflineTrainer:
     torch.manual_seed(3)
     policy = Mads4Policy(SPEC, n_layers=1, d_model=8, d_state=4, message_dim=2, dropout=0.3)
     training, held_out = matching_data().split(0.25, 0)
-    settings = OfflineSettings(STEPS, 1e-2, 1e-3, 0.01, 2, "cosine", 1.0)
+    settings = OfflineSettings(STEPS, 1e-2, {"A": 1e-3}, 0.01, 2, "cosine", 1.0)
     sampler = SequenceSampler(training, batch_size=2, window=5, seed=1)
     return OfflineTrainer(policy, sampler, held_out, settings, torch.device("cpu"))
 

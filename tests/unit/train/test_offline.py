@@ -19,7 +19,7 @@ from mads4.train.offline import OfflineSettings, OfflineTrainer, schedule_factor
 SETTINGS = OfflineSettings(
     steps=40,
     learning_rate=1e-2,
-    ssm_learning_rate=1e-3,
+    ssm_learning_rate={"A": 1e-3, "B": 2e-3, "C": None, "dt": 3e-3},
     weight_decay=0.1,
     warmup_steps=4,
     schedule="cosine",
@@ -54,15 +54,17 @@ def test_schedule() -> None:
 def test_every_parameter_is_in_the_group_it_belongs_to() -> None:
     policy = make_policy(dtype=torch.float32)
     trainer = make_trainer(policy)
-    decayed, plain, dynamics = trainer.optimizer.param_groups
+    decayed, plain, *ssm = trainer.optimizer.param_groups
     names = {id(parameter): name for name, parameter in policy.named_parameters()}
 
     def last(group: dict[str, Any]) -> set[str]:
         return {names[id(parameter)].rpartition(".s4.ssm.")[2] for parameter in group["params"]}
 
-    assert last(dynamics) == {"log_decay", "frequency", "column", "log_dt"}
-    assert dynamics["weight_decay"] == plain["weight_decay"] == 0
-    assert (dynamics["lr"], plain["lr"], decayed["lr"]) == (1e-3, 1e-2, 1e-2)
+    fields = ({"log_decay", "frequency"}, {"column"}, {"row"}, {"log_dt"}, {"feedthrough"})
+    assert tuple(map(last, ssm)) == fields  # A, B, C, dt, D
+    assert [group["lr"] for group in ssm] == [1e-3, 2e-3, 1e-2, 3e-3, 1e-2]
+    assert [group["weight_decay"] for group in ssm] == [0, 0, 0.1, 0, 0]
+    assert (plain["lr"], decayed["lr"], plain["weight_decay"]) == (1e-2, 1e-2, 0)
     assert decayed["weight_decay"] == 0.1
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])
@@ -101,11 +103,12 @@ def test_learning_rates_follow_the_schedule_also_after_resuming() -> None:
     for step in range(7):
         trainer.update(step)
     other.load_state_dict(trainer.state_dict())
+    peaks = [1e-2, 1e-2, 1e-3, 2e-3, 1e-2, 3e-3, 1e-2]
     for subject in (trainer, other):
         subject.update(7)
         factor = schedule_factor(7, SETTINGS)
         rates = [group["lr"] for group in subject.optimizer.param_groups]
-        assert rates == pytest.approx([1e-2 * factor, 1e-2 * factor, 1e-3 * factor])
+        assert rates == pytest.approx([rate * factor for rate in peaks])
 
 
 def test_gradients_are_clipped() -> None:

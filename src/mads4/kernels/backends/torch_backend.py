@@ -64,7 +64,7 @@ class SplitPowers:
         partial = torch.bmm(rows, _real_rows(self.inner))
         blocks = partial.view(channels, sequences, outer_count, -1)
         if self.outer.is_complex():
-            blocks = torch.view_as_complex(blocks.unflatten(-1, (-1, 2)))
+            blocks = torch.view_as_complex(blocks.view(*blocks.shape[:-1], -1, 2))
         return (blocks * self.outer.unsqueeze(1)).sum(2)
 
 
@@ -86,7 +86,7 @@ class TorchBackend:
         all_poles = torch.cat([poles, poles.conj()], dim=-1).unsqueeze(-1)
         parts = [
             torch.bmm(whole, (part - all_poles).reciprocal().pow(order))
-            for part in nodes.split(_chunk(all_poles))
+            for part in torch.split(nodes, _chunk(all_poles))
         ]
         return torch.cat(parts, dim=-1)
 
@@ -96,7 +96,8 @@ class TorchBackend:
         """Return the transposed Cauchy product, see `Backend.cauchy_transposed`."""
         result = values.new_zeros(*values.shape[:2], poles.shape[-1])
         size = _chunk(poles)
-        for part, rows in zip(nodes.split(size), values.split(size, dim=-1), strict=True):
+        pieces = zip(torch.split(nodes, size), torch.split(values, size, dim=-1), strict=True)
+        for part, rows in pieces:
             for z, v in ((part, rows), (part.conj(), rows.conj())):
                 matrix = (z.unsqueeze(-1) - poles.unsqueeze(1)).reciprocal().pow(order)
                 result += torch.bmm(v.resolve_conj(), matrix)
