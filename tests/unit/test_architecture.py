@@ -34,6 +34,7 @@ ALLOWED = {
     "kernels": FOUNDATION | {"kernels"},
     "nn": FOUNDATION | {"kernels", "nn"},
     "models": NETWORK,
+    "bench": NETWORK | {"bench"},
     "seeding": FOUNDATION,
     "progress": FOUNDATION,
     "provenance": FOUNDATION,

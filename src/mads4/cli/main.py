@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": Command("play a trained policy", "mads4.cli.app"),
     "data": Command("show what is in a data set file", "mads4.cli.data"),
     "report": Command("show a run's results, or compare several runs", "mads4.cli.report"),
+    "bench": Command("time kernels, layers and steps of every backend", "mads4.cli.bench"),
     "doctor": Command("say what is installed and what this machine offers", "mads4.cli.doctor"),
 }
 
@@ -39,6 +40,7 @@ examples:
   mads4 evaluate checkpoint=outputs/mads4/<time> evaluator.episodes=100
   mads4 report outputs/mads4
   mads4 data show <file>.h5
+  mads4 bench kernels --lengths 50,500
 
 `mads4 <command> --help` says what can be set."""
 
