@@ -55,12 +55,3 @@ def test_looking_is_quick_because_torch_stays_out(words: list[str], tmp_path: Pa
     )
     assert result.returncode == 0, result.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_doctor_finds_everything_here(
-    cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli("doctor") == 0
-    output = capsys.readouterr().out
-    assert "nothing is missing" in output
-    assert "rware 2" in output
