@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mads4.kernels.backends.protocol import Backend
 from mads4.kernels.backends.torch_backend import BACKEND as TORCH
-from mads4.kernels.power_series import delay, multiply, reciprocal
+from mads4.kernels.power_series import delay, divide, multiply
 from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
 
 
@@ -51,10 +51,10 @@ class DiscreteSystem:
     """None for a diagonal system."""
 
 
-def _loop(kernel: Tensor) -> Tensor:
-    """Return 1 / (1 - z k) for the loop's kernel k, (H, 1, L)."""
+def _one_minus_delayed(kernel: Tensor) -> Tensor:
+    """Return the series 1 - z k that closing the loop through the kernel k divides by."""
     one = torch.nn.functional.pad(kernel.new_ones(1), (0, kernel.shape[-1] - 1))
-    return reciprocal(one - delay(kernel))
+    return one - delay(kernel)
 
 
 def read_out(row: Tensor, state: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def autonomous_response(
     sums = vandermonde(weight, system.decay, length, backend)
     response, path = sums[:, :count], sums[:, count : count + 1]
     driven, loop = sums[:, count + 1 : -1], sums[:, -1:]
-    return response + delay(multiply(path, multiply(_loop(loop), driven)))
+    return response + delay(multiply(path, divide(driven, _one_minus_delayed(loop))))
 
 
 def kernel_taps(system: DiscreteSystem, length: int, backend: Backend = TORCH) -> Tensor:
@@ -141,6 +141,6 @@ def final_state(
     driven = delay(multiply(sums[:, :1], inputs))
     if state is not None:
         driven = driven + sums[:, 2:]
-    signal = multiply(_loop(sums[:, 1:2]), driven)
+    signal = divide(driven, _one_minus_delayed(sums[:, 1:2]))
     driven_state = vandermonde_transpose(signal.flip(-1), decay, backend)
     return result + feedback.column.unsqueeze(1) * driven_state
