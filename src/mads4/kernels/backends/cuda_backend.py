@@ -59,6 +59,7 @@ _DOUBLE = Tile(16, 16, 8, 4)
 _SHORT = Tile(16, 16, 16, 4)
 _MEDIUM = Tile(32, 32, 16, 4)
 _LONG = Tile(64, 64, 16, 8)
+_WALK = Tile(16, 64, 16, 4)
 
 
 def product_tile(length: int, dtype: torch.dtype) -> Tile:
@@ -74,7 +75,7 @@ def transposed_tile(length: int, dtype: torch.dtype) -> Tile:
     """Return the tile of a transposed product; its programs walk the whole length."""
     if dtype == torch.float64:
         return _DOUBLE
-    return _SHORT if length <= 512 else _MEDIUM
+    return _SHORT if length <= 512 else _WALK
 
 
 CAUCHY = {"BLOCK_L": 256, "num_warps": 4}
@@ -95,7 +96,8 @@ def _launch(name: str, rows: int, tiles: int, *arguments: Tensor | int, **consta
     assert isinstance(first, Tensor)
     on_device = torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext()
     with on_device:
-        getattr(triton_kernels, name)[(rows, tiles)](*arguments, **constants)
+        kernel = getattr(triton_kernels, name)
+        kernel[(rows, tiles)](*arguments, **constants, enable_fp_fusion=True)
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class CudaBackend:
 
     def powers(self, base: Tensor, length: int) -> LogarithmicPowers:
         """Take the logarithm of a complex base, (H, N), see `Backend.powers`."""
-        exact = base.detach().to(torch.complex128)
+        exact = base.detach().resolve_conj().contiguous().to(torch.complex128)
         log2_modulus = exact.abs().log2().clamp(min=_LOWEST_LOG2)
         return LogarithmicPowers(log2_modulus, exact.angle() / (2.0 * torch.pi), length)
 

@@ -40,8 +40,10 @@ def _accumulate(left, right, total):
     """Return total + left @ right without rounding to TF32."""
     if total.dtype == tl.float64:
         # tl.dot learnt float64 after Triton 3.2, which PyTorch 2.6 still ships.
-        return total + tl.sum(left[:, :, None] * right[None, :, :], axis=1)
-    return tl.dot(left, right, total, input_precision="ieee")
+        result = total + tl.sum(left[:, :, None] * right[None, :, :], axis=1)
+    else:
+        result = tl.dot(left, right, total, input_precision="ieee")
+    return result
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -160,7 +162,7 @@ def _inverse(re, im, order: tl.constexpr):
     scale = 1.0 / (re * re + im * im)
     x, y = re * scale, -im * scale
     if order == 2:
-        return x * x - y * y, 2.0 * x * y
+        x, y = x * x - y * y, 2.0 * x * y
     return x, y
 
 
