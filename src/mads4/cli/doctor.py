@@ -20,7 +20,7 @@ Facts = dict[str, Any]
 """Plain values, fit for JSON."""
 
 SLOW_MILLISECONDS = 5000.0
-"""A backend whose self-test takes longer has been compiling."""
+"""A backend whose self-test takes longer has most likely been compiling."""
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -107,7 +107,7 @@ def _failed_probe(error: Exception) -> str:
 def _announce(what: str, backend: str) -> None:
     """Say what may take a while, to somebody who waits: other backends compile at first use."""
     if backend != "torch" and sys.stderr.isatty():
-        sys.stderr.write(f"{what} (compiles at first use) ...\n")
+        sys.stderr.write(f"{what}; the very first time it compiles, which may take minutes ...\n")
 
 
 def self_test(devices: list[Facts]) -> list[Facts]:
@@ -165,8 +165,8 @@ def notes(facts: Facts) -> list[str]:
     for row in facts["selftest"] or []:
         spent[row["backend"]] = spent.get(row["backend"], 0.0) + row["milliseconds"]
     found += [
-        f"the self-test of {name} took {total / 1e3:.0f} s, most of it compiling; what is "
-        "compiled is kept for the next time."
+        f"the self-test of {name} took {total / 1e3:.0f} s: at first use it compiles, "
+        "and keeps the result for the next time."
         for name, total in spent.items()
         if total > SLOW_MILLISECONDS
     ]
