@@ -46,8 +46,8 @@ class Backends:
         module = ModuleType(f"mads4.kernels.backends.{name}_backend")
         module.BACKEND, module.reason_against = backend, reason  # type: ignore[attr-defined]
         self._monkeypatch.setitem(sys.modules, module.__name__, module)
-        choice._reason_against.cache_clear()
-        choice._choose.cache_clear()
+        choice._REASONS.clear()
+        choice._CHOICES.clear()
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +55,8 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Backends]:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("COLUMNS", "300")
     yield Backends(monkeypatch)
-    choice._reason_against.cache_clear()
-    choice._choose.cache_clear()
+    choice._REASONS.clear()
+    choice._CHOICES.clear()
 
 
 def facts(cli: Cli, capsys: Output, *words: str, code: int = 0) -> dict[str, Any]:

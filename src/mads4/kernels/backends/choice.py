@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 from dataclasses import dataclass
@@ -40,6 +39,12 @@ class Choice:
     """In words, with what spoke against the others."""
 
 
+# Answers of this process by (name, device type); dictionaries, because `torch.compile` complains
+# about functools.cache.
+_REASONS: dict[tuple[str, str], str | None] = {}
+_CHOICES: dict[tuple[str, str], Choice] = {}
+
+
 def reason_against(name: str, device: torch.device | str = "cpu") -> str | None:
     """Return why a backend cannot run on a device, or None if it can.
 
@@ -54,13 +59,11 @@ def reason_against(name: str, device: torch.device | str = "cpu") -> str | None:
             f"kernel.backend: there is no '{name}'; allowed: {', '.join(allowed)}."
             f"{did_you_mean(name, allowed)}"
         )
-    return _reason_against(name, torch.device(device).type)
-
-
-@functools.cache
-def _reason_against(name: str, device_type: str) -> str | None:
-    module = importlib.import_module(f"mads4.kernels.backends.{name}_backend")
-    return cast("str | None", module.reason_against(torch.device(device_type)))
+    key = (name, torch.device(device).type)
+    if key not in _REASONS:
+        module = importlib.import_module(f"mads4.kernels.backends.{name}_backend")
+        _REASONS[key] = module.reason_against(torch.device(key[1]))
+    return _REASONS[key]
 
 
 def choose(name: str, device: torch.device | str = "cpu") -> Choice:
@@ -74,10 +77,12 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
         BackendError: If there is no such backend, or if it cannot run here, with the reason:
             a backend asked for by name is never replaced silently.
     """
-    return _choose(name, torch.device(device).type)
+    key = (name, torch.device(device).type)
+    if key not in _CHOICES:
+        _CHOICES[key] = _choose(*key)
+    return _CHOICES[key]
 
 
-@functools.cache
 def _choose(name: str, device_type: str) -> Choice:
     if name == AUTO:
         return _automatic(device_type)

@@ -1,6 +1,6 @@
 """The products in plain PyTorch: on any device, without a compiler.
 
-Powers split: with ``l = a S + b`` and ``S ≈ √L``, ``d^l = (d^S)^a d^b``, so that the sum over n is
+Powers split: with ``l = a S + b`` and ``S ≈ 2 √L``, ``d^l = (d^S)^a d^b``, so that the sum over n is
 one real matrix product of an (A, 2N) and a (2N, S) factor per channel. Memory is O(N √L) instead
 of O(N L), and so is the number of powers. They come from repeated doubling, which needs
 multiplications only and no logarithm of ``d`` (bilinear discretisation may put ``d`` at zero).
@@ -13,6 +13,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_SHAPE = 2
+"""S / √L. Terms in A are multiplied once per sequence, those in S once: 2 was 10 to 40% faster than
+1 from L = 500 on, and no slower at 50.
+"""
 
 _CHUNK_ELEMENTS = 1 << 21
 """Elements of the Cauchy matrix that are held at once."""
@@ -75,7 +80,7 @@ class TorchBackend:
 
     def powers(self, base: Tensor, length: int) -> SplitPowers:
         """Return the two factors of ``base^l``."""
-        inner_count = math.isqrt(max(length - 1, 0)) + 1
+        inner_count = min(length, _SHAPE * (math.isqrt(length - 1) + 1))
         inner = powers(base, inner_count)
         outer = powers(inner[:, -1] * base, -(-length // inner_count))
         return SplitPowers(outer, inner, length)

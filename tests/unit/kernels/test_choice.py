@@ -1,0 +1,68 @@
+"""Which backend is taken, and what is said when none can be."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from mads4.kernels.backends import BackendError, choice, choose, reason_against
+from mads4.kernels.backends.torch_backend import BACKEND as TORCH
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is remembered from, or for, other tests."""
+    monkeypatch.setattr(choice, "_REASONS", {})
+    monkeypatch.setattr(choice, "_CHOICES", {})
+
+
+def cannot(reasons: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the named backends fail with these reasons, the others run."""
+    for name in choice.NAMES:
+        for device_type in choice.ORDER:
+            choice._REASONS[name, device_type] = reasons.get(name)
+
+
+def test_auto_on_a_cpu_is_torch_and_says_why_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, choice.__name__):
+        first, second = choose("auto", "cpu"), choose("auto", "cpu")
+    assert first is second
+    assert first.backend is TORCH
+    assert "torch > keops" in first.reason
+    assert [record.message for record in caplog.records] == [
+        f"kernel backend: torch ({first.reason})"
+    ]
+
+
+def test_auto_takes_the_next_and_names_what_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    cannot({"cuda": "triton is not installed."}, monkeypatch)
+    taken = choose("auto", "cuda")
+    assert taken.backend is TORCH
+    assert "cuda cannot run: triton is not installed." in taken.reason
+
+
+def test_a_backend_asked_for_by_name_is_never_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    cannot({"keops": "pykeops is not installed."}, monkeypatch)
+    with pytest.raises(BackendError, match=r"'keops' cannot run on cpu: pykeops is not installed"):
+        choose("keops", "cpu")
+
+
+def test_torch_runs_anywhere() -> None:
+    for device_type in ("cpu", "cuda", "xpu"):
+        assert reason_against("torch", device_type) is None
+    assert choose("auto", "xpu").backend is TORCH
+
+
+def test_an_unknown_name_lists_what_there_is() -> None:
+    with pytest.raises(BackendError, match="auto, torch, keops, cuda.*Did you mean 'keops'"):
+        choose("keop")
+
+
+def test_a_run_that_cannot_have_its_backend_stops_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, cli: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cannot({"keops": "no C++ compiler."}, monkeypatch)
+    assert cli("train", "experiment=smoke", "kernel=keops") == 2
+    assert "'keops' cannot run on cpu: no C++ compiler." in capsys.readouterr().err
