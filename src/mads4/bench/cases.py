@@ -5,9 +5,10 @@ Axes: ``B`` batch, ``H`` channels, ``L`` time, ``N`` real states per channel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ def reference_mebibytes(cell: Cell) -> float:
     return _TEMPORARIES * elements * itemsize / (1 << 20)
 
 
-def _options(cell: Cell) -> dict[str, str]:
+def _options(cell: Cell) -> dict[str, Any]:
     return {
         "parameterisation": cell.parameterisation,
         "discretisation": _DISCRETISATION[cell.parameterisation],
@@ -108,7 +109,7 @@ def _sequence(cell: Cell, *shape: int) -> Tensor:
     return torch.randn(*shape, device=cell.device, dtype=_DTYPES[cell.dtype])
 
 
-def _trained(forward: Callable[[], Tensor], inputs: list[Tensor], weights: Tensor) -> Workload:
+def _trained(forward: Callable[[], Tensor], inputs: Sequence[Tensor], weights: Tensor) -> Workload:
     """Differentiate Σ weights · outputs by what has an influence on the outputs."""
 
     def forward_backward() -> object:
@@ -133,7 +134,7 @@ def _kernel(cell: Cell) -> Workload:
     return _trained(forward, parameters, weights)
 
 
-def _backend_option(cell: Cell) -> dict[str, str]:
+def _backend_option(cell: Cell) -> dict[str, Any]:
     """Name a layer's backend; for a plain formula the layer is but a holder of parameters."""
     return {} if cell.backend in (REFERENCE, COMPILED) else {"backend": cell.backend}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mads4.atomic import atomic_path
-from mads4.bench.rows import Row, short
+from mads4.bench.rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +111,7 @@ def _decorate(axes: Axes, places: Sequence[int], axis: str) -> None:
     axes.set_yscale("log")
     axes.set_xticks(places, [f"{place}" for place in places])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("length L" if axis == "length" else "batch B")
     axes.set_ylabel("milliseconds (median)")

@@ -80,14 +80,15 @@ def layer(module: S4Layer, u: Tensor) -> Tensor:
     taps = kernel(module.ssm, length)
     inputs = u.permute(0, 2, 1)
     product = torch.fft.rfft(inputs, n=2 * length) * torch.fft.rfft(taps, n=2 * length)
-    y = torch.fft.irfft(product, n=2 * length)[..., :length]
+    y: Tensor = torch.fft.irfft(product, n=2 * length)[..., :length]
     return (y + module.ssm.feedthrough.unsqueeze(-1) * inputs).permute(0, 2, 1)
 
 
 def block(module: S4Block, x: Tensor) -> Tensor:
     """Return x + mix(gelu(S4(norm(x)))), (B, T, H)."""
     y = layer(module.s4, torch.nn.functional.layer_norm(x, x.shape[-1:]))
-    return x + module.mix(torch.nn.functional.gelu(y))
+    mixed: Tensor = module.mix(torch.nn.functional.gelu(y))
+    return x + mixed
 
 
 class Step:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def run(command: str, argv: list[str]) -> int:
         UserError: If no backend that was asked for can run, the device is not there, or the files
             cannot be written.
     """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read when PyTorch is imported: no chatter
     args = bench_options.parse(command, argv)
 
     import torch
