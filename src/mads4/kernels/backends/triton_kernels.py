@@ -62,7 +62,7 @@ def vandermonde_kernel(
     """Write 2 Re Σ_n w_n d_n^l for one row (h, m) and BLOCK_A BLOCK_B consecutive l.
 
     With l = a + b, a a multiple of BLOCK_B, the tile is the product of an (A, N) and an (N, B)
-    factor: (1/A + 1/B) exponentials per element instead of N-fold one.
+    factor, which takes (1/A + 1/B) N exponentials for each of its elements instead of N.
 
     Args:
         weight: w, (H M, N, 2).
