@@ -1,0 +1,227 @@
+"""The products as KeOps formulas: sums that are never stored as matrices, on CPU and CUDA.
+
+Powers in blocks: with ``l = a S + b`` and a fixed S, one exponential ``(d^S)^a`` per block and node
+serves S time steps, as the product with the vector ``d^0 … d^(S-1)``, so that a formula evaluates
+L / S exponentials per node instead of L, and one compiled formula serves all lengths.
+
+Phases in turns: ``a t`` with ``t = S arg(d) / 2π`` grows with the length, and float32 would lose
+its fraction, all that matters. t, computed in float64, is split into a coarse part of so few
+bits that its multiples are exact (for less than 2^13 blocks in float32) and a fine one whose
+multiples stay small. Whole turns are dropped before sine and cosine. This keeps the accuracy of
+float64 phases at the price of float32, which matters on GPUs with few float64 units.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mads4.kernels.backends.keops_cache import Formula, cache_folder, load
+from mads4.kernels.backends.torch_backend import powers
+
+_BLOCK = 32
+"""S: larger ones save exponentials on a CPU but spill registers on a GPU; a compiled width."""
+
+_PACK = 4
+"""Sequences that share one evaluation of the Cauchy matrix; a compiled width."""
+
+_COARSE_BITS = {torch.float32: 12, torch.float64: 26}
+"""Binary digits of the coarse part of a phase: half of the significand."""
+
+_LOG_OF_ZERO = -1e5
+"""Stands for log 0: its exponential is 0, and 0 times it is 0."""
+
+_POWER_VARIABLES = (
+    "a=Vi(1)",
+    "log=Vj(1)",
+    "coarse=Vj(1)",
+    "fine=Vj(1)",
+    f"inner=Vj({2 * _BLOCK})",
+    "turn=Pm(1)",
+)
+_OUTER = "(Exp(a*log)*ComplexExp1j(turn*(a*coarse-Floor(a*coarse)+a*fine)))"
+_PRODUCT = Formula(f"VecMatMult({_OUTER},inner)", _POWER_VARIABLES, axis=1)
+_TRANSPOSED = Formula(
+    f"ComplexMult({_OUTER},MatVecMult(inner,u))", (*_POWER_VARIABLES, f"u=Vi({_BLOCK})"), axis=0
+)
+
+
+@dataclass(frozen=True)
+class BlockPowers:
+    """``d^l`` as ``(d^S)^a d^b``, the first factor in polar form."""
+
+    polar: tuple[Tensor, Tensor, Tensor]
+    """log |d^S| and the coarse and the fine part of its phase in turns, (H, 1, N, 1) each."""
+    inner: Tensor
+    """``d^b``, (H, 1, N, S) complex."""
+    starts: Tensor
+    """a = 0, 1, …, (1, 1, A, 1) with A S >= length."""
+    length: int
+    """L."""
+
+    def product(self, weight: Tensor) -> Tensor:
+        """Return 2 Re Σ_n weight_n d_n^l, complex (H, M, N) to real (H, M, L)."""
+        weighted = (2.0 * weight).unsqueeze(-1) * self.inner
+        matrix = torch.cat([weighted.real, -weighted.imag], dim=-1)
+        blocks = _PRODUCT(self.starts, *self.polar, matrix, self._turn())
+        return blocks.flatten(2)[..., : self.length].contiguous()
+
+    def transposed(self, values: Tensor) -> Tensor:
+        """Return Σ_l values_l d_n^l, real (H, M, L) to complex (H, M, N)."""
+        missing = self.starts.numel() * _BLOCK - self.length
+        blocks = torch.nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, _BLOCK))
+        matrix = torch.cat([self.inner.real, self.inner.imag], dim=-1)
+        return torch.view_as_complex(
+            _TRANSPOSED(self.starts, *self.polar, matrix, self._turn(), blocks)
+        )
+
+    def _turn(self) -> Tensor:
+        return self.starts.new_full((1, 1, 1), 2.0 * math.pi)
+
+
+def _polar(base: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log |d^S| and the two parts of its phase, computed in float64."""
+    exact = base.to(torch.complex128)
+    log = (_BLOCK * exact.abs().log()).clamp(min=_LOG_OF_ZERO)
+    turns = _BLOCK / (2.0 * math.pi) * exact.angle()
+    turns = turns - turns.round()
+    scale = 2.0 ** _COARSE_BITS[base.real.dtype]
+    coarse = (turns * scale).round() / scale
+    log, coarse, fine = (
+        part.to(base.real.dtype)[:, None, :, None] for part in (log, coarse, turns - coarse)
+    )
+    return log, coarse, fine
+
+
+def _reciprocal(difference: str) -> str:
+    """Return 1 / difference, to the power one or two as `linear` and `square` say."""
+    plain = f"(Inv(ComplexSquareAbs({difference}))*Conj({difference}))"
+    return f"ComplexMult({plain},linear+square*{plain})"
+
+
+def _cauchy_formula() -> Formula:
+    """Return Σ_s Re(w_s) (p + q) + Im(w_s) i(p - q), p = 1/(t - s), q = 1/(t - s̄), for a pack.
+
+    Each reciprocal has its own division: a common denominator would square the range of t.
+    """
+    direct, mirrored = _reciprocal("(target-source)"), _reciprocal("(target-Conj(source))")
+    difference = f"ComplexMult(unit,{direct}-{mirrored})"
+    return Formula(
+        f"TensorProd(re,{direct}+{mirrored})+TensorProd(im,{difference})",
+        (
+            "target=Vi(2)",
+            "source=Vj(2)",
+            f"re=Vj({_PACK})",
+            f"im=Vj({_PACK})",
+            "linear=Pm(2)",
+            "square=Pm(1)",
+            "unit=Pm(2)",
+        ),
+        axis=1,
+    )
+
+
+_CAUCHY = _cauchy_formula()
+
+
+def _cauchy(weight: Tensor, sources: Tensor, targets: Tensor, order: int) -> Tensor:
+    """Return Σ_s [w_s / (t - s)^p + w̄_s / (t - s̄)^p] for every target t.
+
+    One formula serves both orders and both directions, because compilation is what costs. Sequences
+    go in packs that share an evaluation of the reciprocals.
+
+    Args:
+        weight: w, (H, M, S) complex.
+        sources: s, (H, S) or (1, S).
+        targets: t, (H, T) or (1, T).
+        order: p.
+
+    Returns:
+        (H, M, T) complex.
+    """
+    sequences = weight.shape[1]
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, -sequences % _PACK))
+    packs = padded.unflatten(1, (-1, _PACK)).transpose(2, 3)
+    constants = packs.real.new_tensor([2.0 - order, 0.0, order - 1.0, 0.0, 1.0])
+    result = _CAUCHY(
+        torch.view_as_real(targets.resolve_conj()).unsqueeze(1),
+        torch.view_as_real(sources.resolve_conj()).unsqueeze(1),
+        packs.real,
+        packs.imag,
+        *constants[None, None].split((2, 1, 2), dim=-1),
+    )
+    whole = torch.view_as_complex(result.unflatten(-1, (_PACK, 2)))
+    return whole.transpose(2, 3).flatten(1, 2)[:, :sequences].contiguous()
+
+
+class KeopsBackend:
+    """Formulas that KeOps compiles, some seconds each at the first use on a machine."""
+
+    name = "keops"
+
+    def powers(self, base: Tensor, length: int) -> BlockPowers:
+        """Return the factors of ``base^l``."""
+        starts = torch.arange(-(-length // _BLOCK), dtype=base.real.dtype, device=base.device)
+        inner = powers(base, _BLOCK).transpose(1, 2).unsqueeze(1)
+        return BlockPowers(_polar(base), inner, starts[None, None, :, None], length)
+
+    def cauchy(self, weight: Tensor, poles: Tensor, nodes: Tensor, order: int = 1) -> Tensor:
+        """Return the conjugate-symmetric Cauchy product, see `Backend.cauchy`."""
+        return _cauchy(weight, poles, nodes[None], order)
+
+    def cauchy_transposed(
+        self, values: Tensor, poles: Tensor, nodes: Tensor, order: int = 1
+    ) -> Tensor:
+        """Return the transposed Cauchy product, see `Backend.cauchy_transposed`.
+
+        It is the product with poles and nodes exchanged, except for the sign of an odd order.
+        """
+        return (-1) ** order * _cauchy(values, nodes[None], poles, order)
+
+
+BACKEND = KeopsBackend()
+
+
+def reason_against(device: torch.device) -> str | None:
+    """Return why it cannot run on a device, or None: found out by computing a tiny product."""
+    if device.type not in ("cpu", "cuda"):
+        return f"KeOps computes on cpu and cuda, not on {device.type}."
+    if sys.platform == "win32":
+        return "KeOps runs on Linux and macOS only."
+    if importlib.util.find_spec("pykeops") is None:
+        return "pykeops is not installed; install it with `pip install 'mads4[keops]'`."
+    if not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++"))):
+        return "KeOps needs a C++ compiler and there is none; install g++ or set CXX to one."
+    try:
+        if device.type == "cuda" and not load().config.gpu_available:
+            return "KeOps finds no CUDA driver with NVRTC; install the CUDA toolkit."
+        return _probe(device)
+    except OSError as error:
+        return (
+            f"KeOps cannot use its cache folder {cache_folder()} ({error}); set "
+            "KEOPS_CACHE_FOLDER to one that can be written to."
+        )
+    except Exception as error:  # whatever a third party's import or compilation raises
+        summary = (str(error).splitlines() or [type(error).__name__])[0]
+        return (
+            f"KeOps cannot compile or load a formula ({summary}); `python -c 'import pykeops; "
+            "pykeops.test_torch_bindings()'` shows more."
+        )
+
+
+def _probe(device: torch.device) -> str | None:
+    base = torch.tensor([[0.8 + 0.3j, 0.0j]], device=device)
+    weight = torch.tensor([[[0.5 - 0.2j, 1.0 + 1.0j]]], device=device)
+    length = _BLOCK + 1
+    expected = 2.0 * (weight * powers(base, length)).sum(-1).real
+    actual = BACKEND.powers(base, length).product(weight).squeeze(1)
+    if torch.allclose(actual, expected, atol=1e-5):
+        return None
+    return f"KeOps computes wrong values; delete its folder in {cache_folder()} and try again."

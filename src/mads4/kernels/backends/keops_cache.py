@@ -1,0 +1,161 @@
+"""KeOps formulas, imported and compiled so that jobs started together do not harm each other.
+
+KeOps generates C++ (or CUDA) for a formula at its first use, compiles it for some seconds and keeps
+the result in a folder that all processes of a user share. It takes no lock: it imports whatever
+lies there, half written or not, and rewrites its index files in place when a process exits. Here
+the import and the first use of each formula happen one process at a time, behind a lock on a file
+in that folder, and the index files, which save milliseconds only, are not written at all.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import importlib
+import io
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+
+LOCK_NAME = "mads4-keops.lock"
+
+
+class KeopsError(RuntimeError):
+    """KeOps could not be imported, or could not compile a formula; the message says why."""
+
+
+def cache_folder() -> Path:
+    """Return the folder below which KeOps keeps what it compiles."""
+    folder = os.environ.get("KEOPS_CACHE_FOLDER")
+    return Path.home() / ".cache" if folder is None else Path(folder)
+
+
+@contextlib.contextmanager
+def exclusive() -> Iterator[None]:
+    """Keep other processes and threads out of the cache folder; not to be nested.
+
+    The operating system releases the lock of a process that dies.
+
+    Raises:
+        OSError: If the folder cannot be written to.
+    """
+    import fcntl  # not on Windows, where KeOps does not run either
+
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_NAME).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _LOG.info("waiting for another process that compiles KeOps formulas in %s", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@functools.cache
+def load() -> Any:
+    """Import pykeops under the lock, without its messages, and return the package.
+
+    Raises:
+        ImportError: If it is not installed.
+        OSError: If the cache folder cannot be written to.
+    """
+    with exclusive(), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            importlib.import_module("pykeops.torch")
+        except (EOFError, pickle.UnpicklingError):
+            _remove_indices()
+            importlib.import_module("pykeops.torch")
+        _stop_writing_indices()
+    return importlib.import_module("pykeops")
+
+
+def _remove_indices() -> None:
+    """Delete index files that a process left unfinished; KeOps does without them."""
+    config = importlib.import_module("keopscore.config").config
+    for file in Path(config.get_build_folder()).glob("*_cache.pkl"):
+        file.unlink()
+
+
+def _stop_writing_indices() -> None:
+    """Cancel the unlocked rewriting of the index files at exit."""
+    libraries = importlib.import_module("pykeops.common.keops_io").keops_binder.values()
+    generator = importlib.import_module("keopscore.get_keops_dll").get_keops_dll
+    for index in (generator, *libraries):
+        atexit.unregister(index.save_cache)
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A sum of a formula over one of its two indices, compiled at its first use."""
+
+    text: str
+    """In KeOps' language."""
+    variables: tuple[str, ...]
+    """``name=Vi(width)``, ``Vj(width)`` or ``Pm(width)``, in the order of the arguments."""
+    axis: int
+    """The index that is summed over: 0 for i, 1 for j."""
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        """Compute it for tensors of two batch axes, (…, …, rows, width), (…, …, width) for Pm.
+
+        Batch axes broadcast. Where the tensors lie decides where it is computed.
+
+        Raises:
+            KeopsError: If the formula cannot be compiled.
+        """
+        device = arguments[0].device
+        scheme = "CPU" if device.type == "cpu" else "GPU_1D"
+        ready = [argument.contiguous() for argument in arguments]
+        call = functools.partial(_reduction(self), *ready, backend=scheme)
+        key = (self, ready[0].dtype, device)
+        if key in _COMPILED:
+            return call()
+        result = _compile(call)
+        _COMPILED.add(key)
+        return result
+
+
+_COMPILED: set[tuple[Formula, torch.dtype, torch.device]] = set()
+
+
+@functools.cache
+def _reduction(formula: Formula) -> Callable[..., Tensor]:
+    reduction = load().torch.Genred(
+        formula.text,
+        list(formula.variables),
+        reduction_op="Sum",
+        axis=formula.axis,
+        use_fast_math=False,  # CUDA's fast sine and division are short of float32's accuracy
+    )
+    return cast(Callable[..., Tensor], reduction)
+
+
+def _compile(call: Callable[[], Tensor]) -> Tensor:
+    """Make the first call of a formula; a library that a killed job left broken is built again."""
+    messages = io.StringIO()
+    with exclusive(), contextlib.redirect_stdout(messages):
+        try:
+            return call()
+        except ImportError as error:
+            library = None if error.path is None else Path(error.path).resolve()
+            if library is None or not library.is_relative_to(cache_folder().resolve()):
+                raise KeopsError(_compiler_message(messages.getvalue(), error)) from error
+            library.unlink()
+            return call()
+
+
+def _compiler_message(output: str, error: Exception) -> str:
+    """Return the first error in what the compiler wrote, or else what Python says."""
+    errors = [line for line in output.splitlines() if "error:" in line or "not found" in line]
+    return errors[0].strip() if errors else str(error)
