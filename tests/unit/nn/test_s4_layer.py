@@ -129,6 +129,27 @@ def test_chunks_equal_the_whole(variant: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_gradients_flow_from_chunk_to_chunk(variant: tuple[str, str]) -> None:
+    layer = make_layer(variant, torch.float64, seed=9)
+    u = torch.randn(2, 24, 5, dtype=torch.float64)
+    leaves = list(layer.parameters())
+    whole = torch.autograd.grad(layer(u).square().sum(), leaves)
+
+    def in_chunks(detach: bool) -> tuple[torch.Tensor, ...]:
+        kernel, state, loss = layer.kernel(10), None, torch.zeros(())
+        for chunk in u.split(10, dim=1):
+            y, state = layer(chunk, state, kernel, return_state=True)
+            loss = loss + y.square().sum()
+            state = state.detach() if detach else state
+        return torch.autograd.grad(loss, leaves)
+
+    for value, expected in zip(in_chunks(detach=False), whole, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-8, atol=1e-8)
+    truncated = in_chunks(detach=True)
+    assert max(relative_error(a, b) for a, b in zip(truncated, whole, strict=True)) > 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_of_both_views_agree(variant: tuple[str, str]) -> None:
     """Also through the prefix state and the final state, for every parameter."""
     layer = make_layer(variant, torch.float64, seed=2)
