@@ -76,7 +76,8 @@ class BlockPowers:
     def transposed(self, values: Tensor) -> Tensor:
         """Return Σ_l values_l d_n^l, real (H, M, L) to complex (H, M, N)."""
         missing = self.starts.numel() * _BLOCK - self.length
-        blocks = torch.nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, _BLOCK))
+        padded = torch.nn.functional.pad(values, (0, missing))
+        blocks = padded.view(*values.shape[:2], -1, _BLOCK)
         matrix = torch.cat([self.inner.real, self.inner.imag], dim=-1)
         return torch.view_as_complex(
             _TRANSPOSED(self.starts, *self.polar, matrix, self._turn(), blocks)
@@ -146,18 +147,18 @@ def _cauchy(weight: Tensor, sources: Tensor, targets: Tensor, order: int) -> Ten
     Returns:
         (H, M, T) complex.
     """
-    sequences = weight.shape[1]
+    channels, sequences, terms = weight.shape
     padded = torch.nn.functional.pad(weight, (0, 0, 0, -sequences % _PACK))
-    packs = padded.unflatten(1, (-1, _PACK)).transpose(2, 3)
-    constants = packs.real.new_tensor([2.0 - order, 0.0, order - 1.0, 0.0, 1.0])
+    packs = padded.reshape(channels, -1, _PACK, terms).transpose(2, 3)
+    constants = [[2.0 - order, 0.0], [order - 1.0], [0.0, 1.0]]
     result = _CAUCHY(
         torch.view_as_real(targets.resolve_conj()).unsqueeze(1),
         torch.view_as_real(sources.resolve_conj()).unsqueeze(1),
         packs.real,
         packs.imag,
-        *constants[None, None].split((2, 1, 2), dim=-1),
+        *(packs.real.new_tensor([[value]]) for value in constants),
     )
-    whole = torch.view_as_complex(result.unflatten(-1, (_PACK, 2)))
+    whole = torch.view_as_complex(result.view(*result.shape[:-1], _PACK, 2))
     return whole.transpose(2, 3).flatten(1, 2)[:, :sequences].contiguous()
 
 
@@ -183,7 +184,8 @@ class KeopsBackend:
 
         It is the product with poles and nodes exchanged, except for the sign of an odd order.
         """
-        return (-1) ** order * _cauchy(values, nodes[None], poles, order)
+        exchanged = _cauchy(values, nodes[None], poles, order)
+        return -exchanged if order == 1 else exchanged
 
 
 BACKEND = KeopsBackend()
