@@ -117,15 +117,20 @@ def expectations(schema: type[Command]) -> dict[str, str]:
 
 
 def fields(schema: type[Command]) -> dict[str, Node]:
-    """Return the JSON schema of each ``key`` and ``group.key``; alternatives under ``anyOf``."""
+    """Return the JSON schema of each ``key``, ``group.key`` …; alternatives under ``anyOf``."""
     root = schema.model_json_schema()
     nodes: dict[str, list[Node]] = {}
-    for name, node in root["properties"].items():
-        groups = [b for b in _branches(root, node) if "properties" in b]
-        for key, child in (item for group in groups for item in group["properties"].items()):
-            nodes.setdefault(f"{name}.{key}", []).append(child)
+
+    def visit(key: str, node: Node) -> None:
+        groups = [branch for branch in _branches(root, node) if "properties" in branch]
+        for group in groups:
+            for leaf, inner in group["properties"].items():
+                visit(f"{key}.{leaf}", inner)
         if not groups:
-            nodes[name] = [node]
+            nodes.setdefault(key, []).append(node)
+
+    for name, node in root["properties"].items():
+        visit(name, node)
     return {key: many[0] if len(many) == 1 else {"anyOf": many} for key, many in nodes.items()}
 
 
@@ -154,10 +159,17 @@ def _branches(root: Node, node: Node) -> list[Node]:
 
 def _dotted(loc: tuple[str | int, ...], allowed: Mapping[str, str]) -> str:
     """Return ``group.key`` for pydantic's path, which also names union members and list items."""
-    steps = [str(step) for step in loc]
-    if len(steps) > 2 and ".".join(steps[:2]) not in allowed:
-        del steps[1]  # the name of the alternative: env, rware, scenario
-    return ".".join(steps if steps[0] in allowed and len(steps) == 1 else steps[:2])
+    groups = {key[:cut] for key in allowed for cut, char in enumerate(key) if char == "."}
+    steps: list[str] = []
+    for index, step in enumerate(map(str, loc)):
+        key = ".".join(steps)
+        if key in allowed:
+            break  # list items and the like
+        is_known = f"{key}.{step}" in groups or f"{key}.{step}" in allowed
+        if key in groups and not is_known and index < len(loc) - 1:
+            continue  # the name of the alternative: env, rware, scenario
+        steps.append(step)
+    return ".".join(steps)
 
 
 def _expected(node: Node) -> str:

@@ -46,7 +46,7 @@ MISTAKES = [
     (["train", "trainer=3"], ["trainer: got '3', expected one of offline."]),
     (
         ["train", "kernel=troch"],
-        ["kernel: got 'troch', expected one of torch. Did you mean 'torch'?"],
+        ["kernel: got 'troch', expected one of auto, cuda, keops, torch. Did you mean 'torch'?"],
     ),
     (["train", "experiment=quikstart"], ["experiment: got 'quikstart', expected one of"]),
     (["train", "hydra/launcher=basics"], ["hydra/launcher: got 'basics', expected one of"]),
@@ -77,11 +77,19 @@ MISTAKES = [
     (["evaluate", "checkpoint=x", "evaluator.epsiodes=3"], ["Did you mean 'episodes'?"]),
     (["trian"], ["no command 'trian', choose one of train, ", "Did you mean 'train'?"]),
     (
-        ["train", "model.mesage=none", "seed=x", "kernel=cuda", "trainer.window=0"],
+        [
+            "train",
+            "model.mesage=none",
+            "seed=x",
+            "trainer.ssm_learning_rate.E=1",
+            "kernel=hip",
+            "trainer.window=0",
+        ],
         [
             "model.mesage: unknown key",
             "seed: got 'x'",
-            "kernel: got 'cuda'",
+            "kernel: got 'hip'",
+            "trainer.ssm_learning_rate.E: unknown key. Allowed here: A, B, C, dt, D",
             "trainer.window: got 0, expected a whole number >= 1 or null",
         ],
     ),

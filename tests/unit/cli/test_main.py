@@ -37,7 +37,7 @@ def test_training_help_shows_groups_and_settings(
 ) -> None:
     assert cli("train", "--help") == 0
     output = capsys.readouterr().out
-    assert "kernel      torch\n" in output
+    assert "kernel      auto, cuda, keops, torch\n" in output
     assert (
         "  trainer.steps: a whole number >= 1\n      Optimiser steps in all. Default: 5000"
         in output
