@@ -31,7 +31,7 @@ STACK_BLOCKS = 3
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _DISCRETISATION = {"diagonal": "zoh", "dplr": "bilinear"}
-_TEMPORARIES = 5
+_TEMPORARIES = 6
 """Tensors of the size of the plain formula's matrix that live at once, forward and backward."""
 
 
@@ -203,8 +203,10 @@ def _step_stack(cell: Cell) -> Workload:
 
 
 def _inference(cell: Cell, step: Action) -> Workload:
-    action = torch.compile(step) if cell.backend == COMPILED else step
-    return Workload(action, None, torch.inference_mode)
+    if cell.backend == COMPILED:
+        torch.compiler.reset()  # else sizes of earlier cells count, and what is compiled is general
+        step = torch.compile(step)
+    return Workload(step, None, torch.inference_mode)
 
 
 _MAKERS: dict[str, Callable[[Cell], Workload]] = {

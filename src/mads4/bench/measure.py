@@ -128,10 +128,7 @@ class Control:
         self._times: list[float] = []
 
     def sample(self, runs: int) -> list[float]:
-        """Time the product `runs` times and return the milliseconds, fewer spells of noise apart.
-
-        The first run of each call only warms up.
-        """
+        """Time the product `runs` times and return the milliseconds; a run before them warms up."""
         left, right = self._factors
         times = [1e3 * _seconds(lambda: left @ right, self._device) for _ in range(runs + 1)][1:]
         self._times += times
@@ -139,7 +136,9 @@ class Control:
 
     @property
     def timing(self) -> Timing:
-        """All runs so far."""
+        """All runs so far, at least one."""
+        if not self._times:
+            self.sample(1)
         return Timing(tuple(self._times))
 
     def gflops(self, milliseconds: float) -> float:

@@ -54,7 +54,7 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> bool:
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11)
-    grid = figure.subplots(len(panels), len(parts), squeeze=False, sharex=True)
+    grid = figure.subplots(len(panels), len(parts), squeeze=False)
     for line, panel in enumerate(panels):
         here = [row for row in measured if _panel(row, axis) == panel]
         for column, part in enumerate(parts):

@@ -186,10 +186,14 @@ class Suite:
 def prepared(cell: Cell, part: str) -> Action:
     """Make a cell's inputs for measuring the memory of ``forward`` or ``forward_backward``.
 
-    A shrunken cell runs first, so that loading libraries and starting threads is not counted.
+    A shrunken cell runs first, so that loading libraries and starting threads is not counted. A
+    step also runs as it is, because only its first run makes what all later ones use.
     """
     _action(cell.shrunken(), part)()
-    return _action(cell, part)
+    action = _action(cell, part)
+    if cell.case not in _TRAINED:
+        action()
+    return action
 
 
 def _action(cell: Cell, part: str) -> Action:
@@ -209,7 +213,18 @@ def unavailable(backends: Sequence[str], device: torch.device) -> dict[str, str]
     """Return why those of `backends` that cannot run on a device cannot."""
     with redirect_stdout(sys.stderr):
         reasons = {name: reason_against(name, device) for name in backends if name in NAMES}
+        if COMPILED in backends:
+            reasons[COMPILED] = _reason_against_compiling(device)
     return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _reason_against_compiling(device: torch.device) -> str | None:
+    """Compile something small: that it works depends on compilers that only a trial finds."""
+    try:
+        torch.compile(torch.sin)(torch.ones(2, device=device))
+    except Exception as error:  # whatever the compiler stumbles over is the reason
+        return f"torch.compile fails: {str(error).strip().partition(chr(10))[0]}"
+    return None
 
 
 def selectable(benchmark: str) -> tuple[str, ...]:

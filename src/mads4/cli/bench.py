@@ -6,6 +6,9 @@ import argparse
 import os
 import shlex
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +41,8 @@ def run(command: str, argv: list[str]) -> int:
     out = _writable(args.out)
     device = _device(args.device)
     grid, suite = _plan(args, device)
-    try:
-        rows = _measure(args.benchmark, grid, suite, _beside(out, ".csv"))
-        _describe(args, grid, suite, rows, out)
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error}. Give another place.") from error
+    rows = _measure(args.benchmark, grid, suite, out)
+    _describe(args.benchmark, grid, suite, rows, out)
     return 0
 
 
@@ -83,7 +83,7 @@ _EXTRA = ("auto", "compiled")
 """Measured only if asked for: the one is another's name, the other compiles for a minute."""
 
 
-def _measure(benchmark: str, grid: Grid, suite: Suite, path: Path) -> list[Row]:
+def _measure(benchmark: str, grid: Grid, suite: Suite, out: Path) -> list[Row]:
     from mads4.bench.memory import reason_against
     from mads4.bench.rows import headings, to_text, write_csv
 
@@ -94,30 +94,48 @@ def _measure(benchmark: str, grid: Grid, suite: Suite, path: Path) -> list[Row]:
     rows: list[Row] = []
     for row in suite.rows(grid.cells(benchmark)):
         rows.append(row)
-        write_csv(rows, path)
+        with _writing(out):
+            write_csv(rows, _beside(out, ".csv"))
         if row.backend not in suite.unavailable:
             sys.stdout.write(to_text(row) + "\n")
             sys.stdout.flush()
     return rows
 
 
-def _describe(
-    args: argparse.Namespace, grid: Grid, suite: Suite, rows: list[Row], out: Path
-) -> None:
+def _describe(benchmark: str, grid: Grid, suite: Suite, rows: list[Row], out: Path) -> None:
     """Write what the figures were measured with, and the plot; say where everything is."""
+    from mads4.atomic import write_json
+    from mads4.bench.picture import draw
+
+    facts = _facts(benchmark, grid, suite)
+    control, machine = facts["control"], facts["machine"]
+    title = (
+        f"mads4 bench {benchmark}: H = {grid.channels}, N = {grid.state}, {grid.dtype}\n"
+        f"{machine['device_name'] or machine['processor']}, threads: {facts['threads']}, "
+        f"control {control['gflops']:.0f} GFLOP/s"
+    )
+    with _writing(out):
+        write_json(_beside(out, ".json"), facts)
+        suffixes = [".csv", ".json"] + [".png"] * draw(rows, _beside(out, ".png"), title)
+    sys.stdout.write(
+        f"control: {control['operation']} in {control['ms']:.2f} ms "
+        f"({control['ms_p10']:.2f} - {control['ms_p90']:.2f}), {control['gflops']:.0f} GFLOP/s\n"
+        f"written: {' '.join(shlex.quote(str(_beside(out, suffix))) for suffix in suffixes)}\n"
+    )
+
+
+def _facts(benchmark: str, grid: Grid, suite: Suite) -> dict[str, Any]:
+    """Return the machine, the code, the control and the settings, fit for JSON."""
     from dataclasses import asdict
 
-    from mads4.atomic import write_json
     from mads4.bench.memory import reason_against
-    from mads4.bench.picture import draw
     from mads4.provenance import collect_provenance
 
     control = suite.control.timing
     origin = collect_provenance(device=grid.device)
     kept = ("created", "command", "versions", "git", "machine")
-    rate = suite.control.gflops(control.median)
-    header: dict[str, Any] = {
-        "benchmark": args.benchmark,
+    return {
+        "benchmark": benchmark,
         **{name: origin[name] for name in kept},
         "threads": suite.settings.threads,
         "grid": asdict(grid),
@@ -128,26 +146,12 @@ def _describe(
             "ms_p10": control.quantile(0.1),
             "ms_p90": control.quantile(0.9),
             "runs": control.runs,
-            "gflops": rate,
+            "gflops": suite.control.gflops(control.median),
         },
         "unavailable": dict(suite.unavailable),
         "memory_left_out": reason_against(suite.device),
         "profiles": suite.profiles,
     }
-    write_json(_beside(out, ".json"), header)
-    machine = origin["machine"]
-    title = (
-        f"mads4 bench {args.benchmark}: H = {grid.channels}, N = {grid.state}, {grid.dtype}\n"
-        f"{machine['device_name'] or machine['processor']}, {suite.settings.threads} threads, "
-        f"control {rate:.0f} GFLOP/s"
-    )
-    words = [".csv", ".json"] + [".png"] * draw(rows, _beside(out, ".png"), title)
-    sys.stdout.write(
-        f"control: {suite.control.size} x {suite.control.size} float32 matrix product in "
-        f"{control.median:.2f} ms ({control.quantile(0.1):.2f} - {control.quantile(0.9):.2f}), "
-        f"{rate:.0f} GFLOP/s\n"
-        f"written: {' '.join(shlex.quote(str(_beside(out, suffix))) for suffix in words)}\n"
-    )
 
 
 def _threads() -> int:
@@ -176,14 +180,21 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _writable(out: Path) -> Path:
-    """Make the folder of the files to be written, before anything is measured."""
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Turn what the system says about a place that cannot be written into a user's mistake."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = _beside(out, ".csv")
-        probe.touch()
+        yield
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error}. Give another place.") from error
+
+
+def _writable(out: Path) -> Path:
+    """Make the folder of the files, and try to write there, before anything is measured."""
+    with _writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
     return out
 
 
