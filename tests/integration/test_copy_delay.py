@@ -21,3 +21,9 @@ def test_the_layer_learns_to_copy_with_delay(capsys: pytest.CaptureFixture[str])
 def test_it_is_as_short_as_announced() -> None:
     code = EXAMPLE.read_text(encoding="utf-8").rpartition('"""')[2]
     assert len([line for line in code.splitlines() if line.strip()]) <= 15
+
+
+def test_the_readme_shows_the_same_code() -> None:
+    code = EXAMPLE.read_text(encoding="utf-8").rpartition('"""')[2].strip()
+    readme = (EXAMPLE.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert f"```python\n{code}\n```" in readme
