@@ -70,36 +70,35 @@ def _channel_chunks(inputs: Tensor, size: int) -> list[slice]:
 
 
 class _CausalConvolution(Function):
-    """Saves the input's spectrum only; the kernel's gradient is summed over the batch there."""
+    """Saves the input's spectrum only, in the pieces it was made in: joining them is a copy."""
 
     @staticmethod
     def forward(ctx: Any, inputs: Tensor, spectrum: Tensor) -> Tensor:
-        frequencies, length = spectrum.shape[-1], inputs.shape[-1]
-        size = 2 * (frequencies - 1)
-        transformed = spectrum.new_empty(*inputs.shape[:2], frequencies)
-        outputs = inputs.new_empty(inputs.shape)
+        size, length = 2 * (spectrum.shape[-1] - 1), inputs.shape[-1]
+        outputs, pieces = inputs.new_empty(inputs.shape), []
         for part in _channel_chunks(inputs, size):
-            rows = transformed[part]
-            torch.fft.rfft(inputs[part], n=size, out=rows)
+            rows = torch.fft.rfft(inputs[part], n=size)
             product = rows * spectrum[part].unsqueeze(1)
             outputs[part] = torch.fft.irfft(product, n=size)[..., :length]
-        ctx.save_for_backward(transformed, spectrum)
+            pieces.append(rows)
+        ctx.save_for_backward(spectrum, *pieces)
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        transformed, spectrum = ctx.saved_tensors
+        spectrum, *pieces = ctx.saved_tensors
         size, length = 2 * (spectrum.shape[-1] - 1), grad.shape[-1]
         conjugate = spectrum.conj().resolve_conj().unsqueeze(1)
         grad_spectrum = torch.empty_like(spectrum)
         grad_inputs = grad.new_empty(grad.shape)
-        for part in _channel_chunks(grad, size):
+        for part, transformed in zip(_channel_chunks(grad, size), pieces, strict=True):
             rows = torch.fft.rfft(grad[part], n=size)
-            grad_spectrum[part] = (rows * transformed[part].conj()).sum(1)
-            product = rows.mul_(conjugate[part])
+            product = rows * conjugate[part]
             grad_inputs[part] = torch.fft.irfft(product, n=size)[..., :length]
-        grad_spectrum[:, 1:-1] *= 2.0  # each stands for a pair of conjugate frequencies
+            # Conjugated in place, and back after the sum: a lazy conjugate is a copy.
+            grad_spectrum[part] = rows.conj_physical_().mul_(transformed).sum(1)
+        grad_spectrum.conj_physical_()[:, 1:-1] *= 2.0  # each stands for a conjugate pair
         return grad_inputs, grad_spectrum.div_(size)
 
 

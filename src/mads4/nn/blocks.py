@@ -42,10 +42,7 @@ class S4Block(nn.Module):
         result = self.s4(channel_norm(x).permute(1, 2, 0), state, kernel, return_state=return_state)
         y, final = result if return_state else (result, None)
         y = functional.gelu(y.permute(2, 0, 1)).flatten(1)
-        mixed = torch.addmm(self.mix.bias.unsqueeze(-1), self.mix.weight, y)
-        if self.gated:
-            mixed = functional.glu(mixed, dim=0)
-        return self._add(x, mixed.view_as(x)), final
+        return self._add_mixed(x, y), final
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance one time step, x (B, H) and state (B, H, N)."""
@@ -55,14 +52,24 @@ class S4Block(nn.Module):
             mixed = functional.glu(mixed, dim=-1)
         return x + mixed, following
 
-    def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
-        """Return x + dropout(mixed), (H, B, T); dropped is a channel, for the whole sequence.
+    def _add_mixed(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return x + dropout(mix(y)), (H, B, T), from y (H, B T).
 
-        One draw per channel and sequence rather than per element disturbs what the block sees
-        consistently over time, and spares drawing as many random numbers as there are elements,
-        which cost an eighth of a training step on a CPU.
+        Dropped is a channel, for the whole sequence: one draw per channel and sequence rather than
+        per element disturbs what the block sees consistently over time, and spares drawing as many
+        random numbers as there are elements, which cost an eighth of a training step on a CPU.
         """
-        if not self.training or self.dropout == 0.0:
+        weight, bias = self.mix.weight, self.mix.bias.unsqueeze(-1)
+        drops = self.training and self.dropout > 0.0
+        if not (drops or self.gated or torch.is_autocast_enabled(x.device.type)):
+            # The product adds itself to the residual.
+            residual = x.flatten(1) + bias
+            return residual.addmm_(weight, y).view_as(x)
+        mixed = torch.addmm(bias, weight, y)
+        if self.gated:
+            mixed = functional.glu(mixed, dim=0)
+        mixed = mixed.view_as(x)
+        if not drops:
             return x + mixed
         keep = torch.empty_like(x[..., :1]).bernoulli_(1.0 - self.dropout)
         return torch.addcmul(x, mixed, keep, value=1.0 / (1.0 - self.dropout))
