@@ -25,8 +25,8 @@ register_optimizer_step_post_hook(_count_step)
 class ParameterCache(Generic[T]):
     """Remembers what a function of some parameters returned.
 
-    A change is seen through a parameter's version counter, storage, dtype and device, and after
-    any optimiser's step. With gradients enabled nothing is remembered, because the value has
+    A change is seen through a parameter's version counter and storage, the first one's dtype, and
+    after any optimiser's step. With gradients enabled nothing is remembered, because the value has
     to belong to the caller's graph; neither for inference tensors, which count no versions.
     Writing through ``parameter.data`` in place leaves no trace: call `clear` then.
     """
@@ -45,12 +45,16 @@ class ParameterCache(Generic[T]):
 
     def get(self, parameters: Iterable[nn.Parameter], make: Callable[[], T]) -> T:
         """Return ``make()``, or what it returned last if no parameter has changed since."""
+        if torch.is_grad_enabled():
+            return make()
         values = list(parameters)
-        if torch.is_grad_enabled() or any(value.is_inference() for value in values):
+        if any(value.is_inference() for value in values):
             return make()
         key = (
             _optimizer_steps[0],
-            *((value._version, value.data_ptr(), value.dtype, value.device) for value in values),
+            values[0].dtype,
+            *[value._version for value in values],
+            *[value.data_ptr() for value in values],
         )
         if self._value is None or self._key != key:
             self._key, self._value = key, make()

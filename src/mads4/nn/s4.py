@@ -157,7 +157,8 @@ class S4Layer(nn.Module):
         stays valid when they change.
         """
         return self._cache.get(
-            self.ssm.parameters(), lambda: step_coefficients(self.ssm.discretise(), self.ssm.row)
+            self.ssm.parameters(recurse=False),
+            lambda: step_coefficients(self.ssm.discretise(), self.ssm.row),
         )
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
