@@ -17,7 +17,9 @@ float32, H = 96, on a CPU; A, B, C and Δ are trained on both sides, A and B per
   every mode against its own side's convolution is reported too.
 
 Peak memory is that of forward and backward, above what was held before, each in a fresh process.
-The control is a 2048 x 2048 float32 product, timed between all measurements.
+All of their variants (``naive``, ``keops``, ``s4d.py``) and all of our backends take turns; each
+figure's best of one side is compared with the best of the other. The control is a 2048 x 2048
+float32 product, timed between all measurements.
 
 How their files are imported: `state_spaces_sides.py`. Their KeOps formulas, written for GPUs, run
 here with ``backend='CPU'``.

@@ -178,6 +178,12 @@ class PolicyInput:
     """(B,) the return still asked for, in the environment's reward units."""
     uniform: torch.Tensor | None
     """(B, N) float64 in [0, 1): the randomness actions are drawn with; None takes the likeliest."""
+    order_key: torch.Tensor | None = None
+    """(B, N) float64, the same at every step of an episode: agents decide by increasing key, if
+    the policy's order is random; None for the order of their numbers."""
+    message_key: torch.Tensor | None = None
+    """(B, N) float64 in [0, 1), new at every step: the message to an agent is lost where its key is
+    below the probability of loss; None loses none."""
 
 
 @dataclass(frozen=True)
