@@ -181,9 +181,10 @@ class PolicyInput:
     order_key: torch.Tensor | None = None
     """(B, N) float64, the same at every step of an episode: agents decide by increasing key, if
     the policy's order is random; None for the order of their numbers."""
-    message_key: torch.Tensor | None = None
-    """(B, N) float64 in [0, 1), new at every step: the message to an agent is lost where its key is
-    below the probability of loss; None loses none."""
+    message_lost: torch.Tensor | None = None
+    """(B, N) bool, True where what an agent's predecessor hands on does not reach it; None loses
+    nothing. `rollout(message_drop=p)` draws it: a number per agent and step (from the episode's
+    second stream, after the order keys) below p; p is one probability or one per agent (N,)."""
 
 
 @dataclass(frozen=True)
