@@ -24,6 +24,13 @@ from mads4.kernels.backends.torch_backend import BACKEND as TORCH
 from mads4.kernels.power_series import delay, divide, multiply
 from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
 
+_SERIES_ELEMENTS = (1 << 24, 1 << 17)
+"""Terms of power series, over all channels, that are worked on at once: elsewhere, and on a CPU.
+
+It bounds temporaries: for H = 96 and L = 16 000 the peak falls from 429 to 200 MiB, and what stays
+in the cache is a third faster.
+"""
+
 
 @dataclass(frozen=True)
 class Feedback:
@@ -50,6 +57,19 @@ class DiscreteSystem:
     feedback: Feedback | None = None
     """None for a diagonal system."""
 
+    def __getitem__(self, channels: slice) -> DiscreteSystem:
+        """Return some of the systems."""
+        feedback = self.feedback
+        if feedback is not None:
+            feedback = Feedback(feedback.column[channels], feedback.row[channels])
+        return DiscreteSystem(
+            self.decay[channels],
+            self.column[channels],
+            self.row[channels],
+            self.feedthrough[channels],
+            feedback,
+        )
+
 
 def _one_minus_delayed(kernel: Tensor) -> Tensor:
     """Return the series 1 - z k that closing the loop through the kernel k divides by."""
@@ -67,14 +87,22 @@ def autonomous_response(
     system: DiscreteSystem, start: Tensor, length: int, backend: Backend = TORCH
 ) -> Tensor:
     """Return 2 Re C Ā^l start for l = 0 … length - 1, (H, M, N) to (H, M, L) real."""
+    if system.feedback is None:
+        return vandermonde(system.row.unsqueeze(1) * start, system.decay, length, backend)
+    elements = _SERIES_ELEMENTS[start.device.type == "cpu"]
+    size = max(1, elements // (start.shape[1] * length))
+    parts = [slice(first, first + size) for first in range(0, len(start), size)]
+    return torch.cat([_closed_loop(system[part], start[part], length, backend) for part in parts])
+
+
+def _closed_loop(system: DiscreteSystem, start: Tensor, length: int, backend: Backend) -> Tensor:
+    """Return the response of a system with feedback: s = driven / (1 - z k), y += z path s."""
     row, feedback, count = system.row.unsqueeze(1), system.feedback, start.shape[1]
-    if feedback is None:
-        return vandermonde(row * start, system.decay, length, backend)
+    assert feedback is not None
     starts = torch.cat([start, feedback.column.unsqueeze(1)], dim=1)
     weight = torch.cat([row * starts, feedback.row.unsqueeze(1) * starts], dim=1)
     sums = vandermonde(weight, system.decay, length, backend)
-    response, path = sums[:, :count], sums[:, count : count + 1]
-    driven, loop = sums[:, count + 1 : -1], sums[:, -1:]
+    response, path, driven, loop = torch.split(sums, [count, 1, count, 1], dim=1)
     return response + delay(multiply(path, divide(driven, _one_minus_delayed(loop))))
 
 

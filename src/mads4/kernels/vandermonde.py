@@ -58,14 +58,13 @@ class _Vandermonde(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, base = ctx.saved_tensors
-        sequences, factor = grad.shape[1], 2.0 if base.is_complex() else 1.0
-        needs_weight, needs_base, *_ = ctx.needs_input_grad
-        rows = torch.cat([grad, _slope(grad)], dim=1) if needs_base else grad
-        products = ctx.powers.transposed(rows).conj()
-        grad_weight = factor * products[:, :sequences] if needs_weight else None
-        if not needs_base:
-            return grad_weight, None, None, None
-        grad_base = factor * (weight.conj() * products[:, sequences:]).sum(1)
+        factor = 2.0 if base.is_complex() else 1.0
+        grad_weight, grad_base = None, None
+        if ctx.needs_input_grad[0]:
+            grad_weight = factor * ctx.powers.transposed(grad).conj()
+        if ctx.needs_input_grad[1]:
+            slopes = ctx.powers.transposed(_slope(grad))
+            grad_base = factor * (weight * slopes).sum(1).conj()
         return grad_weight, grad_base, None, None
 
 

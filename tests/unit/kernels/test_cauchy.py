@@ -46,7 +46,7 @@ def test_products_match_the_definition(length: int, pairs: int, seed: int) -> No
 def test_gradients_match_finite_differences(
     length: int, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_backend, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(torch_backend, "_CAUCHY_ELEMENTS", chunk)
     leaves = tuple(value.requires_grad_() for value in inputs(length, 3, seed=length))
     assert torch.autograd.gradcheck(cauchy, leaves)
     assert torch.autograd.gradcheck(complex_cauchy, leaves)

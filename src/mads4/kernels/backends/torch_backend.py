@@ -1,7 +1,7 @@
 """The products in plain PyTorch: on any device, without a compiler.
 
-Powers split: with ``l = a S + b`` and ``S ≈ 2 √L``, ``d^l = (d^S)^a d^b``, so that the sum over n is
-one real matrix product of an (A, 2N) and a (2N, S) factor per channel. Memory is O(N √L) instead
+Powers split: with ``l = a S + b`` and ``S ≈ 2 √L``, ``d^l = (d^S)^a d^b``, so that the sum over n
+is one real matrix product of an (A, 2N) and a (2N, S) factor per channel. Memory is O(N √L) instead
 of O(N L), and so is the number of powers. They come from repeated doubling, which needs
 multiplications only and no logarithm of ``d`` (bilinear discretisation may put ``d`` at zero).
 """
@@ -19,7 +19,10 @@ _SHAPE = 2
 1 from L = 500 on, and no slower at 50.
 """
 
-_CHUNK_ELEMENTS = 1 << 21
+_CHUNK_ELEMENTS = (1 << 26, 1 << 18)
+"""Elements of a temporary that are held at once, on another device and on a CPU."""
+
+_CAUCHY_ELEMENTS = 1 << 21
 """Elements of the Cauchy matrix that are held at once."""
 
 
@@ -53,24 +56,39 @@ class SplitPowers:
     def product(self, weight: Tensor) -> Tensor:
         """Return 2 Re Σ_n weight_n d_n^l (real: Σ_n weight_n d_n^l), (H, M, N) to (H, M, L)."""
         channels, sequences, _ = weight.shape
-        if weight.is_complex():
-            weight = 2.0 * weight
-        left = weight.unsqueeze(2) * self.outer.unsqueeze(1)
-        columns = _real_rows(self.inner.conj().resolve_conj())
-        product = torch.bmm(_real_rows(left).flatten(1, 2), columns.transpose(1, 2))
-        return product.view(channels, sequences, -1)[..., : self.length]
+        real = torch.view_as_real(weight).dtype if weight.is_complex() else weight.dtype
+        result = weight.new_empty(channels, sequences, self.length, dtype=real)
+        for part in self._channel_chunks(sequences):
+            left = weight[part].unsqueeze(2) * self.outer[part].unsqueeze(1)
+            if left.is_complex():
+                left = left.mul_(2.0)
+            columns = _real_rows(self.inner[part].conj().resolve_conj())
+            blocks = torch.bmm(_real_rows(left).flatten(1, 2), columns.transpose(1, 2))
+            result[part] = blocks.view(len(left), sequences, -1)[..., : self.length]
+        return result
 
     def transposed(self, values: Tensor) -> Tensor:
         """Return Σ_l values_l d_n^l, real (H, M, L) to (H, M, N)."""
         channels, sequences, length = values.shape
         outer_count, inner_count = self.outer.shape[1], self.inner.shape[1]
-        padded = torch.nn.functional.pad(values, (0, outer_count * inner_count - length))
-        rows = padded.reshape(channels, sequences * outer_count, inner_count)
-        partial = torch.bmm(rows, _real_rows(self.inner))
-        blocks = partial.view(channels, sequences, outer_count, -1)
-        if self.outer.is_complex():
-            blocks = torch.view_as_complex(blocks.view(*blocks.shape[:-1], -1, 2))
-        return (blocks * self.outer.unsqueeze(1)).sum(2)
+        result = self.outer.new_empty(channels, sequences, self.outer.shape[-1])
+        for part in self._channel_chunks(sequences):
+            missing = outer_count * inner_count - length
+            padded = torch.nn.functional.pad(values[part], (0, missing))
+            rows = padded.view(len(padded), sequences * outer_count, inner_count)
+            blocks = torch.bmm(rows, _real_rows(self.inner[part]))
+            blocks = blocks.view(len(padded), sequences, outer_count, -1)
+            if self.outer.is_complex():
+                blocks = torch.view_as_complex(blocks.view(*blocks.shape[:-1], -1, 2))
+            torch.sum(blocks.mul_(self.outer[part].unsqueeze(1)), dim=2, out=result[part])
+        return result
+
+    def _channel_chunks(self, sequences: int) -> list[slice]:
+        """Split the channels so that one chunk's blocks are small (and on a CPU in the cache)."""
+        channels, outer_count, modes = self.outer.shape
+        per_channel = sequences * outer_count * max(self.inner.shape[1], 2 * modes)
+        count = max(1, _CHUNK_ELEMENTS[self.outer.device.type == "cpu"] // per_channel)
+        return [slice(first, first + count) for first in range(0, channels, count)]
 
 
 class TorchBackend:
@@ -110,7 +128,7 @@ class TorchBackend:
 
 
 def _chunk(poles: Tensor) -> int:
-    return max(1, _CHUNK_ELEMENTS // poles.numel())
+    return max(1, _CAUCHY_ELEMENTS // poles.numel())
 
 
 BACKEND = TorchBackend()
