@@ -184,7 +184,7 @@ def test_every_model_option_reaches_the_policy() -> None:
         memory=False,
         message_dim=5,
         use_return=False,
-        use_state=False,
+        use_global_state=False,
         use_previous_action=False,
     )
     policy = build.policy(options, SPEC)

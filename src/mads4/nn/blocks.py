@@ -37,12 +37,18 @@ class S4Block(nn.Module):
 
     def forward(
         self, x: Tensor, kernel: SequenceKernel, state: Tensor | None, return_state: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the block's output (H, B, T) and the final state, or None if not asked for."""
-        result = self.s4(channel_norm(x).permute(1, 2, 0), state, kernel, return_state=return_state)
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Advance a whole sequence, x (H, B, T).
+
+        Returns:
+            The block's output (H, B, T), the final state or None if not asked for, and what the
+            state-space models were given, (B, T, H).
+        """
+        u = channel_norm(x).permute(1, 2, 0)
+        result = self.s4(u, state, kernel, return_state=return_state)
         y, final = result if return_state else (result, None)
         y = functional.gelu(y.permute(2, 0, 1)).flatten(1)
-        return self._add_mixed(x, y), final
+        return self._add_mixed(x, y), final, u
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance one time step, x (B, H) and state (B, H, N)."""
@@ -85,6 +91,7 @@ class S4Stack(nn.Module):
         dropout: Probability with which a channel of a block's contribution is dropped, for a whole
             sequence, in training.
         mixing: ``gelu`` (H to H) or ``glu`` (H to 2 H, gated).
+        readout: Have read-outs of the last block's state, see `S4Layer.read_sequence`.
         **ssm: Options of `S4Layer`.
 
     Raises:
@@ -98,13 +105,14 @@ class S4Stack(nn.Module):
         n_layers: int = 3,
         dropout: float = 0.0,
         mixing: str = "gelu",
+        readout: bool = False,
         **ssm: Any,
     ) -> None:
         super().__init__()
-        blocks = [
-            S4Block(d_model, d_state, dropout=dropout, mixing=mixing, **ssm)
-            for _ in range(n_layers)
-        ]
+        options = {"dropout": dropout, "mixing": mixing, **ssm}
+        blocks = [S4Block(d_model, d_state, **options) for _ in range(n_layers - 1)]
+        blocks.append(S4Block(d_model, d_state, readout=readout, **options))
+        self.readout = readout
         self.blocks = nn.ModuleList(blocks)
 
     def _layers(self) -> list[S4Block]:
@@ -170,11 +178,27 @@ class S4Stack(nn.Module):
         finals: list[Tensor] = []
         for index, block in enumerate(self._layers()):
             before = None if state is None else state[index]
-            x, final = block(x, kernels[index], before, return_state)
+            x, final, _ = block(x, kernels[index], before, return_state)
             if final is not None:
                 finals.append(final)
         y = x.permute(1, 2, 0)
         return (y, tuple(finals)) if return_state else y
+
+    def sequence(
+        self, u: Tensor, kernels: Sequence[SequenceKernel]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return y and the read-outs of the last block's states (None without), both (B, T, H)."""
+        x = u.permute(2, 0, 1).contiguous()
+        inner = u
+        for block, kernel in zip(self._layers(), kernels, strict=True):
+            x, _, inner = block(x, kernel, None, False)
+        last = self._layers()[-1].s4
+        readout = last.read_sequence(inner, None, kernels[-1]) if self.readout else None
+        return x.permute(1, 2, 0), readout
+
+    def read(self, state: StackState) -> Tensor | None:
+        """Return the read-outs of the last block's state, (B, H); None without."""
+        return self._layers()[-1].s4.read(state[-1]) if self.readout else None
 
     def step(self, u: Tensor, state: StackState) -> tuple[Tensor, StackState]:
         """Advance one time step, u (B, H), and return y (B, H) and the next state."""

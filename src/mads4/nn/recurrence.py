@@ -34,6 +34,8 @@ class StepCoefficients:
     """w, (H, N), or None for a diagonal system."""
     feedback_row: Tensor | None
     """v as weights of a real dot product with the state, (H, N)."""
+    readout: Tensor | None = None
+    """C' as weights of a real dot product with the state, (H, N), or None."""
 
 
 def as_real(values: Tensor) -> Tensor:
@@ -53,8 +55,16 @@ def _dot_weights(row: Tensor) -> Tensor:
     return as_real(2.0 * row.conj()) if row.is_complex() else row
 
 
-def step_coefficients(system: DiscreteSystem, like: Tensor) -> StepCoefficients:
-    """Return the coefficients of `recurrence` in the dtype of `like`."""
+def step_coefficients(
+    system: DiscreteSystem, like: Tensor, readout: DiscreteSystem | None = None
+) -> StepCoefficients:
+    """Return the coefficients of `recurrence` in the dtype of `like`.
+
+    Args:
+        system: The discretised system.
+        like: A tensor of the wanted dtype.
+        readout: The system with C' for C, None if there is none.
+    """
     feedback, row, dtype = system.feedback, system.row, like.dtype
     output_row = row * system.decay
     if feedback is not None:
@@ -68,6 +78,7 @@ def step_coefficients(system: DiscreteSystem, like: Tensor) -> StepCoefficients:
         first_tap=first_tap.to(dtype),
         feedback_column=None if feedback is None else as_real(feedback.column).to(dtype),
         feedback_row=None if feedback is None else _dot_weights(feedback.row).to(dtype),
+        readout=None if readout is None else _dot_weights(readout.row).to(dtype),
     )
 
 

@@ -34,6 +34,8 @@ class SequenceKernel:
     """The discretised system, for prefix and final states."""
     backend: Backend
     """Who computes products with the system's powers."""
+    readout: SequenceKernel | None = None
+    """The kernel from inputs to read-outs of the state, where the layer has them."""
 
     @property
     def length(self) -> int:
@@ -52,7 +54,9 @@ class S4Layer(nn.Module):
         backend: Who computes kernels: ``auto``, ``torch``, ``keops`` or ``cuda``; looked up when
             a kernel is made, so that the layer may move between devices.
         **ssm: Options of `mads4.nn.ssm.StateSpace`: ``parameterisation``, ``discretisation``,
-            ``initialisation``, ``n_ssm``, ``dt_min``, ``dt_max``, ``trainable``, ``memory``.
+            ``initialisation``, ``n_ssm``, ``dt_min``, ``dt_max``, ``trainable``, ``memory``,
+            ``readout``. With ``readout`` each channel has a second output, C' x_{t+1}: a learned
+            linear function of its state, in either view (`read_sequence`, `read`).
 
     Raises:
         ValueError: For an unknown or impossible option.
@@ -97,8 +101,19 @@ class S4Layer(nn.Module):
         """
         backend = choose(self.backend, self.ssm.row.device).backend
         system = self.ssm.discretise()
+        second = self.ssm.readout_system(system)
+        readout = None if second is None else self._kernel(second, length, backend)
+        return self._kernel(system, length, backend, readout)
+
+    def _kernel(
+        self,
+        system: DiscreteSystem,
+        length: int,
+        backend: Backend,
+        readout: SequenceKernel | None = None,
+    ) -> SequenceKernel:
         taps = kernel_taps(system, length, backend).to(self.ssm.row.dtype)
-        return SequenceKernel(taps, convolution_operator(taps), system, backend)
+        return SequenceKernel(taps, convolution_operator(taps), system, backend, readout)
 
     @overload
     def forward(
@@ -137,18 +152,39 @@ class S4Layer(nn.Module):
         kernel = kernel or self.kernel(length)
         if length > kernel.length:
             raise ValueError(f"{length} steps do not fit a kernel made for {kernel.length}.")
-        inputs = u.permute(2, 0, 1).to(kernel.taps.dtype)
-        outputs = causal_convolution(inputs, kernel.operator)
-        start = None
-        if state is not None:
-            start = as_modes(state.to(torch.float64), kernel.system.decay).transpose(0, 1)
-            prefix = prefix_response(kernel.system, start, length, kernel.backend)
-            outputs = outputs + prefix.to(outputs.dtype)
-        outputs = outputs.permute(1, 2, 0)
+        outputs = _convolve(kernel, u, state)
         if not return_state:
             return outputs
-        final = final_state(kernel.system, inputs.to(torch.float64), start, kernel.backend)
+        inputs = u.permute(2, 0, 1).to(torch.float64)
+        final = final_state(kernel.system, inputs, _modes(kernel, state), kernel.backend)
         return outputs, as_real(final.transpose(0, 1)).to(outputs.dtype)
+
+    def read_sequence(
+        self, u: Tensor, state: Tensor | None = None, kernel: SequenceKernel | None = None
+    ) -> Tensor:
+        """Return the read-outs C' x_{t+1} of the states that inputs u leave, (B, T, H).
+
+        An S4 output with another C, so it comes from a convolution, too, without any state being
+        computed. Arguments are those of `forward`.
+
+        Raises:
+            ValueError: If the layer was made without ``readout``.
+        """
+        readout = (kernel or self.kernel(u.shape[1])).readout
+        if readout is None:
+            raise ValueError("S4Layer(…, readout=True) is needed to read its states.")
+        return _convolve(readout, u, state)
+
+    def read(self, state: Tensor) -> Tensor:
+        """Return the read-outs C' x of states (B, H, N), (B, H).
+
+        Raises:
+            ValueError: If the layer was made without ``readout``.
+        """
+        weights = self.coefficients().readout
+        if weights is None:
+            raise ValueError("S4Layer(…, readout=True) is needed to read its states.")
+        return (state * weights).sum(-1)
 
     def coefficients(self) -> StepCoefficients:
         """Return what `step` multiplies with, remembered until a parameter changes.
@@ -156,11 +192,29 @@ class S4Layer(nn.Module):
         Not part of a compiled graph: a graph of `recurrence` takes them as inputs, so that it
         stays valid when they change.
         """
-        return self._cache.get(
-            self.ssm.parameters(recurse=False),
-            lambda: step_coefficients(self.ssm.discretise(), self.ssm.row),
-        )
+        return self._cache.get(self.ssm.parameters(recurse=False), self._step_coefficients)
+
+    def _step_coefficients(self) -> StepCoefficients:
+        system = self.ssm.discretise()
+        return step_coefficients(system, self.ssm.row, self.ssm.readout_system(system))
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Advance one time step, (B, H) and (B, H, N) to the output (B, H) and the next state."""
         return recurrence(self.coefficients(), u, state)
+
+
+def _modes(kernel: SequenceKernel, state: Tensor | None) -> Tensor | None:
+    """Return a state (B, H, N) as the system sees it, (H, B, modes) in double precision."""
+    if state is None:
+        return None
+    return as_modes(state.to(torch.float64), kernel.system.decay).transpose(0, 1)
+
+
+def _convolve(kernel: SequenceKernel, u: Tensor, state: Tensor | None) -> Tensor:
+    """Return the outputs (B, T, H) for inputs u (B, T, H) after a state (B, H, N)."""
+    outputs = causal_convolution(u.permute(2, 0, 1).to(kernel.taps.dtype), kernel.operator)
+    start = _modes(kernel, state)
+    if start is not None:
+        prefix = prefix_response(kernel.system, start, u.shape[1], kernel.backend)
+        outputs = outputs + prefix.to(outputs.dtype)
+    return outputs.permute(1, 2, 0)

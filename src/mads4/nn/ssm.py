@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ GROUPS = {
     "low_rank": "A",
     "column": "B",
     "row": "C",
+    "readout": "C",
     "log_dt": "dt",
     "feedthrough": "D",
 }
@@ -51,6 +53,7 @@ class StateSpace(nn.Module):
         dt_max: Largest initial step size.
         trainable: Which of A (with P), B, C, dt, D receive gradients.
         memory: False replaces Ā by zero, which leaves only the kernel's first tap in either view.
+        readout: Have a second output vector C' besides C, see `S4Layer`.
 
     Raises:
         ValueError: For an unknown or impossible choice, naming what is allowed.
@@ -66,6 +69,8 @@ class StateSpace(nn.Module):
     """B as real pairs, (n_ssm, N / 2, 2), or (n_ssm, N)."""
     row: nn.Parameter
     """C as real pairs, (H, N / 2, 2), or (H, N)."""
+    readout: nn.Parameter | None
+    """C' like C, or None."""
     log_dt: nn.Parameter
     """log Δ, (H,)."""
     feedthrough: nn.Parameter
@@ -84,6 +89,7 @@ class StateSpace(nn.Module):
         dt_max: float = 1e-1,
         trainable: Sequence[str] = TRAINABLE,
         memory: bool = True,
+        readout: bool = False,
     ) -> None:
         super().__init__()
         _check_choices(parameterisation, discretisation, initialisation, trainable)
@@ -105,11 +111,20 @@ class StateSpace(nn.Module):
             self._add("low_rank", low_rank, trainable)
         self._add("column", column, trainable)
         modes = column.shape[-1]
-        row = torch.randn(d_model, modes) if self.real else _random_complex(d_model, modes)
-        self._add("row", row, trainable)
+        self._add("row", self._random_row(modes), trainable)
         ratio = math.log(dt_max / dt_min)
         self._add("log_dt", torch.rand(d_model) * ratio + math.log(dt_min), trainable)
         self._add("feedthrough", torch.randn(d_model), trainable)
+        if readout:
+            self._add("readout", self._random_row(modes), trainable)
+        else:
+            self.register_parameter("readout", None)
+
+    def _random_row(self, modes: int) -> Tensor:
+        """Return normal numbers of unit variance, (H, modes)."""
+        if self.real:
+            return torch.randn(self.d_model, modes)
+        return torch.view_as_complex(torch.randn(self.d_model, modes, 2) * math.sqrt(0.5))
 
     def _add(self, name: str, values: Tensor, trainable: Sequence[str]) -> None:
         """Register a parameter in the default dtype; complex values become real pairs."""
@@ -125,6 +140,13 @@ class StateSpace(nn.Module):
 
     def _per_channel(self, values: Tensor) -> Tensor:
         return values.repeat(self.d_model // values.shape[0], 1)
+
+    def readout_system(self, system: DiscreteSystem) -> DiscreteSystem | None:
+        """Return `system` with the output C' x instead of C x + D u, None if there is no C'."""
+        if self.readout is None:
+            return None
+        feedthrough = torch.zeros_like(system.feedthrough)
+        return replace(system, row=self._double(self.readout), feedthrough=feedthrough)
 
     def discretise(self) -> DiscreteSystem:
         """Return Ā, B̄, C and D in float64, differentiable in the parameters.
@@ -171,11 +193,6 @@ def _initial(
     else:
         eigenvalues = torch.from_numpy(s4d_diagonal(d_state, initialisation)).repeat(copies, 1)
     return eigenvalues, None, torch.ones_like(eigenvalues)
-
-
-def _random_complex(*shape: int) -> Tensor:
-    """Return complex normal numbers of unit variance."""
-    return torch.view_as_complex(torch.randn(*shape, 2) * math.sqrt(0.5))
 
 
 def _bilinear_feedback(resolvent: Tensor, low_rank: Tensor, dt: Tensor) -> Feedback:

@@ -45,12 +45,12 @@ VARIANTS: list[dict[str, Any]] = [
     {},
     {"message": "none"},
     {"use_return": False},
-    {"use_state": False},
+    {"use_global_state": False},
     {"use_previous_action": False},
     {"memory": False},
     {"parameterisation": "dplr", "discretisation": "bilinear"},
     {"discretisation": "bilinear", "message": "none"},
-    {"n_layers": 1, "use_return": False, "use_state": False, "use_previous_action": False},
+    {"n_layers": 1, "use_return": False, "use_global_state": False, "use_previous_action": False},
 ]
 
 
@@ -149,8 +149,12 @@ def test_the_loss_of_an_agent_teaches_its_predecessor_to_talk(message: str) -> N
     assert (observation.grad[:, :, 0].abs().max() > 1e-9) == (message == "output")
     assert observation.grad[:, :, 1].abs().max() > 1e-9
     if message == "output":
-        assert policy.write_message.weight.grad.abs().max() > 0
-        assert policy.read_message.weight.grad.abs().max() > 0
+        hand_off = policy.hand_off
+        assert hand_off.project is not None
+        assert hand_off.message_in is not None
+        for written_or_read in (hand_off.project.weight, hand_off.message_in.weight):
+            assert written_or_read.grad is not None
+            assert written_or_read.grad.abs().max() > 0
 
 
 def test_initial_state_and_reset_rows_are_a_fresh_start() -> None:
@@ -226,7 +230,7 @@ def test_inputs_are_normalised() -> None:
 def test_switched_off_inputs_have_no_influence() -> None:
     for flag, name in (
         ("use_return", "return_to_go"),
-        ("use_state", "state"),
+        ("use_global_state", "state"),
         ("use_previous_action", "previous_action"),
     ):
         policy, batch = make_policy(**{flag: False}), make_batch()
