@@ -49,6 +49,13 @@ Target: TypeAlias = (
         ),
     ]
 )
+Payoff: TypeAlias = Annotated[
+    list[Any],
+    Field(
+        min_length=1,
+        json_schema_extra={"expected": "nested lists of numbers, one axis per agent"},
+    ),
+]
 SSMParameter: TypeAlias = Literal["A", "B", "C", "dt", "D"]
 
 
@@ -73,6 +80,17 @@ class RwareEnv(Section):
     """How the global state is written as numbers."""
     options: dict[str, Any] = {}
     """Further keyword arguments of the environment's constructor."""
+
+
+class MatrixGameEnv(Section):
+    """A matrix game, played again and again."""
+
+    name: Literal["matrix_game"] = "matrix_game"
+    """Environment family."""
+    payoff: Payoff = [[0, 1], [1, -2]]
+    """Team reward of each joint action: nested lists, one axis per agent."""
+    episode_limit: Positive = 50
+    """Length of an episode, in steps."""
 
 
 class CustomEnv(Section):
@@ -125,6 +143,17 @@ class FileDataset(DatasetSection):
     """Take only that many episodes, the first; null for all."""
 
 
+class AlberdiceDataset(DatasetSection):
+    """A data set in AlberDICE's layout: a folder of NumPy arrays, recorded in `env`."""
+
+    name: Literal["alberdice"] = "alberdice"
+    """Kind of data set."""
+    path: str
+    """Folder with `actions.npy`, `filled.npy`, `meta.json` and so on."""
+    episodes: Positive | None = None
+    """Take only that many episodes, the first; null for all."""
+
+
 class CustomDataset(DatasetSection):
     """A data set read by the user's own code."""
 
@@ -173,13 +202,23 @@ class ModelConfig(Section):
     """State-space parameters that are trained; the others keep their initial values."""
     memory: bool = True
     """False cuts the blocks' memory: the same network, seeing one time step."""
-    message: Literal["none", "output"] = "output"
-    """What an agent hands to the next one within a time step: nothing, or its output."""
+    message: Literal["none", "output", "state", "logits"] = "output"
+    """What an agent hands on: nothing, its output, read-outs of its S4 state, or its logits."""
     message_dim: Positive = 16
-    """Width of the message, in features."""
+    """Width of the message, in features (output, state)."""
+    message_time: Literal["same_step", "previous_step"] = "same_step"
+    """When a message is read: agents decide one after another, or all at once, a step later."""
+    share_action: bool = False
+    """Hand on the action that was taken, too."""
+    detach_message: bool = False
+    """Keep gradients from flowing back through messages."""
+    agent_order: Literal["fixed", "random"] = "fixed"
+    """Who decides first: by number, or drawn for each trajectory and each episode."""
+    message_drop: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that what is handed on is lost, in training."""
     use_return: bool = True
     """Condition on the return-to-go."""
-    use_state: bool = True
+    use_global_state: bool = True
     """Feed the global state."""
     use_previous_action: bool = True
     """Feed the agent's own previous action."""
@@ -247,10 +286,16 @@ class EvaluatorConfig(Section):
     """Episodes per return target."""
     parallel: Positive = 32
     """Environments played in lockstep; in float64 it does not change the result."""
+    workers: NotNegative | None = None
+    """Processes that step the environments; 0 for none, null for what suits their number."""
+    worker_timeout: Rate = 60.0
+    """Seconds without an answer after which a process is replaced and its episodes replayed."""
     targets: Annotated[tuple[Target, ...], Field(strict=False, min_length=1)] = ("1.1*max", "mean")
     """Returns to ask for: numbers, or `[number*]max|mean|min` of the data's returns."""
     sample: bool = True
     """Draw actions from the policy; false takes the likeliest."""
+    message_drop: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Probability that what an agent hands on is lost, at every step anew."""
     seed: NotNegative = 1000
     """Seed of the evaluation, apart from the training's."""
     precision: Literal["float32", "float64"] = "float64"
@@ -272,9 +317,10 @@ class LoggerConfig(Section):
     """Write TensorBoard files."""
 
 
-EnvConfig: TypeAlias = Annotated[RwareEnv | CustomEnv, Field(discriminator="name")]
+EnvConfig: TypeAlias = Annotated[RwareEnv | MatrixGameEnv | CustomEnv, Field(discriminator="name")]
 DatasetConfig: TypeAlias = Annotated[
-    GeneratedDataset | FileDataset | CustomDataset, Field(discriminator="name")
+    GeneratedDataset | FileDataset | AlberdiceDataset | CustomDataset,
+    Field(discriminator="name"),
 ]
 
 

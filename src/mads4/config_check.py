@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from mads4.config import Command, CustomEnv, GeneratedDataset, ModelConfig
+from mads4.config import Command, GeneratedDataset, ModelConfig, RwareEnv
 from mads4.errors import UserError, did_you_mean
 
 ConfigT = TypeVar("ConfigT", bound=Command)
@@ -80,12 +80,13 @@ def _validate_dataset(config: Command) -> list[str]:
     dataset = getattr(config, "dataset", None)
     if not isinstance(dataset, GeneratedDataset) or dataset.behaviour == "random":
         return []
-    if isinstance(getattr(config, "env", None), CustomEnv):
-        return [
-            f"dataset.behaviour: '{dataset.behaviour}' plays rware only; with env=custom use "
-            "dataset.behaviour=random, dataset=file or dataset=custom"
-        ]
-    return []
+    env = getattr(config, "env", None)
+    if env is None or isinstance(env, RwareEnv):
+        return []
+    return [
+        f"dataset.behaviour: '{dataset.behaviour}' plays rware only; with env={env.name} use "
+        "dataset.behaviour=random, dataset=file, dataset=alberdice or dataset=custom"
+    ]
 
 
 def describe(error: ValidationError, schema: type[Command]) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from mads4.config import (
+    AlberdiceDataset,
     CollectConfig,
     Config,
     CustomDataset,
@@ -16,6 +17,7 @@ from mads4.config import (
     EvaluatorConfig,
     FileDataset,
     GeneratedDataset,
+    MatrixGameEnv,
     ModelConfig,
     RwareEnv,
     Section,
@@ -24,8 +26,16 @@ from mads4.config import (
 from mads4.config_check import ConfigError, expectations, fields, parse, suggest, validate
 
 SECTIONS = [
-    *(CollectConfig, Config, CustomDataset, CustomEnv, EvaluateConfig, EvaluatorConfig),
-    *(FileDataset, GeneratedDataset, ModelConfig, RwareEnv, TrainerConfig),
+    *(
+        AlberdiceDataset,
+        CollectConfig,
+        Config,
+        CustomDataset,
+        CustomEnv,
+        EvaluateConfig,
+        EvaluatorConfig,
+    ),
+    *(FileDataset, GeneratedDataset, MatrixGameEnv, ModelConfig, RwareEnv, TrainerConfig),
 ]
 
 
@@ -118,10 +128,11 @@ def test_alternatives_are_chosen_by_name() -> None:
     assert isinstance(config.env, CustomEnv)
     assert isinstance(config.dataset, FileDataset)
     assert problems({"dataset": {"name": "flie"}}) == [
-        "dataset.name: got 'flie', expected generated or file or custom"
+        "dataset.name: got 'flie', expected generated or file or alberdice or custom"
     ]
     assert problems({"dataset": {"path": "x.h5"}}) == [
-        "dataset: choose a kind first, dataset=generated or dataset=file or dataset=custom"
+        "dataset: choose a kind first, dataset=generated or dataset=file or dataset=alberdice "
+        "or dataset=custom"
     ]
 
 
