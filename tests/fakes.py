@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from fake_env import SPEC, MatchingEnv
 from mads4.data.dataset import Dataset
 from mads4.models import Mads4Policy
 from mads4.types import (
     EnvSpec,
     Episode,
-    IntArray,
     PolicyInput,
     SequenceBatch,
-    TimeStep,
     returns_to_go,
 )
 
-SPEC = EnvSpec(
-    name="fake",
-    scenario="matching",
-    n_agents=2,
-    obs_dim=5,
-    state_dim=3,
-    n_actions=4,
-    episode_limit=14,
-    reward="matches",
-)
 SMALL: dict[str, Any] = {
     "n_layers": 2,
     "d_model": 8,
@@ -37,64 +25,6 @@ SMALL: dict[str, Any] = {
     "message_dim": 3,
     "dropout": 0.0,
 }
-
-
-class MatchingEnv:
-    """Each agent is shown a number and is paid for answering with it; episodes differ in length.
-
-    Options:
-        fail_at: raise in the step of this number (a bug in a user's environment).
-        endless: never end.
-        masked: not every action is available.
-    """
-
-    def __init__(
-        self,
-        fail_at: int | None = None,
-        endless: bool = False,
-        masked: bool = True,
-        **spec: Any,
-    ) -> None:
-        self.spec = replace(SPEC, **spec)
-        self._fail_at, self._endless, self._masked = fail_at, endless, masked
-
-    def reset(self, seed: int) -> TimeStep:
-        self._rng = np.random.default_rng(seed)
-        self._limit = int(self._rng.integers(3, self.spec.episode_limit + 1))
-        self._time = 0
-        return self._now(0.0)
-
-    def step(self, actions: IntArray) -> TimeStep:
-        self._time += 1
-        if self._time == self._fail_at:
-            raise ZeroDivisionError("a bug in the user's environment")
-        return self._now(float((actions == self._shown).sum()))
-
-    def _now(self, reward: float) -> TimeStep:
-        n, actions = self.spec.n_agents, self.spec.n_actions
-        self._shown = self._rng.integers(actions, size=n)
-        observation = np.zeros((n, self.spec.obs_dim), np.float32)
-        observation[np.arange(n), self._shown] = 1.0
-        observation[:, -1] = self._rng.random(n)
-        available = self._rng.random((n, actions)) < (0.7 if self._masked else 1.0)
-        available[np.arange(n), self._shown] = True
-        ended = not self._endless and self._time == self._limit
-        cut = self._limit == self.spec.episode_limit
-        return TimeStep(
-            observation=observation,
-            state=self._rng.integers(0, 2, (1, self.spec.state_dim), dtype=np.uint8),
-            available_actions=available,
-            reward=reward,
-            terminated=ended and not cut,
-            truncated=ended and cut,
-            metrics={"matches": reward},
-        )
-
-    def render(self) -> np.ndarray:
-        return np.full((24, 32, 3), self._time % 256, np.uint8)
-
-    def close(self) -> None:
-        pass
 
 
 def matching_episode(index: int, env: MatchingEnv | None = None) -> Episode:

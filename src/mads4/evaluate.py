@@ -63,8 +63,8 @@ class Evaluation:
     ) -> dict[str, Any]:
         """Return the figures of ``summary.json``.
 
-        The normalised score, 0 for the random policy and 1 for the expert, is among them where
-        both ends of its scale are given.
+        ``episodes_replayed`` counts those whose worker process was lost on the way. The normalised
+        score, 0 for the random policy and 1 for the expert, is there where both ends are given.
         """
         returns = self.returns
         steps = sum(episode.length for episode in self.played)
@@ -79,6 +79,7 @@ class Evaluation:
             "return_ci95": list(mean_interval(returns)),
             "length_mean": steps / len(returns),
             "environment_steps_per_second": steps / max(self.seconds, 1e-9),
+            "episodes_replayed": sum(episode.restarts > 0 for episode in self.played),
         }
         for name in sorted({name for episode in self.played for name in episode.metrics}):
             values = [episode.metrics.get(name, 0.0) for episode in self.played]

@@ -15,6 +15,7 @@ import torch
 from mads4.behaviour.registry import make_behaviour
 from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import VectorEnv, make_vector
 from mads4.evaluate import Evaluation, play_behaviour
 from mads4.progress import Advance, progress_bar
 from mads4.report.video import with_header, write_gif
@@ -83,8 +84,7 @@ class Judge:
         results: dict[str, dict[str, Any]] = {}
         with ExitStack() as stack:
             stack.enter_context(_one_thread())
-            count = min(settings.parallel, settings.episodes)
-            envs = [stack.enter_context(closing(self._make_env())) for _ in range(count)]
+            envs = stack.enter_context(closing(self._environments()))
             for name, target in targets.items():
                 what = f"asked for {target:.3g}"
                 with progress_bar(what, settings.episodes, self._progress) as advance:
@@ -96,6 +96,7 @@ class Judge:
                         target_return=target,
                         sample=settings.sample,
                         device=self._device,
+                        message_drop=settings.message_drop,
                         watch=camera if not results else None,
                     )
                     evaluation = Evaluation.of(episodes, target, _tell(advance))
@@ -104,6 +105,17 @@ class Judge:
             write_gif(run_dir / VIDEO, camera.frames, fps=10)
             _LOG.info("video: %s", run_dir / VIDEO)
         return results
+
+    def _environments(self) -> VectorEnv:
+        """Return the environments; the one that is filmed stays in this process."""
+        settings = self._settings
+        return make_vector(
+            self._make_env,
+            min(settings.parallel, settings.episodes),
+            workers=settings.workers,
+            timeout=settings.worker_timeout,
+            local=int(settings.video),
+        )
 
 
 class Camera:
@@ -115,7 +127,16 @@ class Camera:
 
     def __init__(self, steps: int | None) -> None:
         self._steps = steps
-        self.frames: list[npt.NDArray[np.uint8]] = []
+        self._pictures: list[npt.NDArray[np.uint8]] = []
+
+    @property
+    def frames(self) -> list[npt.NDArray[np.uint8]]:
+        """The pictures, all as wide as the widest: metrics may appear on the way."""
+        width = max((picture.shape[1] for picture in self._pictures), default=0)
+        return [
+            np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
+            for picture in self._pictures
+        ]
 
     def __call__(self, moment: Moment) -> None:
         """Take a picture, with a strip above it that says how the episode stands."""
@@ -124,7 +145,7 @@ class Camera:
         values = {"step": f"{moment.step} / {moment.env.spec.episode_limit}"}
         values |= {name: f"{value:g}" for name, value in moment.metrics.items()}
         values["still asked for"] = f"{moment.return_to_go:.1f}"
-        self.frames.append(with_header(moment.env.render(), values))
+        self._pictures.append(with_header(moment.env.render(), values))
 
 
 @contextmanager

@@ -11,10 +11,10 @@ import pytest
 import mads4
 
 SOURCE = Path(mads4.__file__).parent
-FOUNDATION = {"errors", "types", "atomic"}
+FOUNDATION = {"errors", "types", "atomic", "processes"}
 DATA = FOUNDATION | {"envs", "behaviour", "data"}
 NETWORK = FOUNDATION | {"kernels", "nn", "models"}
-ROLLOUT = FOUNDATION | {"envs", "rollout", "seeding"}
+ROLLOUT = FOUNDATION | {"envs", "lockstep", "rollout", "seeding"}
 BELOW_BUILD = (
     DATA
     | NETWORK
@@ -29,6 +29,7 @@ ALLOWED = {
     "errors": set(),
     "types": {"errors"},
     "atomic": FOUNDATION,
+    "processes": {"errors"},
     "config": {"errors"},
     "config_check": {"config", "errors"},
     "kernels": FOUNDATION | {"kernels"},
@@ -43,6 +44,7 @@ ALLOWED = {
     "envs": FOUNDATION | {"envs", "seeding"},
     "behaviour": FOUNDATION | {"envs", "behaviour", "seeding"},
     "data": DATA | {"seeding"},
+    "lockstep": ROLLOUT - {"rollout"},
     "rollout": ROLLOUT,
     "evaluate": ROLLOUT | {"behaviour", "evaluate"},
     "report": FOUNDATION | {"report", "tracking"},

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from fakes import MatchingEnv, make_policy
+from fake_env import FatalEnv, MatchingEnv, TroubledEnv
+from fakes import make_policy
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.rware import RwareEnv
+from mads4.envs.vector import LocalVector, VectorEnv
+from mads4.envs.vector_worker import WorkerVector
+from mads4.errors import UserError
 from mads4.models import Mads4Policy
 from mads4.rollout import Moment, Played, rollout
-from mads4.types import Decision, PolicyInput
+from mads4.seeding import environment_seed
+from mads4.types import Decision, Episode, PolicyInput
 
 EPISODES = 9
 
@@ -51,10 +63,30 @@ def play(
     episodes: int = EPISODES,
     **options: Any,
 ) -> list[Played]:
-    envs: Sequence[MultiAgentEnv] = [make_env() for _ in range(parallel)]
+    return play_in(policy, [make_env() for _ in range(parallel)], episodes, **options)
+
+
+def play_in(
+    policy: Any,
+    envs: Sequence[MultiAgentEnv] | VectorEnv,
+    episodes: int = EPISODES,
+    **options: Any,
+) -> list[Played]:
     settings: dict[str, Any] = {"seed": 5, "target_return": 20.0} | options
     played = list(rollout(policy, envs, episodes, **settings))
     return sorted(played, key=lambda episode: episode.index)
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[dict[tuple[int, int], VectorEnv]]:
+    """(environments, worker processes) → environments; made once, starting takes a while."""
+    made: dict[tuple[int, int], VectorEnv] = {
+        (size, workers): WorkerVector(MatchingEnv, size, workers)
+        for size, workers in ((1, 1), (7, 1), (7, 2), (32, 2))
+    }
+    yield made
+    for envs in made.values():
+        envs.close()
 
 
 @pytest.mark.parametrize("sample", [True, False])
@@ -199,3 +231,188 @@ def test_an_episodes_end_is_told_at_once() -> None:
     episodes = rollout(make_policy(), envs, 50, seed=0, target_return=1.0)
     assert isinstance(next(episodes), Played)
     episodes.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("message", ["none", "output"])
+def test_episodes_do_not_depend_on_where_they_are_played(
+    message: str, processes: dict[tuple[int, int], VectorEnv]
+) -> None:
+    policy = make_policy(message=message)
+    alone = play(policy, 1, episodes=40)
+    assert play(policy, 32, episodes=40) == alone
+    for envs in processes.values():
+        assert play_in(policy, envs, 40) == alone
+        assert play_in(policy, envs, 3) == alone[:3], "once more, with fewer"
+
+
+def test_many_are_stepped_by_turns(processes: dict[tuple[int, int], VectorEnv]) -> None:
+    one, turns = Spy(), Spy()
+    alone = play(one, 1, episodes=40)
+    assert play_in(turns, processes[32, 2], 40) == alone
+    assert {len(inputs.observation) for inputs in turns.inputs} == {16}
+
+
+def test_the_warehouse_plays_the_same_in_processes() -> None:
+    make_env = partial(RwareEnv, options={"max_steps": 40})
+    torch.manual_seed(0)
+    policy = Mads4Policy(make_env().spec, n_layers=1, d_model=16, d_state=8)
+    policy = policy.to(torch.float64).eval()
+    alone = play(policy, 1, make_env, episodes=20, record=True)
+    with closing(WorkerVector(make_env, 18, 2)) as envs:
+        together = play_in(policy, envs, 20, record=True)
+    assert together == alone
+    for one, other in zip(alone, together, strict=True):
+        assert_same_episode(one.episode, other.episode)
+
+
+def assert_same_episode(one: Episode | None, other: Episode | None) -> None:
+    assert one is not None
+    assert other is not None
+    for name in (f.name for f in fields(Episode)):
+        left, right = getattr(one, name), getattr(other, name)
+        if isinstance(left, np.ndarray):
+            assert left.dtype == right.dtype
+        np.testing.assert_array_equal(left, right, err_msg=name)
+
+
+def test_recorded_episodes_are_what_happened(
+    processes: dict[tuple[int, int], VectorEnv],
+) -> None:
+    """Their actions, taken again in a new environment, show and earn the same."""
+    policy = make_policy()
+    for envs in ([MatchingEnv() for _ in range(3)], processes[7, 2], processes[32, 2]):
+        for played in play_in(policy, envs, 40, record=True):
+            episode = played.episode
+            assert episode is not None
+            assert episode.action.dtype == np.int64
+            assert episode.reward.dtype == np.float32
+            assert episode.state.dtype == np.uint8
+            assert (episode.seed, episode.length) == (played.index, played.length)
+            assert episode.episode_return == played.episode_return
+            assert episode.metrics == played.metrics
+            env = MatchingEnv()
+            now = env.reset(environment_seed(5, played.index))
+            for t in range(episode.length):
+                assert not now.done
+                np.testing.assert_array_equal(episode.observation[t], now.observation)
+                np.testing.assert_array_equal(episode.state[t], now.state)
+                np.testing.assert_array_equal(episode.available_actions[t], now.available_actions)
+                now = env.step(episode.action[t])
+                assert episode.reward[t] == now.reward
+            assert (episode.terminated, episode.truncated) == (now.terminated, now.truncated)
+
+
+def test_nothing_is_kept_unless_asked_for() -> None:
+    assert all(played.episode is None for played in play(make_policy(), 3))
+
+
+def test_order_and_losses_are_drawn_as_promised(
+    processes: dict[tuple[int, int], VectorEnv],
+) -> None:
+    """The order's keys once an episode, the losses at every step, of a stream of their own."""
+    drop = np.array([0.2, 0.7])
+    expected = {}
+    for index, length in enumerate(played.length for played in play(Spy(), 1)):
+        actions = np.random.default_rng([5, index]).random((length, 2))
+        rng = np.random.default_rng([5, index, 1])
+        order, lost = rng.random(2), rng.random((length, 2)) < drop
+        for t in range(length):
+            expected[tuple(actions[t])] = (tuple(order), tuple(lost[t]))
+    for envs in ([MatchingEnv()], [MatchingEnv() for _ in range(4)], processes[7, 2]):
+        spy = Spy()
+        play_in(spy, envs, message_drop=drop)
+        seen = {}
+        for inputs in spy.inputs:
+            drawn = [inputs.uniform, inputs.order_key, inputs.message_lost]
+            assert [d.dtype for d in drawn if d is not None] == [torch.float64] * 2 + [torch.bool]
+            for rows in zip(*[d.tolist() for d in drawn if d is not None], strict=True):
+                uniform, order, message = map(tuple, rows)
+                seen[uniform] = (order, message)
+        assert {uniform: seen[uniform] for uniform in expected} == expected
+
+
+def test_order_is_known_and_nothing_lost_unless_asked_for() -> None:
+    spy = Spy()
+    play(spy, 3, sample=False)
+    assert all(inputs.order_key is not None for inputs in spy.inputs)
+    assert all(inputs.message_lost is None for inputs in spy.inputs)
+    play(spy, 3, message_drop=1.0)
+    assert spy.inputs[-1].message_lost is not None
+    assert spy.inputs[-1].message_lost.all()
+
+
+def test_long_episodes_draw_on_the_same_stream() -> None:
+    """Numbers are drawn in blocks, which nobody may notice."""
+    spy = Spy()
+    play(spy, 1, partial(MatchingEnv, endless=True, episode_limit=300), episodes=1)
+    drawn = [inputs.uniform[0].tolist() for inputs in spy.inputs if inputs.uniform is not None]
+    assert drawn == np.random.default_rng([5, 0]).random((300, 2)).tolist()
+
+
+def test_what_is_filmed_stays_in_this_process() -> None:
+    moments: list[tuple[int, int]] = []
+
+    def watch(moment: Moment) -> None:
+        assert moment.env.render().shape == (24, 32, 3)
+        moments.append((moment.index, moment.step))
+
+    policy = make_policy()
+    with closing(WorkerVector(MatchingEnv, 4, 2, local=1)) as envs:
+        played = play_in(policy, envs, watch=watch)
+    assert played == play(policy, 1)
+    filmed = [step for index, step in moments if index == 0]
+    assert filmed == list(range(played[0].length + 1))
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("kill", r"died \(exit code -9\)"), ("hang", "gave no answer for 1 s")]
+)
+def test_a_lost_process_changes_nothing(
+    how: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = make_policy()
+    before = multiprocessing.active_children()
+    expected = play(policy, 1, episodes=20, record=True)
+    make_env = partial(TroubledEnv, how, environment_seed(5, 4), str(tmp_path), 2)
+    with (
+        caplog.at_level(logging.WARNING),
+        closing(WorkerVector(make_env, 17, 2, timeout=1.0)) as envs,
+    ):
+        played = play_in(policy, envs, 20, record=True)
+    assert played == expected
+    for one, other in zip(played, expected, strict=True):
+        assert_same_episode(one.episode, other.episode)
+    assert played[4].restarts == 2
+    assert played[5].restarts == 0, "another process played it"
+    words = [record.getMessage() for record in caplog.records]
+    pattern = rf"A worker process {reason}; playing episodes .*\b4\b.* again\."
+    assert sum(bool(re.fullmatch(pattern, line)) for line in words) == 2
+    assert set(multiprocessing.active_children()) <= set(before)
+
+
+def test_a_deadly_episode_is_given_up(tmp_path: Path) -> None:
+    make_env = partial(TroubledEnv, "kill", environment_seed(5, 3), str(tmp_path), 99)
+    with (
+        closing(WorkerVector(make_env, 4, 1)) as envs,
+        pytest.raises(UserError, match=r"^Episode 3 of seed 5 has brought down 3 worker processes"),
+    ):
+        play_in(make_policy(), envs)
+
+
+def test_processes_that_cannot_even_start_are_given_up() -> None:
+    with (
+        closing(WorkerVector(partial(FatalEnv, os.getpid()), 2, 1)) as envs,
+        pytest.raises(UserError, match=r"the last died \(exit code 3\)"),
+    ):
+        play_in(make_policy(), envs)
+
+
+def test_an_abandoned_rollout_does_not_disturb_the_next(
+    processes: dict[tuple[int, int], VectorEnv],
+) -> None:
+    policy = make_policy()
+    for envs in (LocalVector([MatchingEnv() for _ in range(4)]), processes[32, 2]):
+        first = rollout(policy, envs, 40, seed=9, target_return=1.0)
+        next(iter(first))
+        first.close()  # type: ignore[attr-defined]
+        assert play_in(policy, envs, 20) == play(policy, 1, episodes=20)

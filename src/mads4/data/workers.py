@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import pickle
-import signal
-import sys
 import traceback
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 
 from mads4.data.record import Recorder
 from mads4.errors import UserError
+from mads4.processes import become_worker, end_worker, require_picklable, start_worker
 from mads4.types import Episode
 
 logger = logging.getLogger(__name__)
@@ -26,11 +21,6 @@ MAX_ATTEMPTS = 3
 
 QUEUED = 2
 """Episodes a worker holds: one to play, one more so that it never waits for the next."""
-
-STOP_SECONDS = 2.0
-"""Time a worker has to close its environment before it is killed."""
-
-_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def play_in_workers(
@@ -46,7 +36,7 @@ def play_in_workers(
             behaviour raises one, or when an episode has lost `MAX_ATTEMPTS` workers.
         RuntimeError: when an episode raises anything else; carries the worker's traceback.
     """
-    _require_picklable(recorder)
+    require_picklable(recorder, "The environment or the behaviour", "workers=1")
     waiting, deaths = deque(indices), Counter[int]()
     pool: list[_Worker] = []
     try:
@@ -68,7 +58,7 @@ def play_in_workers(
         for worker in pool:
             worker.dismiss()
         for worker in pool:
-            worker.join()
+            end_worker(worker.process)
 
 
 class _Worker:
@@ -76,15 +66,7 @@ class _Worker:
 
     def __init__(self, recorder: Recorder) -> None:
         self.pending: deque[int] = deque()
-        self.connection, theirs = multiprocessing.Pipe()
-        context = multiprocessing.get_context("spawn")
-        self.process: SpawnProcess = context.Process(
-            target=_serve, args=(theirs, recorder), daemon=True
-        )
-        with _quiet_start():
-            self.process.start()
-        # The only other end is now the child's, so its death is seen here as an end of file.
-        theirs.close()
+        self.process, self.connection = start_worker(_serve, recorder)
 
     def give(self, waiting: deque[int]) -> None:
         """Hand over waiting episodes until the worker holds `QUEUED` of them."""
@@ -100,7 +82,7 @@ class _Worker:
             result = self.connection.recv()
         except (EOFError, OSError):
             self.connection.close()
-            self.join()
+            end_worker(self.process)
             return None
         if isinstance(result, UserError):
             raise result
@@ -116,17 +98,10 @@ class _Worker:
         if self.pending:
             self.process.terminate()
 
-    def join(self) -> None:
-        """Wait for a dismissed process to leave, and kill it when it does not."""
-        self.process.join(STOP_SECONDS)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
-
 
 def _serve(connection: Connection, recorder: Recorder) -> None:
     """Play the episodes whose indices arrive, until the other end is gone."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    become_worker()
     failure: UserError | str
     try:
         for episode in recorder.play(_requests(connection)):
@@ -160,36 +135,3 @@ def _count_death(worker: _Worker, deaths: Counter[int]) -> None:
         code,
         index,
     )
-
-
-def _require_picklable(recorder: Recorder) -> None:
-    try:
-        pickle.dumps(recorder)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"The environment or the behaviour cannot be sent to worker processes: {error}. "
-            "Define their factories at the top level of a module, or use workers=1."
-        ) from error
-
-
-@contextmanager
-def _quiet_start() -> Iterator[None]:
-    """Let a process start with one thread per library and deaf to Ctrl-C, from its first moment.
-
-    Both are inherited: the environment variables must be there before NumPy is imported, and a
-    blocked signal cannot interrupt the imports. Ctrl-C reaches the parent, which ends the workers.
-    """
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(_ONE_THREAD)
-    if sys.platform != "win32":
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-        if sys.platform != "win32":
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -1,0 +1,157 @@
+"""Many environments of one spec that are stepped together, here or in worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Protocol
+
+from mads4.envs.board import Board, Seat
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.types import EnvSpec
+
+TIMEOUT = 60.0
+"""Seconds without an answer after which a worker process counts as hung."""
+
+ROWS_PER_WORKER = 4
+"""Environments that make a worker process worth its start, see ``benchmarks/evaluation.py``."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Environments whose worker process was lost; it is replaced, their episodes are not."""
+
+    rows: tuple[int, ...]
+    """All environments that begin anew."""
+    blamed: tuple[int, ...]
+    """Those of them that may have brought the process down."""
+    reason: str
+    """What happened, to follow "a worker process"."""
+
+
+class VectorEnv(Protocol):
+    """Environments that do together what their board orders.
+
+    Orders, actions and seeds are written to the board before `send`; what came of them is read from
+    it after `wait`. Between the two the rows belong to the environments. Different rows may be sent
+    separately, so that some are stepped while others are thought about.
+    """
+
+    @property
+    def spec(self) -> EnvSpec:
+        """What all environments have in common."""
+        ...
+
+    @property
+    def board(self) -> Board:
+        """Orders and the present, one row for each environment."""
+        ...
+
+    def groups(self, rows: int) -> list[slice]:
+        """Return how the first `rows` environments are best sent: all at once or in turns."""
+        ...
+
+    def send(self, rows: slice) -> None:
+        """Let the environments `rows`, one of the groups, do what the board orders."""
+        ...
+
+    def wait(self, rows: slice) -> list[Loss]:
+        """Wait until a group's environments have done so; return those that were lost over it."""
+        ...
+
+    def metrics(self, row: int) -> Mapping[str, float]:
+        """Return the sums of an episode's metrics: once it is over, or, in this process, so far."""
+        ...
+
+    def env(self, row: int) -> MultiAgentEnv | None:
+        """Return the environment itself if it lives in this process."""
+        ...
+
+    def close(self) -> None:
+        """Close the environments and end their processes."""
+        ...
+
+
+class LocalVector:
+    """Environments in this process, stepped one after the other.
+
+    Args:
+        envs: at least one; they stay the caller's to close unless `owned`.
+        owned: close them with the vector.
+    """
+
+    def __init__(self, envs: Sequence[MultiAgentEnv], owned: bool = False) -> None:
+        self.spec = envs[0].spec
+        self.board = Board.over(self.spec, len(envs))
+        self._seats = [Seat(env, self.board, row) for row, env in enumerate(envs)]
+        self._owned = owned
+
+    def groups(self, rows: int) -> list[slice]:
+        """Return all in one: nothing is gained by taking turns in a single process."""
+        return [slice(0, rows)]
+
+    def send(self, rows: slice) -> None:
+        """Do what the board orders."""
+        for seat in self._seats[rows]:
+            seat.obey()
+
+    def wait(self, rows: slice) -> list[Loss]:
+        """Return at once: it is done, and nothing can be lost."""
+        return []
+
+    def metrics(self, row: int) -> Mapping[str, float]:
+        """Return the sums of an episode's metrics so far."""
+        return self._seats[row].metrics
+
+    def env(self, row: int) -> MultiAgentEnv | None:
+        """Return the environment itself."""
+        return self._seats[row].env
+
+    def close(self) -> None:
+        """Close the environments if they are owned."""
+        if not self._owned:
+            return
+        with ExitStack() as stack:  # each, even if another one fails to close
+            for seat in self._seats:
+                stack.enter_context(closing(seat.env))
+
+
+def make_vector(
+    make_env: Callable[[], MultiAgentEnv],
+    size: int,
+    *,
+    workers: int | None = None,
+    timeout: float = TIMEOUT,
+    local: int = 0,
+) -> VectorEnv:
+    """Return `size` environments to be stepped together.
+
+    Args:
+        make_env: makes one; picklable where worker processes are used.
+        size: how many, at least one.
+        workers: processes that step them; 0 steps them in this one; None chooses.
+        timeout: seconds without an answer after which a worker process counts as hung.
+        local: the first so many environments stay in this process in any case, to be looked at.
+
+    Raises:
+        UserError: when `make_env` cannot be sent to worker processes.
+    """
+    workers = default_workers(size) if workers is None else workers
+    workers = min(workers, size - local)
+    if workers > 0:
+        from mads4.envs.vector_worker import WorkerVector  # few need processes
+
+        return WorkerVector(make_env, size, workers, timeout=timeout, local=local)
+    with ExitStack() as stack:
+        envs = [stack.enter_context(closing(make_env())) for _ in range(size)]
+        stack.pop_all()
+    return LocalVector(envs, owned=True)
+
+
+def default_workers(size: int) -> int:
+    """Return how many processes are worth having for `size` environments on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    most = min(cores or 1, size // ROWS_PER_WORKER)
+    return most if most > 1 else 0

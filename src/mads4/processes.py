@@ -1,0 +1,94 @@
+"""Worker processes that start quietly, leave when told to and never outlive their parent."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from mads4.errors import UserError
+
+STOP_SECONDS = 2.0
+"""Time a worker has to close its environments before it is killed."""
+
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def start_worker(serve: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection]:
+    """Start ``serve(connection, *arguments)`` in a process; return it and our end of its pipe.
+
+    The only other end is the child's, so its death is seen here as an end of file, and ours there.
+    """
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
+    with _quiet_start():
+        process.start()
+    theirs.close()
+    return process, ours
+
+
+def become_worker() -> None:
+    """Prepare this process to be one that `start_worker` started.
+
+    SIGTERM unwinds the stack, so that environments are closed; the process leads a group of its
+    own, so that what an environment starts (simulators) can be killed with it.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+
+
+def end_worker(process: SpawnProcess, patience: float = STOP_SECONDS) -> None:
+    """Wait `patience` seconds for a worker to leave, then kill it and all that it started."""
+    process.join(patience)
+    if process.exitcode is None:
+        if hasattr(os, "killpg") and process.pid is not None:
+            with suppress(OSError):  # it has not yet become the leader of a group
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
+
+
+def require_picklable(value: object, what: str, otherwise: str) -> None:
+    """Raise `UserError` when `value`, in words `what`, cannot be sent to a worker process.
+
+    `otherwise` is the option that does without one.
+    """
+    try:
+        pickle.dumps(value)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{what} cannot be sent to worker processes: {error}. Define factories at the top "
+            f"level of a module, or use {otherwise}."
+        ) from error
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Let a process start with one thread per library and deaf to Ctrl-C, from its first moment.
+
+    Both are inherited: the environment variables must be there before NumPy is imported, and a
+    blocked signal cannot interrupt the imports. Ctrl-C reaches the parent, which ends the workers.
+    """
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(_ONE_THREAD)
+    if sys.platform != "win32":
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
