@@ -198,8 +198,8 @@ def test_every_model_option_reaches_the_policy() -> None:
     assert 0.0099 < step.min() <= step.max() < 0.0201
     trained = {name for name, value in block.s4.ssm.named_parameters() if value.requires_grad}
     assert trained == {"row"}
-    assert policy.write_message.out_features == 5
-    assert not build.policy(ModelConfig(message="none"), SPEC).chained
+    assert policy.hand_off.width == 5
+    assert build.policy(ModelConfig(message="none"), SPEC).hand_off.width == 0
     embedding = policy.embedding
     assert embedding.return_to_go is embedding.state is embedding.previous_action is None
     with pytest.raises(UserError, match=r"model: parameterisation=dplr cannot"):
