@@ -19,19 +19,23 @@ import torch
 from mads4.behaviour.quality import noise_range
 from mads4.behaviour.registry import BehaviourFactory
 from mads4.config import (
+    AlberdiceDataset,
     CustomDataset,
     CustomEnv,
     DatasetConfig,
     EnvConfig,
     FileDataset,
     GeneratedDataset,
+    MatrixGameEnv,
     ModelConfig,
     TrainerConfig,
 )
 from mads4.data.collect import collect
 from mads4.data.dataset import Dataset, DatasetHeader
+from mads4.data.formats.alberdice import read_alberdice
 from mads4.data.statistics import normalisation
 from mads4.data.store import read_dataset, read_header
+from mads4.envs.matrix_game import MatrixGame
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.kernels.backends import AUTO
@@ -72,6 +76,10 @@ def environment(config: EnvConfig) -> EnvFactory:
     """Return a picklable maker of environments."""
     if isinstance(config, CustomEnv):
         return EnvFactory("custom", {"factory": config.factory, "options": config.options})
+    if isinstance(config, MatrixGameEnv):
+        return EnvFactory(
+            config.name, {"payoff": config.payoff, "episode_limit": config.episode_limit}
+        )
     return EnvFactory(
         config.name,
         {
@@ -121,7 +129,7 @@ def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Pa
     """Record a data set, or go on with one, or find it complete; return its file."""
     spec = env_spec(make_env)
     path = generated_path(make_env, spec, config)
-    options = make_env.arguments["options"]
+    options = make_env.arguments.get("options", {})
     if path.exists() and _answers(read_header(path), spec, options, config):
         _LOG.info("data set %s is there already", path)
         return path
@@ -181,6 +189,8 @@ def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Data
         data, source = read_dataset(path), str(path)
     elif isinstance(config, FileDataset):
         data, source = read_dataset(Path(config.path).expanduser()), config.path
+    elif isinstance(config, AlberdiceDataset):
+        data, source = _alberdice_dataset(config, make_env), config.path
     else:
         data, source = _custom_dataset(config), config.factory
     data.spec.require_compatible(env_spec(make_env), f"the data set {source}", "the environment")
@@ -188,6 +198,31 @@ def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Data
         _LOG.info("taking the first %d of %d episodes", config.episodes, len(data))
         data = data.select(range(config.episodes))
     return data
+
+
+def _alberdice_dataset(config: AlberdiceDataset, make_env: EnvFactory) -> Dataset:
+    """Read a folder; where rewards follow from the actions, they must be the environment's."""
+    with closing(make_env()) as env:
+        data = read_alberdice(config.path, env.spec)
+        if isinstance(env, MatrixGame) and not data.spec.differences(env.spec):
+            _require_payoff(data, env, config.path)
+    return data
+
+
+def _require_payoff(data: Dataset, game: MatrixGame, source: str) -> None:
+    """Raise `UserError` when some reward of the data is not what the game pays for the actions."""
+    actions = data.action.astype(np.int64)
+    known = (actions < game.payoff.shape).all(axis=-1)
+    paid = np.full(len(actions), np.nan)
+    paid[known] = game.rewards(actions[known])
+    wrong = np.flatnonzero(~np.isclose(data.reward, paid))
+    if len(wrong):
+        row = wrong[0]
+        raise UserError(
+            f"env.payoff: {source} was recorded in another game: joint action "
+            f"{actions[row].tolist()} earned {data.reward[row]:g} there, here it earns "
+            f"{paid[row]:g}."
+        )
 
 
 def _custom_dataset(config: CustomDataset) -> Dataset:

@@ -1,4 +1,4 @@
-"""`mads4 data show PATH`: what is in a data set file."""
+"""`mads4 data show PATH`: what is in a data set."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
+
+NAMED_BY_ENVIRONMENT = (
+    *("env", "scenario", "state_encoding", "reward_definition"),
+    "fingerprint",  # names the environment, too
+)
+"""Facts that a folder of plain arrays does not hold."""
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -13,19 +20,35 @@ def run(command: str, argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"mads4 {command}", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     show = actions.add_parser("show", help="sizes, returns and origin of a data set")
-    show.add_argument("path", type=Path, metavar="PATH", help="file written by `mads4 collect`")
+    show.add_argument(
+        "path",
+        type=Path,
+        metavar="PATH",
+        help="file written by `mads4 collect`, or folder in AlberDICE's layout",
+    )
     show.add_argument("--json", action="store_true", help="machine-readable output")
     args = parser.parse_args(argv)
 
     from mads4.atomic import json_safe
-    from mads4.data.store import read_header
 
-    facts = json_safe(read_header(args.path).summary())
+    facts = json_safe(_facts(args.path))
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
         _print_table(args.path, facts)
     return 0
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """Return a data set's summary, without what only its environment could tell."""
+    if not path.is_dir():
+        from mads4.data.store import read_header
+
+        return read_header(path).summary()
+    from mads4.data.formats.alberdice import read_alberdice
+
+    facts = read_alberdice(path).summary()
+    return {key: value for key, value in facts.items() if key not in NAMED_BY_ENVIRONMENT}
 
 
 def _print_table(path: Path, facts: dict[str, object]) -> None:

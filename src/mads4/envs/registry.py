@@ -11,7 +11,7 @@ from mads4.envs.protocol import EnvOptions, MultiAgentEnv
 from mads4.errors import UserError, did_you_mean
 from mads4.types import EnvSpec
 
-NAMES = ("rware", "custom")
+NAMES = ("matrix_game", "rware", "custom")
 METHODS = ("reset", "step", "render", "close")
 
 
@@ -19,10 +19,11 @@ def make_env(name: str, *, factory: str | None = None, **arguments: Any) -> Mult
     """Return a new environment.
 
     Args:
-        name: ``rware``, or ``custom`` for an environment of the user's own.
+        name: ``matrix_game``, ``rware``, or ``custom`` for an environment of the user's own.
         factory: for ``custom``, ``package.module:function``; it gets the entries of `options`
             as keyword arguments.
-        arguments: for ``rware`` those of `mads4.envs.rware.RwareEnv`; for ``custom`` `options`.
+        arguments: those of `mads4.envs.matrix_game.MatrixGame` or `mads4.envs.rware.RwareEnv`;
+            for ``custom`` `options`.
 
     Raises:
         UserError: an unknown name, a factory that cannot be imported or fails,
@@ -32,6 +33,10 @@ def make_env(name: str, *, factory: str | None = None, **arguments: Any) -> Mult
         from mads4.envs.rware import RwareEnv  # other environments do not need it
 
         return RwareEnv(**arguments)
+    if name == "matrix_game":
+        from mads4.envs.matrix_game import MatrixGame
+
+        return MatrixGame(**arguments)
     if name == "custom":
         return _make_custom(factory, **arguments)
     near = did_you_mean(name, NAMES)
@@ -43,7 +48,7 @@ class EnvFactory:
     """Makes environments that are all alike; picklable, so that worker processes can call it."""
 
     name: str = "rware"
-    """``rware`` or ``custom``."""
+    """``matrix_game``, ``rware`` or ``custom``."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `make_env`."""
 

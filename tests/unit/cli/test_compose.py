@@ -19,7 +19,7 @@ MISTAKES = [
     (["train", "experimnt=smoke"], ["experimnt: unknown key. Did you mean 'experiment'?"]),
     (
         ["evaluate", "checkpoint=run", "env.scenario=tiny-4ag"],
-        ["env: choose a kind first, env=rware or env=custom"],
+        ["env: choose a kind first, env=rware or env=matrix_game or env=custom"],
     ),
     (["train", "message=none"], ["message: unknown key. Did you mean 'model.message'?"]),
     (["train", "+trainer.foo=1"], ["trainer.foo: unknown key. Allowed here: name, steps,"]),
@@ -60,6 +60,15 @@ MISTAKES = [
         ["train", "env=custom", "env.factory=pkg.mod:make"],
         ["dataset.behaviour: 'greedy' plays rware only; with env=custom use"],
     ),
+    (
+        ["train", "env=matrix_game"],
+        ["dataset.behaviour: 'greedy' plays rware only; with env=matrix_game use"],
+    ),
+    (
+        ["train", "env=matrix_game", "dataset.behaviour=random", "env.payoff=3"],
+        ["env.payoff: got 3, expected nested lists of numbers, one axis per agent"],
+    ),
+    (["collect", "experiment=penalty_xor"], ["dataset.name: got 'alberdice', expected generated"]),
     (
         ["train", "trainer.steps=10"],
         ["trainer.warmup_steps: got 200, more than trainer.steps 10"],

@@ -1,0 +1,1 @@
+"""Readers of other projects' data sets, one module for each layout."""
