@@ -65,7 +65,12 @@ class InputEmbedding(nn.Module):
             buffer.copy_(torch.as_tensor(value, dtype=buffer.dtype).reshape(buffer.shape))
 
     def forward(
-        self, observation: Tensor, state: Tensor, previous_action: Tensor, return_to_go: Tensor
+        self,
+        observation: Tensor,
+        state: Tensor,
+        previous_action: Tensor,
+        return_to_go: Tensor,
+        agent: Tensor | None = None,
     ) -> Tensor:
         """Return (..., N, H) for any leading axes.
 
@@ -74,10 +79,12 @@ class InputEmbedding(nn.Module):
             state: (..., N or 1, state_dim), float or uint8.
             previous_action: (..., N) int64, -1 where there was none.
             return_to_go: (...), in the environment's reward units.
+            agent: (..., N) int64, who they are; None for all agents by number.
         """
         dtype = self.observation.weight.dtype
         observation = (observation.to(dtype) - self.observation_mean) / self.observation_std
-        embedded: Tensor = self.observation(observation) + self.agent.weight
+        who = self.agent.weight if agent is None else self.agent(agent)
+        embedded: Tensor = self.observation(observation) + who
         if self.state is not None:
             if state.dtype != torch.uint8:  # statistics of binary states are 0 and 1
                 state = (state.to(dtype) - self.state_mean) / self.state_std

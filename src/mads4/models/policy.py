@@ -34,8 +34,8 @@ from mads4.models.hand_off import (
 from mads4.nn.blocks import S4Stack, StackState
 from mads4.types import Decision, EnvSpec, PolicyInput, SequenceBatch
 
-Run = Callable[[Tensor, int], tuple[Tensor, Tensor | None]]
-"""(inputs (rows, T, H), group) → the stack's output and read-outs of its state, each as long."""
+Run = Callable[[Tensor], tuple[Tensor, Tensor | None]]
+"""Inputs (rows, …, H) → the stack's output and read-outs of its state, of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -211,21 +211,19 @@ class Mads4Policy(nn.Module):
         """
         kernels = self.stack.kernels(embedded.shape[1])
 
-        def run(inputs: Tensor, _: int) -> tuple[Tensor, Tensor | None]:
+        def run(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
             return self.stack.sequence(inputs, kernels)
 
         if not self.waits_in_sequences:
             missing = None if lost is None else _as_rows(lost)
-            logits, _ = self._advance(_as_rows(embedded), None, _as_rows(action), missing, run, 0)
+            logits, _ = self._advance(_as_rows(embedded), None, _as_rows(action), missing, run)
             batch, steps, n_agents, _ = embedded.shape
             return logits.view(batch, n_agents, steps, -1).transpose(1, 2)
         message: Tensor | None = None
         decided: list[Tensor] = []
         for position, own in enumerate(embedded.unbind(2)):
             missing = None if lost is None else lost[:, :, position]
-            logits, message = self._advance(
-                own, message, action[:, :, position], missing, run, position
-            )
+            logits, message = self._advance(own, message, action[:, :, position], missing, run)
             if self.message_time == "previous_step" and message is not None:
                 message = functional.pad(message[:, :-1], (0, 0, 1, 0))
             decided.append(logits)
@@ -238,20 +236,18 @@ class Mads4Policy(nn.Module):
         action: Tensor | None,
         lost: Tensor | None,
         run: Run,
-        group: int,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return logits (rows, T, n_actions) and the message (rows, T, M) to hand on.
+        """Return logits (rows, …, n_actions) and the message (rows, …, M) to hand on.
 
         Args:
-            embedded: (rows, T, H), the agent's own inputs.
-            message: (rows, T, M) read from the predecessor, None for the first agent.
-            action: (rows, T) the predecessor's, -1 for none.
-            lost: (rows, T), where neither of them arrived.
+            embedded: (rows, …, H), the agent's own inputs; … is T, or nothing in a single step.
+            message: (rows, …, M) read from the predecessor, None for the first agent.
+            action: (rows, …) the predecessor's, -1 for none.
+            lost: (rows, …), where neither of them arrived.
             run: runs the stack.
-            group: which of the stack's states `run` goes on from.
         """
         handed = self.hand_off.read(message, action, lost)
-        output, readout = run(functional.relu(embedded + handed), group)
+        output, readout = run(functional.relu(embedded + handed))
         output = self.norm(output)
         logits = self.head(output)
         return logits, self.hand_off.write(output, readout, logits)
@@ -297,54 +293,72 @@ class Mads4Policy(nn.Module):
         message: Tensor | None = None
         taken = torch.full_like(now.previous_action[:, 0], -1)
         logits, actions, stacks = [], [], []
-        for position in range(self.spec.n_agents):
-            missing = None if now.lost is None else now.lost[:, position, None]
-            following: list[StackState] = []
-            one, message = self._advance(
-                now.embedded[:, position, None],
+        for position, stack in enumerate(state.stacks):
+            masked, message, after = self.decide(
+                now.embedded[:, position],
                 message,
-                taken.unsqueeze(1),
-                missing,
-                self._stepper(state, following),
-                position,
+                taken,
+                None if now.lost is None else now.lost[:, position],
+                now.available_actions[:, position],
+                stack,
             )
-            masked = _mask(one[:, 0], now.available_actions[:, position])
             taken = _choose(masked, None if now.uniform is None else now.uniform[:, position])
             logits.append(masked)
             actions.append(taken)
-            stacks += following
+            stacks.append(after)
         return torch.stack(logits, 1), torch.stack(actions, 1), None, tuple(stacks)
 
     def _all_at_once(self, now: _Now, state: PolicyState) -> _Decided:
         """Let all positions decide together, after what was handed on a step earlier."""
-        batch, n_agents = now.previous_action.shape
-        following: list[StackState] = []
+        chain = now.previous_action.shape
         message = None
         if state.message is not None:
-            message = from_predecessor(state.message, 1, 0.0).flatten(0, 1).unsqueeze(1)
-        logits, written = self._advance(
-            now.embedded.flatten(0, 1).unsqueeze(1),
+            message = from_predecessor(state.message, 1, 0.0).flatten(0, 1)
+        logits, written, stack = self.decide(
+            now.embedded.flatten(0, 1),
             message,
-            from_predecessor(now.previous_action, 1, -1).view(-1, 1),
-            None if now.lost is None else now.lost.reshape(-1, 1),
-            self._stepper(state, following),
-            0,
+            from_predecessor(now.previous_action, 1, -1).flatten(),
+            None if now.lost is None else now.lost.flatten(),
+            now.available_actions.flatten(0, 1),
+            state.stacks[0],
         )
-        masked = _mask(logits.view(batch, n_agents, -1), now.available_actions)
+        logits = logits.view(*chain, -1)
         if written is not None:
-            written = written.view(batch, n_agents, -1)
-        return masked, _choose(masked, now.uniform), written, tuple(following)
+            written = written.view(*chain, -1)
+        return logits, _choose(logits, now.uniform), written, (stack,)
 
-    def _stepper(self, state: PolicyState, following: list[StackState]) -> Run:
-        """Return what runs the stack for one step and appends the state it leaves."""
+    def decide(
+        self,
+        embedded: Tensor,
+        message: Tensor | None,
+        action: Tensor | None,
+        lost: Tensor | None,
+        available_actions: Tensor,
+        stack: StackState,
+    ) -> tuple[Tensor, Tensor | None, StackState]:
+        """Take one time step of agents that do not wait for each other, one in each row.
 
-        def run(inputs: Tensor, group: int) -> tuple[Tensor, Tensor | None]:
-            output, after = self.stack.step(inputs[:, 0], state.stacks[group])
-            following.append(after)
-            readout = self.stack.read(after)
-            return output.unsqueeze(1), None if readout is None else readout.unsqueeze(1)
+        Args:
+            embedded: (rows, H), each agent's own inputs.
+            message: (rows, M) from its predecessor, None where there is none.
+            action: (rows,) its predecessor's, -1 for none.
+            lost: (rows,), where neither of them arrived; None if they all did.
+            available_actions: (rows, n_actions).
+            stack: S4 states, (rows, H, N_state) a block.
 
-        return run
+        Returns:
+            Logits (rows, n_actions), -inf where unavailable, the message (rows, M) to hand on if
+            there are any, and the S4 states after the step.
+        """
+        after = stack
+
+        def run(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+            nonlocal after
+            output, after = self.stack.step(inputs, stack)
+            return output, self.stack.read(after)
+
+        logits, written = self._advance(embedded, message, action, lost, run)
+        return _mask(logits, available_actions), written, after
 
     def reset_rows(self, state: PolicyState, rows: Tensor) -> PolicyState:
         """Return `state` with the environments where `rows` (B,) is True at their beginning."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mads4.kernels.system import DiscreteSystem, read_out
 
@@ -123,3 +123,26 @@ def _decayed(state: Tensor, decay: Tensor, out: Tensor | None) -> Tensor:
     into = None if out is None else torch.view_as_complex(out.view(*out.shape[:-1], -1, 2))
     product = torch.mul(torch.view_as_complex(pairs), torch.view_as_complex(decay), out=into)
     return torch.view_as_real(product).flatten(-2)
+
+
+class Recurrent(nn.Module):
+    """The recurrent view of a layer; who derives from it says where the coefficients come from."""
+
+    def coefficients(self) -> StepCoefficients:
+        """Return what a time step multiplies with."""
+        raise NotImplementedError
+
+    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance one time step, (B, H) and (B, H, N) to the output (B, H) and the next state."""
+        return recurrence(self.coefficients(), u, state)
+
+    def read(self, state: Tensor) -> Tensor:
+        """Return the read-outs C' x of states (B, H, N), (B, H).
+
+        Raises:
+            ValueError: If the layer was made without ``readout``.
+        """
+        weights = self.coefficients().readout
+        if weights is None:
+            raise ValueError("S4Layer(…, readout=True) is needed to read its states.")
+        return (state * weights).sum(-1)

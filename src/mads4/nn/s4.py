@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mads4.kernels.backends import AUTO, NAMES, Backend, choose
 from mads4.kernels.convolution import causal_convolution, convolution_operator
 from mads4.kernels.system import DiscreteSystem, final_state, kernel_taps, prefix_response
 from mads4.nn.cache import ParameterCache
 from mads4.nn.recurrence import (
+    Recurrent,
     StepCoefficients,
     as_modes,
     as_real,
-    recurrence,
     step_coefficients,
 )
 from mads4.nn.ssm import StateSpace
@@ -43,7 +43,7 @@ class SequenceKernel:
         return int(self.taps.shape[-1])
 
 
-class S4Layer(nn.Module):
+class S4Layer(Recurrent):
     """A bank of H state-space models over sequences (B, T, H).
 
     Sequences may have any strides; memory order (H, B, T), as in `S4Stack`, avoids all copies.
@@ -175,17 +175,6 @@ class S4Layer(nn.Module):
             raise ValueError("S4Layer(…, readout=True) is needed to read its states.")
         return _convolve(readout, u, state)
 
-    def read(self, state: Tensor) -> Tensor:
-        """Return the read-outs C' x of states (B, H, N), (B, H).
-
-        Raises:
-            ValueError: If the layer was made without ``readout``.
-        """
-        weights = self.coefficients().readout
-        if weights is None:
-            raise ValueError("S4Layer(…, readout=True) is needed to read its states.")
-        return (state * weights).sum(-1)
-
     def coefficients(self) -> StepCoefficients:
         """Return what `step` multiplies with, remembered until a parameter changes.
 
@@ -197,10 +186,6 @@ class S4Layer(nn.Module):
     def _step_coefficients(self) -> StepCoefficients:
         system = self.ssm.discretise()
         return step_coefficients(system, self.ssm.row, self.ssm.readout_system(system))
-
-    def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance one time step, (B, H) and (B, H, N) to the output (B, H) and the next state."""
-        return recurrence(self.coefficients(), u, state)
 
 
 def _modes(kernel: SequenceKernel, state: Tensor | None) -> Tensor | None:
