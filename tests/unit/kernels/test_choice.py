@@ -56,7 +56,7 @@ def test_torch_runs_anywhere() -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(BackendError, match="auto, torch, keops, cuda.*Did you mean 'keops'"):
+    with pytest.raises(BackendError, match=r"auto, torch, keops, cuda.*Did you mean 'keops'"):
         choose("keop")
 
 
