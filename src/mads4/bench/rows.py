@@ -7,8 +7,12 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mads4.atomic import write_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -60,17 +64,18 @@ COLUMNS = tuple(field.name for field in fields(Row))
 _DIGITS = 6
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """Return the rows under a line of column names."""
+def to_csv(rows: Sequence[DataclassInstance]) -> str:
+    """Return rows of one kind, at least one, under a line of their fields' names."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    columns = [field.name for field in fields(rows[0])]
+    writer.writerow(columns)
     for row in rows:
-        writer.writerow([_csv_cell(getattr(row, name)) for name in COLUMNS])
+        writer.writerow([_csv_cell(getattr(row, name)) for name in columns])
     return text.getvalue()
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
+def write_csv(rows: Sequence[DataclassInstance], path: Path) -> None:
     """Write the rows to `path`, atomically."""
     write_text(path, to_csv(rows))
 
@@ -93,32 +98,31 @@ _LEFT = 3
 
 def headings() -> str:
     """Return the line above the text rows."""
-    return _aligned(_HEADINGS)
+    return aligned(_HEADINGS, _WIDTHS, _LEFT)
 
 
 def to_text(row: Row) -> str:
     """Return a row as one line: medians in milliseconds, and pairs for forward / fwd+bwd."""
     start = (row.case, row.parameterisation, row.backend, str(row.length), str(row.batch))
     if row.forward_ms is None:
-        return f"{_aligned(start)}  {row.note}"
+        return f"{aligned(start, _WIDTHS, _LEFT)}  {row.note}"
     share = row.fft_and_product_share
-    line = _aligned(
-        (
-            *start,
-            *_measured(row, "forward"),
-            *_measured(row, "forward_backward"),
-            _pair(row.forward_times_faster, row.forward_backward_times_faster),
-            _pair(row.forward_in_products, row.forward_backward_in_products),
-            "" if share is None else f"{share:.0%}",
-        )
+    cells = (
+        *start,
+        *_measured(row, "forward"),
+        *_measured(row, "forward_backward"),
+        _pair(row.forward_times_faster, row.forward_backward_times_faster),
+        _pair(row.forward_in_products, row.forward_backward_in_products),
+        "" if share is None else f"{share:.0%}",
     )
-    return f"{line}  {row.note}".rstrip()
+    return f"{aligned(cells, _WIDTHS, _LEFT)}  {row.note}".rstrip()
 
 
-def _aligned(cells: Sequence[str]) -> str:
+def aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
+    """Return a line of a table: the first `left` cells on the left, the others on the right."""
     parts = [
-        cell.ljust(width) if index < _LEFT else cell.rjust(width)
-        for index, (cell, width) in enumerate(zip(cells, _WIDTHS, strict=False))
+        cell.ljust(width) if index < left else cell.rjust(width)
+        for index, (cell, width) in enumerate(zip(cells, widths, strict=False))
     ]
     return " ".join(parts)
 

@@ -1,4 +1,4 @@
-"""Time and peak memory of S4 kernels, layers and steps, by every backend and by plain formulas."""
+"""Time and peak memory of kernels, layers, steps and whole policies, beside what they replace."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,30 @@ from mads4.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from mads4.bench.rows import Row
-    from mads4.bench.suite import Grid, Suite
+    from mads4.bench.measure import Control, Effort
 
 _CLEAR_LINE = "\r\x1b[K"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A benchmark ready to be measured, and how its rows (a dataclass, one for each) are shown."""
+
+    sizes: str
+    """For the title."""
+    grid: Any
+    """A dataclass; said in the JSON file, as `settings` is."""
+    settings: Any
+    control: Control
+    rows: Iterable[Any]
+    """Measured as they are taken."""
+    headings: Callable[[], str]
+    to_text: Callable[[Any], str]
+    draw: Callable[[Sequence[Any], Path, str], bool]
+    unavailable: dict[str, str] = field(default_factory=dict)
+    """Backend → why it cannot run here; its rows are written but not shown."""
+    more: Callable[[Sequence[Any]], tuple[dict[str, Any], str]] = lambda rows: ({}, "")
+    """What follows from all rows: facts for the JSON file, and text."""
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -40,15 +61,15 @@ def run(command: str, argv: list[str]) -> int:
         torch.set_num_threads(args.threads)
     out = _writable(args.out)
     device = _device(args.device)
-    grid, suite = _plan(args, device)
-    rows = _measure(args.benchmark, grid, suite, out)
-    _describe(args.benchmark, grid, suite, rows, out)
+    plan = (_agents if args.benchmark == "agents" else _parts)(args, device)
+    rows = _measure(plan, device, out)
+    _describe(args.benchmark, plan, device, rows, out)
     return 0
 
 
-def _plan(args: argparse.Namespace, device: torch.device) -> tuple[Grid, Suite]:
-    """Find out which backends run here, and say why the others do not."""
-    from mads4.bench.measure import Effort
+def _parts(args: argparse.Namespace, device: torch.device) -> Plan:
+    """Plan kernels, layers or steps: which backends run here, and why the others do not."""
+    from mads4.bench import picture, rows
     from mads4.bench.suite import Grid, Settings, Suite, selectable, unavailable
 
     backends = args.backends or [name for name in selectable(args.benchmark) if name not in _EXTRA]
@@ -70,88 +91,139 @@ def _plan(args: argparse.Namespace, device: torch.device) -> tuple[Grid, Suite]:
         dtype=args.dtype,
         device=str(device),
     )
-    settings = Settings(
-        effort=Effort(args.repeats, args.min_seconds, args.max_seconds),
-        threads=_threads(),
-        control_size=args.control,
-        reference_mebibytes=args.reference_memory,
+    settings = Settings(_effort(args), _threads(), args.control, args.reference_memory)
+    suite = Suite(settings, device, reasons, _progress)
+    return Plan(
+        sizes=f"H = {grid.channels}, N = {grid.state}, {grid.dtype}",
+        grid=grid,
+        settings=settings,
+        control=suite.control,
+        rows=suite.rows(grid.cells(args.benchmark)),
+        headings=rows.headings,
+        to_text=rows.to_text,
+        draw=picture.draw,
+        unavailable=reasons,
+        more=lambda _: ({"profiles": suite.profiles}, ""),
     )
-    return grid, Suite(settings, device, reasons, _progress)
 
 
 _EXTRA = ("auto", "compiled")
 """Measured only if asked for: the one is another's name, the other compiles for a minute."""
 
 
-def _measure(benchmark: str, grid: Grid, suite: Suite, out: Path) -> list[Row]:
-    from mads4.bench.memory import reason_against
-    from mads4.bench.rows import headings, to_text, write_csv
+def _agents(args: argparse.Namespace, device: torch.device) -> Plan:
+    """Plan training steps and decisions of whole policies."""
+    from mads4.bench import agents_picture, agents_rows
+    from mads4.bench.agents import N_LAYERS
+    from mads4.bench.agents_suite import AgentGrid, AgentSettings, AgentSuite
 
-    reason = reason_against(suite.device)
+    grid = AgentGrid(
+        policies=args.policies,
+        agents=args.agents,
+        lengths=args.lengths,
+        steps_per_batch=args.steps,
+        environments=args.environments,
+        channels=args.channels,
+        state=args.state,
+        parameterisation=args.parameterisation,
+        device=str(device),
+    )
+    limits = args.max_run_seconds, args.max_memory
+    settings = AgentSettings(_effort(args), _threads(), args.control, *limits)
+    suite = AgentSuite(settings, device, _progress)
+
+    def more(rows: Sequence[Any]) -> tuple[dict[str, Any], str]:
+        fits = agents_rows.growth(rows)
+        return {"growth": fits}, agents_rows.growth_text(fits) if fits else ""
+
+    return Plan(
+        sizes=f"{N_LAYERS} blocks, H = {grid.channels}, N = {grid.state}, {grid.parameterisation}",
+        grid=grid,
+        settings=settings,
+        control=suite.control,
+        rows=suite.rows(grid.cells()),
+        headings=agents_rows.headings,
+        to_text=agents_rows.to_text,
+        draw=agents_picture.draw,
+        more=more,
+    )
+
+
+def _measure(plan: Plan, device: torch.device, out: Path) -> list[Any]:
+    from mads4.bench.memory import reason_against
+    from mads4.bench.rows import write_csv
+
+    reason = reason_against(device)
     if reason is not None:
         sys.stdout.write(f"peak memory is left out: {reason}\n")
-    sys.stdout.write(headings() + "\n")
-    rows: list[Row] = []
-    for row in suite.rows(grid.cells(benchmark)):
+    sys.stdout.write(plan.headings() + "\n")
+    rows: list[Any] = []
+    for row in plan.rows:
         rows.append(row)
         with _writing(out):
             write_csv(rows, _beside(out, ".csv"))
-        if row.backend not in suite.unavailable:
-            sys.stdout.write(to_text(row) + "\n")
+        if getattr(row, "backend", None) not in plan.unavailable:
+            sys.stdout.write(plan.to_text(row) + "\n")
             sys.stdout.flush()
     return rows
 
 
-def _describe(benchmark: str, grid: Grid, suite: Suite, rows: list[Row], out: Path) -> None:
+def _describe(benchmark: str, plan: Plan, device: torch.device, rows: list[Any], out: Path) -> None:
     """Write what the figures were measured with, and the plot; say where everything is."""
     from mads4.atomic import write_json
-    from mads4.bench.picture import draw
 
-    facts = _facts(benchmark, grid, suite)
+    more, text = plan.more(rows)
+    facts = _facts(benchmark, plan, device) | more
     control, machine = facts["control"], facts["machine"]
     title = (
-        f"mads4 bench {benchmark}: H = {grid.channels}, N = {grid.state}, {grid.dtype}\n"
+        f"mads4 bench {benchmark}: {plan.sizes}\n"
         f"{machine['device_name'] or machine['processor']}, threads: {facts['threads']}, "
         f"control {control['gflops']:.0f} GFLOP/s"
     )
     with _writing(out):
         write_json(_beside(out, ".json"), facts)
-        suffixes = [".csv", ".json"] + [".png"] * draw(rows, _beside(out, ".png"), title)
+        suffixes = [".csv", ".json"] + [".png"] * plan.draw(rows, _beside(out, ".png"), title)
     sys.stdout.write(
+        f"{text}"
         f"control: {control['operation']} in {control['ms']:.2f} ms "
         f"({control['ms_p10']:.2f} - {control['ms_p90']:.2f}), {control['gflops']:.0f} GFLOP/s\n"
         f"written: {' '.join(shlex.quote(str(_beside(out, suffix))) for suffix in suffixes)}\n"
     )
 
 
-def _facts(benchmark: str, grid: Grid, suite: Suite) -> dict[str, Any]:
+def _facts(benchmark: str, plan: Plan, device: torch.device) -> dict[str, Any]:
     """Return the machine, the code, the control and the settings, fit for JSON."""
     from dataclasses import asdict
 
     from mads4.bench.memory import reason_against
     from mads4.provenance import collect_provenance
 
-    control = suite.control.timing
-    origin = collect_provenance(device=grid.device)
+    control = plan.control.timing
+    origin = collect_provenance(device=str(device))
     kept = ("created", "command", "versions", "git", "machine")
     return {
         "benchmark": benchmark,
         **{name: origin[name] for name in kept},
-        "threads": suite.settings.threads,
-        "grid": asdict(grid),
-        "settings": asdict(suite.settings),
+        "threads": plan.settings.threads,
+        "grid": asdict(plan.grid),
+        "settings": asdict(plan.settings),
         "control": {
-            "operation": f"{suite.control.size} x {suite.control.size} float32 matrix product",
+            "operation": f"{plan.control.size} x {plan.control.size} float32 matrix product",
             "ms": control.median,
             "ms_p10": control.quantile(0.1),
             "ms_p90": control.quantile(0.9),
             "runs": control.runs,
-            "gflops": suite.control.gflops(control.median),
+            "gflops": plan.control.gflops(control.median),
         },
-        "unavailable": dict(suite.unavailable),
-        "memory_left_out": reason_against(suite.device),
-        "profiles": suite.profiles,
+        "unavailable": plan.unavailable,
+        "memory_left_out": reason_against(device),
     }
+
+
+def _effort(args: argparse.Namespace) -> Effort:
+    from mads4.bench.measure import Effort
+
+    return Effort(args.repeats, args.min_seconds, args.max_seconds)
 
 
 def _threads() -> int:

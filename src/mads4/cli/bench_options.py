@@ -13,21 +13,42 @@ _SUMMARIES = {
     "kernels": "impulse responses, from parameters to taps",
     "layer": "S4 layers and blocks over whole sequences, kernel included",
     "step": "single time steps of a layer and of three blocks, without gradients",
+    "agents": "training steps and decisions of policies for many agents, beside a transformer",
 }
 
+_EVERY: dict[str, Any] = {"channels": 96, "state": 96, "control": 2048}
+_TINY: dict[str, Any] = {"channels": 4, "state": 8, "control": 256}
+_TIMES: dict[str, Any] = {"repeats": 7, "min_seconds": 0.3, "max_seconds": 3.0}
+_SHORT_TIMES: dict[str, Any] = {"repeats": 3, "min_seconds": 0.1, "max_seconds": 1.0}
+_NO_TIME: dict[str, Any] = {"repeats": 2, "min_seconds": 0.0, "max_seconds": 3.0}
+
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "kernels": {"lengths": [50, 500, 2000], "batch": [1]},
-    "layer": {"lengths": [50, 500], "batch": [32]},
-    "step": {"lengths": [1], "batch": [1, 2, 32, 64]},
-    "": {"channels": 96, "state": 96, "repeats": 7, "min_seconds": 0.3, "control": 2048},
+    "kernels": {"lengths": [50, 500, 2000], "batch": [1], **_TIMES},
+    "layer": {"lengths": [50, 500], "batch": [32], **_TIMES},
+    "step": {"lengths": [1], "batch": [1, 2, 32, 64], **_TIMES},
+    "agents": {
+        **{"agents": [2, 4, 8, 16], "lengths": [50, 500], "environments": [1, 32]},
+        **{"steps": 1000, "max_run_seconds": 5.0, **_SHORT_TIMES},
+    },
+    "": _EVERY,
 }
 _QUICK: dict[str, dict[str, Any]] = {
-    "kernels": {"lengths": [16, 64], "batch": [1]},
-    "layer": {"lengths": [16, 64], "batch": [2]},
-    "step": {"lengths": [1], "batch": [1, 2]},
-    "": {"channels": 4, "state": 8, "repeats": 2, "min_seconds": 0.0, "control": 256},
+    "kernels": {"lengths": [16, 64], "batch": [1], **_NO_TIME},
+    "layer": {"lengths": [16, 64], "batch": [2], **_NO_TIME},
+    "step": {"lengths": [1], "batch": [1, 2], **_NO_TIME},
+    "agents": {
+        **{"agents": [2, 3], "lengths": [4, 8], "environments": [1, 2]},
+        **{"steps": 8, "max_run_seconds": 5.0, **_NO_TIME},
+    },
+    "": _TINY,
 }
 """Sizes at which figures mean little but everything runs, in a few seconds."""
+
+_FULL: dict[str, Any] = {
+    **{"agents": [2, 4, 8, 16, 32, 64], "lengths": [50, 500, 2000], "environments": [1, 32]},
+    **{"steps": 2000, "max_run_seconds": 20.0, **_TIMES},
+}
+"""What ``--full`` measures of the agents."""
 
 
 def parse(command: str, argv: Sequence[str]) -> argparse.Namespace:
@@ -38,7 +59,8 @@ def parse(command: str, argv: Sequence[str]) -> argparse.Namespace:
     """
     args = _parser(command).parse_args(argv)
     defaults = _QUICK if args.quick else _DEFAULTS
-    for name, value in {**defaults[""], **defaults[args.benchmark]}.items():
+    own = _FULL if getattr(args, "full", False) else defaults[args.benchmark]
+    for name, value in {**defaults[""], **own}.items():
         if getattr(args, name, None) is None:
             setattr(args, name, value)
     args.out = args.out or Path("outputs", "bench", args.benchmark)
@@ -46,8 +68,6 @@ def parse(command: str, argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    from mads4.bench.suite import selectable
-
     parser = argparse.ArgumentParser(
         prog=f"mads4 {command}",
         description="Time and peak memory, per backend and size, beside plain formulas and a "
@@ -56,19 +76,82 @@ def _parser(command: str) -> argparse.ArgumentParser:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="benchmark")
     for name, summary in _SUMMARIES.items():
         one = benchmarks.add_parser(name, help=summary, description=f"Measure {summary}.")
-        if name != "step":
-            _add(one, "--lengths", _numbers(1), "L,…", "sequence lengths", name)
-        if name != "kernels":
-            _add(one, "--batch", _numbers(1), "B,…", "sequences at once", name)
-        allowed = selectable(name)
-        one.add_argument(
-            "--backends",
-            type=_names(allowed),
-            metavar="NAME,…",
-            help=f"of {', '.join(allowed)}; default: all that make sense",
-        )
-        _add_common(one)
+        if name == "agents":
+            _add_agents(one)
+        else:
+            _add_parts(one, name)
+        _add_common(one, name)
     return parser
+
+
+def _add_parts(parser: argparse.ArgumentParser, name: str) -> None:
+    from mads4.bench.suite import selectable
+    from mads4.nn.ssm import PARAMETERISATIONS
+
+    if name != "step":
+        _add(parser, "--lengths", _numbers(1), "L,…", "sequence lengths", name)
+    if name != "kernels":
+        _add(parser, "--batch", _numbers(1), "B,…", "sequences at once", name)
+    allowed = selectable(name)
+    parser.add_argument(
+        "--backends",
+        type=_names(allowed),
+        metavar="NAME,…",
+        help=f"of {', '.join(allowed)}; default: all that make sense",
+    )
+    parser.add_argument(
+        "--parameterisations",
+        type=_names(PARAMETERISATIONS),
+        default=list(PARAMETERISATIONS),
+        metavar="NAME,…",
+        help=f"of {', '.join(PARAMETERISATIONS)}; default: all",
+    )
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument(
+        "--reference-memory",
+        type=_number(1),
+        default=4096,
+        metavar="MIB",
+        help="leave out plain formulas that would need more (default 4096)",
+    )
+
+
+def _add_agents(parser: argparse.ArgumentParser) -> None:
+    from mads4.bench.agents import POLICIES, USUAL
+    from mads4.nn.ssm import PARAMETERISATIONS
+
+    name = "agents"
+    parser.add_argument(
+        "--policies",
+        type=_names(POLICIES),
+        default=list(USUAL),
+        metavar="NAME,…",
+        help="what agents hand on, <message>[-previous][+action] (-previous: read a step later; "
+        f"+action: with the action taken), and transformers: of {', '.join(POLICIES)}; "
+        f"default: {', '.join(USUAL)}",
+    )
+    _add(parser, "--agents", _numbers(1), "n,…", "agents", name)
+    _add(parser, "--lengths", _numbers(1), "T,…", "steps of a trajectory", name)
+    words = "environment steps of a training batch: as many trajectories as that makes"
+    _add(parser, "--steps", _number(1), "STEPS", words, name)
+    _add(parser, "--environments", _numbers(1), "B,…", "environments decided for at once", name)
+    words = "leave out training steps expected to take longer"
+    _add(parser, "--max-run-seconds", _seconds, "S", words, name)
+    parser.add_argument(
+        "--max-memory",
+        type=_number(1),
+        default=6144,
+        metavar="MIB",
+        help="leave out what is expected to need more (default 6144)",
+    )
+    parser.add_argument(
+        "--parameterisation", choices=PARAMETERISATIONS, default=PARAMETERISATIONS[0]
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="2 to 64 agents, up to 2000 steps, in place of a few minutes' worth",
+    )
 
 
 def _add(
@@ -89,37 +172,15 @@ def _add(
     parser.add_argument(option, type=read, metavar=metavar, help=text)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    from mads4.nn.ssm import PARAMETERISATIONS
-
+def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
     _add(parser, "--channels", _number(1), "H", "channels")
     _add(parser, "--state", _even, "N", "real states per channel, even")
-    parser.add_argument(
-        "--parameterisations",
-        type=_names(PARAMETERISATIONS),
-        default=list(PARAMETERISATIONS),
-        metavar="NAME,…",
-        help=f"of {', '.join(PARAMETERISATIONS)}; default: all",
-    )
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:<number>")
     parser.add_argument("--threads", type=_number(1), help="default: PyTorch's own choice")
-    _add(parser, "--repeats", _number(1), "R", "timed runs, at least")
-    _add(parser, "--min-seconds", _seconds, "S", "go on with timed runs for that long")
-    parser.add_argument(
-        "--max-seconds",
-        type=_seconds,
-        default=3.0,
-        metavar="S",
-        help="but not after that long, once there are two (default 3)",
-    )
-    parser.add_argument(
-        "--reference-memory",
-        type=_number(1),
-        default=4096,
-        metavar="MIB",
-        help="leave out plain formulas that would need more (default 4096)",
-    )
+    _add(parser, "--repeats", _number(1), "R", "timed runs, at least", name)
+    _add(parser, "--min-seconds", _seconds, "S", "go on with timed runs for that long", name)
+    words = "but not after that long, once there are two"
+    _add(parser, "--max-seconds", _seconds, "S", words, name)
     _add(parser, "--control", _number(1), "SIZE", "rows of the control's matrices")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does it run at all?")
     parser.add_argument("--out", type=Path, help="default: outputs/bench/<benchmark>")

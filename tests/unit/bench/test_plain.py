@@ -50,7 +50,7 @@ def test_diagonal_layer_and_block() -> None:
     u = torch.randn(2, 21, 3, dtype=torch.float64)
     torch.testing.assert_close(plain.layer(layer, u), layer(u))
     block = S4Block(3, 8, dropout=0.0, mixing="gelu").double()
-    expected, _ = block(u.permute(2, 0, 1), block.s4.kernel(21), None, False)
+    expected, _, _ = block(u.permute(2, 0, 1), block.s4.kernel(21), None, False)
     torch.testing.assert_close(plain.block(block, u), expected.permute(1, 2, 0))
 
 

@@ -1,0 +1,224 @@
+"""What is timed of whole policies: a training step, and a decision, for any number of agents.
+
+A training step is forward pass, loss and backward pass over B whole trajectories (the optimiser,
+the same for all, is left out); a decision is one step of the policy for all agents of B
+environments, sampling included. Inputs are random numbers of the sizes of a small warehouse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mads4.bench.cases import Workload
+from mads4.bench.measure import Action
+from mads4.bench.transformer import TOKENS, TransformerPolicy, of_size
+from mads4.models import Mads4Policy
+from mads4.models.hand_off import MESSAGES
+from mads4.models.policy import parameter_count
+from mads4.types import EnvSpec, PolicyInput, SequenceBatch
+
+TRAINING, DECISION = "training", "decision"
+
+N_LAYERS = 3
+HEADS = 4
+OBSERVATION, STATE, ACTIONS = 71, 14, 5
+"""Features of an observation and of the global state, and actions, as in RWARE with two agents;
+kept for any number of agents, so that only the agents become more."""
+
+TRANSFORMER, WIDE_TRANSFORMER = "transformer", "transformer-wide"
+TRANSFORMERS = (TRANSFORMER, WIDE_TRANSFORMER)
+"""Of as many parameters as the default policy (at two thirds of its width), and of the same width
+(with almost twice as many)."""
+
+_WIDE_FEED_FORWARD = 2
+"""Hidden units per channel of the wide transformer."""
+
+
+def _hand_offs() -> dict[str, dict[str, Any]]:
+    """Return the policy's options by name: ``<message>[-previous][+action]``."""
+    named: dict[str, dict[str, Any]] = {}
+    for message in MESSAGES:
+        for share_action in (False, True):
+            for time in ("same_step", "previous_step"):
+                if message == "none" and time == "previous_step" and not share_action:
+                    continue  # nothing is handed on, whenever
+                early = "-previous" if time == "previous_step" else ""
+                name = f"{message}{early}{'+action' if share_action else ''}"
+                options = {"message": message, "message_time": time, "share_action": share_action}
+                named[name] = options
+    return named
+
+
+HAND_OFFS = _hand_offs()
+POLICIES = (*HAND_OFFS, *TRANSFORMERS)
+USUAL = (
+    *("none", "none+action", "output", "output+action", "output-previous", "state", "logits"),
+    TRANSFORMER,
+)
+"""One of each kind: what is measured unless something else is asked for."""
+
+
+@dataclass(frozen=True)
+class AgentCell:
+    """One line of the table: which policy does what, for how many agents."""
+
+    case: str
+    """`TRAINING` or `DECISION`."""
+    policy: str
+    """One of `POLICIES`."""
+    agents: int
+    """n."""
+    steps: int
+    """T, the trajectories' length; for a decision the time steps before it."""
+    batch: int
+    """B, trajectories or environments at once."""
+    channels: int
+    """H."""
+    state: int
+    """N, real states per channel."""
+    parameterisation: str
+    device: str
+
+    @property
+    def agent_steps(self) -> int:
+        """Decisions learned from or made in one run."""
+        return self.batch * self.agents * (self.steps if self.case == TRAINING else 1)
+
+    @property
+    def work(self) -> float:
+        """A run's work up to a factor: linear in agent-steps, times length for attention."""
+        return self.agent_steps * (max(1.0, self.steps) if self.policy in TRANSFORMERS else 1.0)
+
+    def shrunken(self) -> AgentCell:
+        """Return the same computation at sizes that cost next to nothing."""
+        return replace(self, agents=2, steps=min(self.steps, 4), batch=1, channels=8, state=4)
+
+
+def spec_of(cell: AgentCell) -> EnvSpec:
+    """Return the sizes of a made-up environment with so many agents."""
+    limit = max(1, cell.steps)
+    return EnvSpec("random", "", cell.agents, OBSERVATION, STATE, ACTIONS, limit, "none")
+
+
+def policy_of(cell: AgentCell) -> Mads4Policy | TransformerPolicy:
+    """Make the cell's policy with the same random parameters at every call."""
+    torch.manual_seed(0)
+    spec = spec_of(cell)
+    sizes: dict[str, Any] = {
+        "d_model": cell.channels,
+        "d_state": cell.state,
+        "n_layers": N_LAYERS,
+        "parameterisation": cell.parameterisation,
+        "discretisation": "zoh" if cell.parameterisation == "diagonal" else "bilinear",
+    }
+    policy: Mads4Policy | TransformerPolicy
+    if cell.policy == WIDE_TRANSFORMER:
+        policy = TransformerPolicy(
+            spec,
+            n_layers=N_LAYERS,
+            d_model=cell.channels,
+            n_heads=HEADS,
+            feed_forward=_WIDE_FEED_FORWARD * cell.channels,
+        )
+    elif cell.policy == TRANSFORMER:
+        target = parameter_count(Mads4Policy(spec, **sizes))
+        width = max(1, 2 * cell.channels // 3 // HEADS) * HEADS
+        policy = of_size(spec, target, n_layers=N_LAYERS, d_model=width, n_heads=HEADS)
+    else:
+        policy = Mads4Policy(spec, **sizes, **HAND_OFFS[cell.policy])
+    return policy.to(cell.device)
+
+
+def agent_workload(cell: AgentCell) -> Workload:
+    """Make policy and inputs of a cell, the same at every call."""
+    policy = policy_of(cell)
+    if cell.case == TRAINING:
+        forward = _training(cell, policy.train())
+        parameters = list(policy.parameters())
+        return Workload(
+            forward, lambda: torch.autograd.grad(forward(), parameters, allow_unused=True)
+        )
+    return Workload(_deciding(cell, policy.eval()), None, torch.inference_mode)
+
+
+def _training(cell: AgentCell, policy: Mads4Policy | TransformerPolicy) -> Callable[[], Tensor]:
+    """Return what computes the mean cross-entropy to random actions."""
+    batch = _sequences(cell)
+    target = batch.action.flatten()
+
+    def loss() -> Tensor:
+        return functional.cross_entropy(policy(batch).flatten(0, -2), target)
+
+    return loss
+
+
+def _sequences(cell: AgentCell) -> SequenceBatch:
+    shape = (cell.batch, cell.steps, cell.agents)
+    action = torch.randint(ACTIONS, shape)
+    previous = torch.cat([torch.full_like(action[:, :1], -1), action[:, :-1]], dim=1)
+    return SequenceBatch(
+        observation=torch.randn(*shape, OBSERVATION),
+        state=torch.randn(cell.batch, cell.steps, 1, STATE),
+        available_actions=torch.ones(*shape, ACTIONS, dtype=torch.bool),
+        action=action,
+        previous_action=previous,
+        return_to_go=torch.rand(cell.batch, cell.steps),
+        mask=torch.ones(cell.batch, cell.steps, dtype=torch.bool),
+    ).to(cell.device)
+
+
+def _deciding(cell: AgentCell, policy: Mads4Policy | TransformerPolicy) -> Action:
+    """Return what decides once, always at the same time step."""
+    inputs = _one_step(cell)
+    if isinstance(policy, TransformerPolicy):
+        remembered = policy.state_after(cell.steps, cell.batch, cell.steps + 1)
+        return lambda: policy.step(inputs, remembered)
+    state = policy.initial_state(cell.batch)
+    with torch.inference_mode():
+        for _ in range(cell.steps):
+            _, state = policy.step(inputs, state)
+    return lambda: policy.step(inputs, state)
+
+
+def _one_step(cell: AgentCell) -> PolicyInput:
+    rows = (cell.batch, cell.agents)
+    return PolicyInput(
+        observation=torch.randn(*rows, OBSERVATION, device=cell.device),
+        state=torch.randn(cell.batch, 1, STATE, device=cell.device),
+        available_actions=torch.ones(*rows, ACTIONS, dtype=torch.bool, device=cell.device),
+        return_to_go=torch.rand(cell.batch, device=cell.device),
+        uniform=torch.rand(*rows, dtype=torch.float64, device=cell.device),
+    )
+
+
+def remembered_bytes(cell: AgentCell) -> int:
+    """Return what a policy remembers of one environment after the cell's steps, in bytes.
+
+    Counted on the state that its own `initial_state` makes, for one environment.
+    """
+    policy = policy_of(replace(cell, device="cpu"))
+    if isinstance(policy, TransformerPolicy):
+        width = policy.head.in_features
+        cached = N_LAYERS * 2 * cell.agents * TOKENS * cell.steps * width
+        return cached * policy.head.weight.element_size() + 8 * cell.agents
+    state = policy.initial_state(1)
+    tensors = [*(block for stack in state.stacks for block in stack), state.previous_action]
+    if state.message is not None:
+        tensors.append(state.message)
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def prepared(cell: AgentCell) -> Action:
+    """Make a training cell's inputs for measuring its memory; a small one warms up before."""
+    small = agent_workload(cell.shrunken()).forward_backward
+    action = agent_workload(cell).forward_backward
+    if small is None or action is None:
+        raise ValueError(f"{cell.case} has no backward pass.")
+    small()
+    return action
