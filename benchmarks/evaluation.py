@@ -33,8 +33,9 @@ import torch
 
 from mads4.envs.board import RESET, STEP
 from mads4.envs.registry import EnvFactory
-from mads4.envs.vector import VectorEnv, make_vector
+from mads4.envs.vector import Loss, VectorEnv, make_vector
 from mads4.models import Mads4Policy
+from mads4.processes import keep_freed_memory
 from mads4.rollout import rollout
 from mads4.types import Decision, PolicyInput
 
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures there")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     figures = {
         "torch": torch.__version__,
         "processor": platform.processor() or platform.machine(),
@@ -193,11 +195,11 @@ def _environments_alone(envs: VectorEnv, steps: int) -> float:
         envs.send(group)
     for action in actions[1:]:
         for group in groups:
-            envs.wait(group)
+            _require_none_lost(envs.wait(group))
             envs.board.action[group] = action[group]
             envs.send(group)
     for group in groups:
-        envs.wait(group)
+        _require_none_lost(envs.wait(group))
     return PARALLEL * steps / (time.perf_counter() - began)
 
 
@@ -220,7 +222,12 @@ def _order(envs: VectorEnv, order: int) -> None:
     envs.board.order[:] = order
     for group in envs.groups(PARALLEL):
         envs.send(group)
-        envs.wait(group)
+        _require_none_lost(envs.wait(group))
+
+
+def _require_none_lost(losses: list[Loss]) -> None:
+    if losses:
+        raise RuntimeError(f"a worker process {losses[0].reason}: nothing to measure")
 
 
 def control_gflops() -> float:

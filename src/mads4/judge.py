@@ -17,6 +17,7 @@ from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
 from mads4.envs.vector import VectorEnv, make_vector
 from mads4.evaluate import Evaluation, play_behaviour
+from mads4.processes import keep_freed_memory
 from mads4.progress import Advance, progress_bar
 from mads4.report.video import with_header, write_gif
 from mads4.rollout import Moment, Played, Policy, rollout
@@ -64,7 +65,7 @@ class Judge:
                 progress_bar(label, total, self._progress) as advance,
             ):
                 episodes = play_behaviour(make_behaviour(name), env, total, seed=settings.seed)
-                evaluation = Evaluation.of(episodes, on_episode=_tell(advance))
+                evaluation = Evaluation.of(episodes, on_episode=tell(advance))
             results[role] = evaluation.summary() | {"label": label}
         return results
 
@@ -83,7 +84,8 @@ class Judge:
         camera = Camera(settings.video_steps) if settings.video else None
         results: dict[str, dict[str, Any]] = {}
         with ExitStack() as stack:
-            stack.enter_context(_one_thread())
+            stack.enter_context(one_thread())
+            keep_freed_memory()
             envs = stack.enter_context(closing(self._environments()))
             for name, target in targets.items():
                 what = f"asked for {target:.3g}"
@@ -99,7 +101,7 @@ class Judge:
                         message_drop=settings.message_drop,
                         watch=camera if not results else None,
                     )
-                    evaluation = Evaluation.of(episodes, target, _tell(advance))
+                    evaluation = Evaluation.of(episodes, target, tell(advance))
                 results[name] = evaluation.summary(**scale)
         if camera is not None:
             write_gif(run_dir / VIDEO, camera.frames, fps=10)
@@ -149,7 +151,7 @@ class Camera:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Keep PyTorch to one CPU thread: a time step's products are too small to be worth sharing."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -159,7 +161,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _tell(advance: Advance) -> Callable[[Played], None]:
+def tell(advance: Advance) -> Callable[[Played], None]:
     """Return what moves a progress bar on for every episode played."""
     returns: list[float] = []
 

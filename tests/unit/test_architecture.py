@@ -36,6 +36,8 @@ ALLOWED = {
     "nn": FOUNDATION | {"kernels", "nn"},
     "models": NETWORK,
     "bench": NETWORK | {"bench"},
+    "export": NETWORK | {"export", "export_check"},
+    "export_check": NETWORK,
     "seeding": FOUNDATION,
     "progress": FOUNDATION,
     "provenance": FOUNDATION,
@@ -50,8 +52,9 @@ ALLOWED = {
     "report": FOUNDATION | {"report", "tracking"},
     "train": BELOW_BUILD - {"judge", "report"},
     "judge": BELOW_BUILD - {"train"},
+    "probe": BELOW_BUILD,
     "build": BELOW_BUILD,
-    "experiment": BELOW_BUILD | {"build"},
+    "experiment": BELOW_BUILD | {"build", "probe"},
 }
 """Part of the package -> parts it may import; `cli` may import everything."""
 

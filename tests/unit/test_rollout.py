@@ -402,7 +402,7 @@ def test_a_deadly_episode_is_given_up(tmp_path: Path) -> None:
 def test_processes_that_cannot_even_start_are_given_up() -> None:
     with (
         closing(WorkerVector(partial(FatalEnv, os.getpid()), 2, 1)) as envs,
-        pytest.raises(UserError, match=r"the last died \(exit code 3\)"),
+        pytest.raises(UserError, match=r"3 worker processes in a row could not start .*code 3"),
     ):
         play_in(make_policy(), envs)
 

@@ -28,6 +28,9 @@ from mads4.types import EnvSpec
 START_SECONDS = 300.0
 """Time for a process to import and make its environments, before `timeout` applies."""
 
+MAX_STARTS = 3
+"""Processes that may end in a row without having made their environments."""
+
 LEAST_TO_SPLIT = 16
 """Environments from which half of them are stepped while the policy decides for the others."""
 
@@ -50,7 +53,8 @@ class WorkerVector:
         local: the first so many environments live in this process.
 
     Raises:
-        UserError: when `make_env` cannot be pickled; from `wait`, what an environment raised.
+        UserError: when `make_env` cannot be pickled; from `wait`, what an environment raised, or
+            when processes cannot start.
         RuntimeError: from `wait`, when an environment raised anything else.
     """
 
@@ -145,7 +149,13 @@ class WorkerVector:
         self.board.busy[rows] = False
         blamed = at_work if len(at_work) else rows  # none while it started, or between steps
         self._losses.append(Loss(tuple(rows.tolist()), tuple(blamed.tolist()), reason))
-        self._workers[self._workers.index(worker)] = _Worker(self._job, worker.rows)
+        starts = worker.starts + 1 if worker.starting else 1
+        if starts > MAX_STARTS:
+            raise UserError(
+                f"{MAX_STARTS} worker processes in a row could not start (the last {reason}); what "
+                "they wrote above may say why. Use evaluator.workers=0 to do without them."
+            )
+        self._workers[self._workers.index(worker)] = _Worker(self._job, worker.rows, starts)
 
     def _take_losses(self, rows: slice) -> list[Loss]:
         """Return what was lost of `rows`; keep the rest until its rows are waited for."""
@@ -172,11 +182,17 @@ def _part(loss: Loss, belongs: Callable[[int], bool]) -> Loss:
 class _Worker:
     """One process as seen from here, and what it was asked and has not answered."""
 
-    def __init__(self, job: tuple[Any, ...], rows: Sequence[int]) -> None:
+    def __init__(self, job: tuple[Any, ...], rows: Sequence[int], starts: int = 1) -> None:
         self.rows = rows
+        self.starts = starts
         self.pending: deque[Range | None] = deque([None])  # None: that it has started
         self._since = time.monotonic()
         self.process, self.connection = start_worker(_serve, rows, *job)
+
+    @property
+    def starting(self) -> bool:
+        """Whether it has yet to make its environments."""
+        return bool(self.pending) and self.pending[0] is None
 
     def send(self, rows: Range) -> None:
         if not self.pending:
@@ -194,7 +210,7 @@ class _Worker:
 
     def patience(self, timeout: float) -> float:
         """Return how many more seconds it may stay silent."""
-        allowed = START_SECONDS if self.pending[0] is None else timeout
+        allowed = START_SECONDS if self.starting else timeout
         return max(0.0, self._since + allowed - time.monotonic())
 
     def owes(self, rows: slice) -> bool:
