@@ -27,6 +27,7 @@ COMMANDS = {
     "collect": Command("record a data set with a behaviour policy", "mads4.cli.app"),
     "evaluate": Command("play a trained policy", "mads4.cli.app"),
     "data": Command("show what is in a data set file", "mads4.cli.data"),
+    "export": Command("write one agent as a program of its own", "mads4.cli.export"),
     "report": Command("show a run's results, or compare several runs", "mads4.cli.report"),
     "bench": Command("time kernels, layers and steps of every backend", "mads4.cli.bench"),
     "doctor": Command("say what is installed and what this machine offers", "mads4.cli.doctor"),
@@ -38,6 +39,7 @@ examples:
   mads4 train env.scenario=small-2ag seed=1          change any value on the command line
   mads4 train -m seed=0,1 model.message=none,output  four jobs, four directories
   mads4 evaluate checkpoint=outputs/mads4/<time> evaluator.episodes=100
+  mads4 export checkpoint=outputs/mads4/<time> out=agent.onnx
   mads4 report outputs/mads4
   mads4 data show <file>.h5
   mads4 bench kernels --lengths 50,500
