@@ -36,6 +36,7 @@ def test_figures_of_an_example_done_by_hand() -> None:
         "return_max": 9.0,
         "length_mean": 25.0,
         "environment_steps_per_second": 50.0,
+        "episodes_replayed": 0,
         "deliveries_mean": 3.0,
         "normalised_score": 0.5,
     }

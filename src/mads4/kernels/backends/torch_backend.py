@@ -56,8 +56,7 @@ class SplitPowers:
     def product(self, weight: Tensor) -> Tensor:
         """Return 2 Re Σ_n weight_n d_n^l (real: Σ_n weight_n d_n^l), (H, M, N) to (H, M, L)."""
         channels, sequences, _ = weight.shape
-        real = torch.view_as_real(weight).dtype if weight.is_complex() else weight.dtype
-        result = weight.new_empty(channels, sequences, self.length, dtype=real)
+        result = weight.new_empty(channels, sequences, self.length, dtype=weight.dtype.to_real())
         for part in self._channel_chunks(sequences):
             left = weight[part].unsqueeze(2) * self.outer[part].unsqueeze(1)
             if left.is_complex():
