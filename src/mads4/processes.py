@@ -1,4 +1,4 @@
-"""Processes: workers that start quietly, leave when told to and never outlive their parent; memory."""
+"""Worker processes that start quietly, leave when told and never outlive their parent; memory."""
 
 from __future__ import annotations
 
