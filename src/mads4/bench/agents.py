@@ -3,6 +3,7 @@
 A training step is forward pass, loss and backward pass over B whole trajectories (the optimiser,
 the same for all, is left out); a decision is one step of the policy for all agents of B
 environments, sampling included. Inputs are random numbers of the sizes of a small warehouse.
+Dropout is off: a transformer draws it anew for every token, S4 blocks for whole sequences only.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def policy_of(cell: AgentCell) -> Mads4Policy | TransformerPolicy:
         "d_model": cell.channels,
         "d_state": cell.state,
         "n_layers": N_LAYERS,
+        "dropout": 0.0,
         "parameterisation": cell.parameterisation,
         "discretisation": "zoh" if cell.parameterisation == "diagonal" else "bilinear",
     }

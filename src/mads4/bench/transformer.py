@@ -71,7 +71,7 @@ class TransformerPolicy(nn.Module):
         d_model: int = 64,
         n_heads: int = 4,
         feed_forward: int = 176,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if d_model % n_heads or d_model % 2:

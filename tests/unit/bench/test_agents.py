@@ -271,12 +271,12 @@ def test_agents_from_end_to_end(
     cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--quick", "--threads", "1", "--device", "cpu", "--agents", "2,3,4", "--lengths", "4")
-    few = ("--policies", "none,output,transformer", "--environments", "1")
+    few = ("--policies", "none,transformer", "--environments", "1")
     assert cli("bench", "agents", *words, *few) == 0
     folder = tmp_path / "outputs" / "bench"
     with (folder / "agents.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 9 + 9 + 2
+    assert len(rows) == 6 + 6 + 1
     for row in rows:
         assert float(row["ms"]) > 0.0
         assert float(row["control_ms"]) > 0.0
@@ -285,8 +285,8 @@ def test_agents_from_end_to_end(
         row["over_none"] for row in rows if row["policy"] == "none" and row["steps"] != "4"
     } == {"1"}
     header = json.loads((folder / "agents.json").read_text(encoding="utf-8"))
-    assert len(header["growth"]) == 6
-    assert header["grid"]["policies"] == ["none", "output", "transformer"]
+    assert len(header["growth"]) == 4
+    assert header["grid"]["policies"] == ["none", "transformer"]
     with Image.open(folder / "agents.png") as picture:
         assert min(picture.size) > 400
     assert "a + b n" in capsys.readouterr().out
