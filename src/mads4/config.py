@@ -380,4 +380,41 @@ class EvaluateConfig(Command):
     evaluator: EvaluatorConfig = EvaluatorConfig()
 
 
-AnyConfig: TypeAlias = Config | CollectConfig | EvaluateConfig
+class ProbeConfig(Command):
+    """`mads4 probe`."""
+
+    checkpoint: str
+    """Run directory, or a checkpoint file."""
+    name: Name = "mads4"
+    """Folder of the analysis: outputs/probe/<name>/<time>."""
+    device: Device = "auto"
+    """Where tensors live; auto takes a CUDA device if there is one."""
+    threads: Positive | None = None
+    """PyTorch's CPU threads; null leaves PyTorch's choice."""
+    env: EnvConfig | None = None
+    """Environment to play; null for the one the policy was trained for."""
+    episodes: Positive = 64
+    """Episodes for each disturbance, always the same ones."""
+    parallel: Positive = 32
+    """Environments played in lockstep; in float64 it does not change the result."""
+    workers: NotNegative | None = None
+    """Processes that step the environments; 0 for none, null for what suits their number."""
+    worker_timeout: Rate = 60.0
+    """Seconds without an answer after which a process is replaced and its episodes replayed."""
+    target: Target | None = None
+    """Return to ask for, as in evaluator.targets; null for the first of the policy's own run."""
+    sample: bool = True
+    """Draw actions from the policy; false takes the likeliest."""
+    message_drop: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(strict=False, min_length=1)
+    ] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+    """Probabilities that what an agent hands on is lost, each tried in turn."""
+    gradient_episodes: Positive = 8
+    """Episodes whose gradients are measured."""
+    seed: NotNegative = 1000
+    """Seed of the episodes, apart from the training's."""
+    precision: Literal["float32", "float64"] = "float64"
+    """Floating-point type of the policy; float64 gives the same episodes for any `parallel`."""
+
+
+AnyConfig: TypeAlias = Config | CollectConfig | EvaluateConfig | ProbeConfig

@@ -1,4 +1,4 @@
-"""The three jobs: record a data set, train a policy, evaluate one. Each leaves a run directory."""
+"""The jobs: record data, train a policy, evaluate or probe one. Each leaves a run directory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mads4 import build, checkpoint
 from mads4.atomic import json_safe, write_json
-from mads4.config import CollectConfig, Config, EvaluateConfig, Section
+from mads4.config import CollectConfig, Config, EvaluateConfig, ProbeConfig, Section
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
 from mads4.data.store import read_header
@@ -23,9 +23,12 @@ from mads4.evaluate import target_returns
 from mads4.judge import Judge
 from mads4.kernels.backends import Choice, choose
 from mads4.models.policy import parameter_count
+from mads4.probe import Probe, require_chain
 from mads4.progress import progress_bar
 from mads4.provenance import PROVENANCE_FILE, collect_provenance
 from mads4.report.picture import RESULT_PICTURE, result_picture, target_figure
+from mads4.report.probe_picture import PROBE_PICTURE, probe_picture
+from mads4.report.probe_table import PROBE_FILE, probe_tables
 from mads4.report.summary import SUMMARY_FILE
 from mads4.report.table import result_table
 from mads4.tracking import Tracker, read_metrics
@@ -83,6 +86,43 @@ def train(config: Config, run_dir: Path) -> None:
 def evaluate(config: EvaluateConfig, run_dir: Path) -> None:
     """Play the policy of a checkpoint and write what came of it."""
     device = build.device(config.device, config.threads)
+    payload, make_env = _trained(config)
+    with Tracker(run_dir, tensorboard=True) as tracker:
+        summary = _summary(config.name, payload, make_env, config, run_dir, device, {})
+        summary["checkpoint"] = str(config.checkpoint)
+        _publish(summary, run_dir, tracker, payload["state"]["step"])
+
+
+def probe(config: ProbeConfig, run_dir: Path) -> None:
+    """Disturb the chain of a checkpoint's policy and write what that costs.
+
+    Raises:
+        UserError: a policy without a chain, or anything else the user can mend.
+    """
+    device = build.device(config.device, config.threads)
+    payload, make_env = _trained(config)
+    policy = build.trained_policy(payload, config.precision).to(device)
+    require_chain(policy, config.checkpoint)
+    asked = payload["config"]["evaluator"]["targets"][0] if config.target is None else config.target
+    (target,) = target_returns([asked], payload["data"]).values()
+    result = {
+        "name": config.name,
+        "checkpoint": config.checkpoint,
+        "env": payload["spec"],
+        "model": payload["model"],
+        "seed": config.seed,
+        "target_return": target,
+        **Probe(make_env, config, device).run(policy, target),
+    }
+    write_json(run_dir / PROBE_FILE, result)
+    probe_picture(result, run_dir / PROBE_PICTURE)
+    for table in probe_tables(result):
+        Console().print(table)
+    _LOG.info("picture: %s", run_dir / PROBE_PICTURE)
+
+
+def _trained(config: EvaluateConfig | ProbeConfig) -> tuple[dict[str, Any], EnvFactory]:
+    """Return a checkpoint that holds a policy, and the environment to play it in."""
     payload = checkpoint.load(checkpoint.find(Path(config.checkpoint).expanduser()))
     _require_policy(payload, config.checkpoint)
     make_env = (
@@ -94,10 +134,7 @@ def evaluate(config: EvaluateConfig, run_dir: Path) -> None:
     spec.require_compatible(
         build.env_spec(make_env), f"the policy of {config.checkpoint}", "the environment"
     )
-    with Tracker(run_dir, tensorboard=True) as tracker:
-        summary = _summary(config.name, payload, make_env, config, run_dir, device, {})
-        summary["checkpoint"] = str(config.checkpoint)
-        _publish(summary, run_dir, tracker, payload["state"]["step"])
+    return payload, make_env
 
 
 def _offline_trainer(config: Config, data: Dataset, device: torch.device) -> OfflineTrainer:

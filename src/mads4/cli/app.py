@@ -1,4 +1,4 @@
-"""The Hydra applications `train`, `collect` and `evaluate`: check, run, report."""
+"""The Hydra applications `train`, `collect`, `evaluate` and `probe`: check, run, report."""
 
 from __future__ import annotations
 

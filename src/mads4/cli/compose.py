@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mads4.config import AnyConfig, CollectConfig, Config, EvaluateConfig
+from mads4.config import AnyConfig, CollectConfig, Config, EvaluateConfig, ProbeConfig
 from mads4.config_check import ConfigError, parse, suggest
 from mads4.errors import UserError, did_you_mean
 
@@ -34,6 +34,7 @@ SCHEMAS: dict[str, type[AnyConfig]] = {
     "train": Config,
     "collect": CollectConfig,
     "evaluate": EvaluateConfig,
+    "probe": ProbeConfig,
 }
 CONF = "mads4.conf"
 FREE_FORM = ("env.options.", "dataset.options.")

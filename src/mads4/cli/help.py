@@ -19,6 +19,9 @@ USAGE = {
     "evaluate": """\
   mads4 evaluate checkpoint=outputs/mads4/<time> evaluator.episodes=100
   mads4 evaluate checkpoint=<file>.pt evaluator.targets=[20,1.2*max] evaluator.video=true""",
+    "probe": """\
+  mads4 probe checkpoint=outputs/mads4/<time>
+  mads4 probe checkpoint=<file>.pt episodes=200 target=20 message_drop=[0,0.5,1]""",
 }
 
 FLAGS = """\
@@ -31,7 +34,7 @@ def text(command: str) -> str:
     """Return the help page of a Hydra application."""
     schema = SCHEMAS[command]
     groups = sorted({key.partition(".")[0] for key in fields(schema) if "." in key})
-    names = [*groups, "experiment"] if command != "evaluate" else groups
+    names = [*groups, "experiment"] if command in ("train", "collect") else groups
     allowed = expectations(schema)
     choices = [
         f"  {name:<12}{', '.join(_options(name, allowed.get(f'{name}.name')))}" for name in names

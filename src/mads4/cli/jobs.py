@@ -35,10 +35,16 @@ def evaluate(composed: DictConfig) -> None:
     _job("evaluate", composed)
 
 
+def probe(composed: DictConfig) -> None:
+    """Run an analysis of a policy's chain."""
+    _job("probe", composed)
+
+
 JOBS: dict[str, Callable[[DictConfig], None]] = {
     "train": train,
     "collect": collect,
     "evaluate": evaluate,
+    "probe": probe,
 }
 
 

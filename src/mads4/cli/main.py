@@ -26,6 +26,7 @@ COMMANDS = {
     "train": Command("train a policy on a data set and evaluate it", "mads4.cli.app"),
     "collect": Command("record a data set with a behaviour policy", "mads4.cli.app"),
     "evaluate": Command("play a trained policy", "mads4.cli.app"),
+    "probe": Command("measure what the agents' chain is worth to a policy", "mads4.cli.app"),
     "data": Command("show what is in a data set file", "mads4.cli.data"),
     "export": Command("write one agent as a program of its own", "mads4.cli.export"),
     "report": Command("show a run's results, or compare several runs", "mads4.cli.report"),
@@ -39,6 +40,7 @@ examples:
   mads4 train env.scenario=small-2ag seed=1          change any value on the command line
   mads4 train -m seed=0,1 model.message=none,output  four jobs, four directories
   mads4 evaluate checkpoint=outputs/mads4/<time> evaluator.episodes=100
+  mads4 probe checkpoint=outputs/mads4/<time>        returns with messages lost, chain cut ...
   mads4 export checkpoint=outputs/mads4/<time> out=agent.onnx
   mads4 report outputs/mads4
   mads4 data show <file>.h5

@@ -21,7 +21,7 @@ class FakeBuild:
 
     def as_module(self) -> ModuleType:
         module = ModuleType("mads4.experiment")
-        for command in ("train", "collect", "evaluate"):
+        for command in ("train", "collect", "evaluate", "probe"):
             setattr(module, command, self._function(command))
         return module
 
