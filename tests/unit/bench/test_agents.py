@@ -215,7 +215,7 @@ def test_growth_of_straight_lines_and_powers() -> None:
 
 def test_growth_is_told_for_each_curve() -> None:
     rows = [
-        AgentRow(case, "output", "diagonal", "cpu", n, steps, 1, 8, 4, ms=float(n))
+        AgentRow(case, "output", "diagonal", "cpu", n, steps, 1, 8, 4, ms=2.0 * n, ms_min=float(n))
         for case, steps in ((TRAINING, 50), (DECISION, 0))
         for n in (2, 4, 8)
     ]
@@ -223,6 +223,7 @@ def test_growth_is_told_for_each_curve() -> None:
     rows.append(replace(rows[3], steps=50))
     fits = growth(rows)
     assert [(found["case"], found["steps"]) for found in fits] == [(TRAINING, 50), (DECISION, 0)]
+    assert fits[0]["per_agent_ms"] == pytest.approx(1.0)
     text = growth_text(fits)
     assert text.count("\n") == 3
     assert " any " in text
