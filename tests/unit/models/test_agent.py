@@ -1,0 +1,119 @@
+"""One agent on its own is the policy's agent, for every option; a wrong one is found out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from fakes import SPEC, make_policy
+from mads4.export_check import Player, largest_difference
+from mads4.models.agent import Agent
+
+THREE = replace(SPEC, n_agents=3)
+CHAINS = [
+    {"message": message, "message_time": time, "share_action": share}
+    for message, time, share in itertools.product(
+        ("none", "output", "state", "logits"), ("same_step", "previous_step"), (False, True)
+    )
+]
+OTHERS: list[dict[str, Any]] = [
+    {"use_global_state": False, "use_return": False, "use_previous_action": False},
+    {"parameterisation": "dplr", "discretisation": "bilinear", "message": "state"},
+    {"initialisation": "real", "message": "state"},
+    {"agent_order": "random", "message_drop": 0.3},
+    {"mixing": "glu"},
+    {"memory": False},
+]
+
+
+def name(options: dict[str, Any]) -> str:
+    return "-".join(f"{value}" for value in options.values())
+
+
+def player(agent: Agent) -> Player:
+    def play(given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        values = agent(*[given[port.name] for port in agent.inputs])
+        return {port.name: value for port, value in zip(agent.outputs, values, strict=True)}
+
+    return play
+
+
+@pytest.mark.parametrize("options", [*CHAINS, *OTHERS], ids=name)
+def test_agents_who_exchange_messages_only_are_the_policy(options: dict[str, Any]) -> None:
+    policy = make_policy(THREE, **options)
+    for number in (None, 0, 2):
+        agent = Agent(policy, number)
+        assert largest_difference(policy, agent, player(agent)) < 2e-6
+
+
+@pytest.mark.parametrize("spec", [replace(SPEC, n_agents=1), replace(THREE, state_per_agent=True)])
+def test_one_agent_and_states_of_their_own(spec: Any) -> None:
+    policy = make_policy(spec, share_action=True)
+    agent = Agent(policy)
+    assert largest_difference(policy, agent, player(agent)) < 2e-6
+    assert ("message" in [port.name for port in agent.inputs]) == (spec.n_agents > 1)
+
+
+def names(**options: Any) -> list[str]:
+    return [port.name for port in Agent(make_policy(THREE, **options)).inputs]
+
+
+def test_an_agent_asks_for_what_the_policy_uses_only() -> None:
+    every = ["observation", "global_state", "previous_action", "return_to_go", "message"]
+    every += ["predecessor_action", "agent", "memory", "available_actions"]
+    assert names(share_action=True) == every
+    bare = {"use_global_state": False, "use_return": False, "use_previous_action": False}
+    assert names(message="none", **bare) == ["observation", "agent", "memory", "available_actions"]
+    assert "agent" not in [port.name for port in Agent(make_policy(THREE), 1).inputs]
+
+
+def test_before_the_first_step() -> None:
+    ports = {port.name: port for port in Agent(make_policy(THREE, share_action=True)).inputs}
+    assert ports["previous_action"].tensor(2).tolist() == [-1, -1]
+    assert ports["predecessor_action"].tensor(2).tolist() == [-1, -1]
+    assert ports["available_actions"].tensor(1).all()
+    memory = ports["memory"].tensor(2)
+    assert (tuple(memory.shape), memory.dtype) == ((2, 2, 8, 6), torch.float32)
+    assert not memory.any()
+
+
+def test_there_must_be_such_an_agent() -> None:
+    with pytest.raises(ValueError, match=r"agent 3 is not one of 0 … 2"):
+        Agent(make_policy(THREE), 3)
+
+
+def test_the_policy_stays_as_it_was() -> None:
+    policy = make_policy(THREE).train()
+    before = {key: value.clone() for key, value in policy.state_dict().items()}
+    Agent(policy)
+    assert policy.training
+    assert policy.head.weight.requires_grad
+    after = policy.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    assert all(value.dtype == after[key].dtype for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    ("output", "wrong"),
+    [
+        ("message_out", lambda value: value + 1e-2),
+        ("memory_out", lambda value: value.flip(1)),
+        ("logits", lambda value: value.nan_to_num(neginf=-1e3)),
+        ("logits", lambda value: value * torch.nan),
+    ],
+)
+def test_a_wrong_program_is_found_out(output: str, wrong: Any) -> None:
+    policy = make_policy(THREE)
+    agent = Agent(policy)
+    right = player(agent)
+
+    def play(given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        outputs = right(given)
+        return outputs | {output: wrong(outputs[output])}
+
+    assert not largest_difference(policy, agent, play) < 1e-4
