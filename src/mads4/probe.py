@@ -114,7 +114,7 @@ def disturbances(
     orders = [own_order, *(name for name in ("fixed", "reverse", "random") if name != own_order)]
     return {
         "message_loss": [
-            Disturbance(f"{100 * p:g}% of hand-offs lost", own_order, (p,) * n_agents)
+            Disturbance(f"{100 * p:g}% lost", own_order, (p,) * n_agents)
             for p in sorted({0.0, *losses})
         ],
         "cut": [

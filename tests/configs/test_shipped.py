@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mads4.cli.compose import SCHEMAS, check
-from mads4.config import Config, EvaluateConfig
+from mads4.config import Config, EvaluateConfig, ProbeConfig
 
 ROOT = files("mads4.conf")
 NEEDS = {
@@ -56,6 +56,7 @@ def test_defaults_agree_with_the_schemas() -> None:
     assert check("collect", []).configs == [SCHEMAS["collect"]()]
     expected = EvaluateConfig(checkpoint="run")
     assert check("evaluate", ["checkpoint=run"]).configs == [expected]
+    assert check("probe", ["checkpoint=run"]).configs == [ProbeConfig(checkpoint="run")]
 
 
 def test_evaluation_may_replace_the_environment() -> None:

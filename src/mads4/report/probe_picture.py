@@ -52,7 +52,11 @@ def probe_picture(result: Mapping[str, Any], path: Path) -> None:
 def headline(result: Mapping[str, Any]) -> str:
     """Return in one sentence what the policy loses without its chain, or with a part of it."""
     intact, worst = result["message_loss"][0], result["message_loss"][-1]
-    lost = "nothing handed on" if _probability(worst) == 1.0 else worst["label"]
+    lost = (
+        "nothing handed on"
+        if _probability(worst) == 1.0
+        else f"{_probability(worst):.0%} of hand-offs lost"
+    )
     return (
         f"{place(result)}: return {intact['return_mean']:.1f} as trained, "
         f"{worst['return_mean']:.1f} with {lost}"

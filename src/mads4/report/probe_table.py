@@ -18,7 +18,7 @@ PROBE_FILE = "probe.json"
 """Where an analysis keeps its numbers."""
 
 SECTIONS = {
-    "message_loss": "hand-offs lost at random",
+    "message_loss": "hand-offs lost",
     "cut": "the chain cut",
     "order": "who decides first",
 }
