@@ -85,18 +85,22 @@ def _decision_panels(rows: Sequence[AgentRow]) -> list[_Panel]:
     panels: list[_Panel] = []
     for batch in sorted({row.batch for row in over_agents}):
         here = [row for row in over_agents if row.batch == batch]
-        words = f"decision of all agents in {batch} environment{'s' if batch > 1 else ''}"
+        words = f"decision of all agents in {_environments(batch)}"
         panels.append((words, "ms", "milliseconds", here))
     if not over_agents:
         return panels
     few, one = min(row.agents for row in rows), min(row.batch for row in rows)
     later = [row for row in rows if row.steps and (row.agents, row.batch) == (few, one)]
     if later:
-        words = f"decision as an episode goes on, {few} agents, environments: {one}"
+        words = f"decision as an episode goes on, {few} agents in {_environments(one)}"
         panels.append((words, "steps", "milliseconds", later))
     kept = [row for row in over_agents if row.batch == one]
     panels.append(("kept between decisions", "remembered_kib", "KiB per environment", kept))
     return panels
+
+
+def _environments(batch: int) -> str:
+    return f"{batch} environment{'s' if batch > 1 else ''}"
 
 
 def _panel(axes: Axes, rows: Sequence[AgentRow], column: str) -> None:
