@@ -20,7 +20,7 @@ from mads4.atomic import atomic_path
 from mads4.errors import UserError
 
 FORMAT = "mads4-checkpoint"
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = "checkpoints"
 
 Which = Literal["best", "last"]

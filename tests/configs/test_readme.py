@@ -13,7 +13,7 @@ from mads4.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "benchmarks/README.md", "Makefile")
-COMMAND = re.compile(r"(?:^|/|`|\()mads4 (train|collect|evaluate)\b([^`#\n]*)", re.MULTILINE)
+COMMAND = re.compile(r"(?:^|/|`|\()mads4 (train|collect|evaluate|probe)\b([^`#\n]*)", re.MULTILINE)
 
 
 def commands() -> list[tuple[str, str]]:

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mads4.models.actions import choose_actions
 from mads4.models.embedding import InputEmbedding
-from mads4.models.policy import _choose, parameter_count
+from mads4.models.policy import parameter_count
 from mads4.types import Decision, EnvSpec, PolicyInput, SequenceBatch
 
 TOKENS = 3
@@ -140,7 +141,7 @@ class TransformerPolicy(nn.Module):
             x = layer(x, cache[..., :known, :], visible)
         logits = self.head(self.norm(x[:, -1])).view(*state.previous_action.shape, -1)
         logits = logits.masked_fill(~inputs.available_actions, -torch.inf)
-        action = _choose(logits, inputs.uniform)
+        action = choose_actions(logits, inputs.uniform)
         return Decision(action, logits), TransformerState(caches, action, state.steps + 1)
 
     def _tokens(

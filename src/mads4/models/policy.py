@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mads4.models.actions import choose_actions, mask_unavailable
 from mads4.models.embedding import InputEmbedding
 from mads4.models.hand_off import (
     AGENT_ORDERS,
@@ -188,7 +189,7 @@ class Mads4Policy(nn.Module):
             from_predecessor(action, 2, -1),
             None if lost is None else to_positions(lost, order, 2),
         )
-        return _mask(to_agents(logits, order, 2), batch.available_actions)
+        return mask_unavailable(to_agents(logits, order, 2), batch.available_actions)
 
     def _draw(
         self, action: Tensor, order: Tensor | None, lost: Tensor | None
@@ -302,7 +303,9 @@ class Mads4Policy(nn.Module):
                 now.available_actions[:, position],
                 stack,
             )
-            taken = _choose(masked, None if now.uniform is None else now.uniform[:, position])
+            taken = choose_actions(
+                masked, None if now.uniform is None else now.uniform[:, position]
+            )
             logits.append(masked)
             actions.append(taken)
             stacks.append(after)
@@ -325,7 +328,7 @@ class Mads4Policy(nn.Module):
         logits = logits.view(*chain, -1)
         if written is not None:
             written = written.view(*chain, -1)
-        return logits, _choose(logits, now.uniform), written, (stack,)
+        return logits, choose_actions(logits, now.uniform), written, (stack,)
 
     def decide(
         self,
@@ -358,7 +361,7 @@ class Mads4Policy(nn.Module):
             return output, self.stack.read(after)
 
         logits, written = self._advance(embedded, message, action, lost, run)
-        return _mask(logits, available_actions), written, after
+        return mask_unavailable(logits, available_actions), written, after
 
     def reset_rows(self, state: PolicyState, rows: Tensor) -> PolicyState:
         """Return `state` with the environments where `rows` (B,) is True at their beginning."""
@@ -384,19 +387,6 @@ class Mads4Policy(nn.Module):
 def _as_rows(values: Tensor) -> Tensor:
     """Lay (B, T, N, …) out as (B N, T, …)."""
     return values.transpose(1, 2).flatten(0, 1)
-
-
-def _mask(logits: Tensor, available_actions: Tensor) -> Tensor:
-    return logits.masked_fill(~available_actions, -torch.inf)
-
-
-def _choose(logits: Tensor, uniform: Tensor | None) -> Tensor:
-    """Return actions (...) from (..., n_actions): drawn by inverse distribution, or likeliest."""
-    if uniform is None:
-        return logits.argmax(dim=-1)
-    cumulative = logits.to(torch.float64).softmax(dim=-1).cumsum(dim=-1)
-    threshold = uniform.unsqueeze(-1) * cumulative[..., -1:]
-    return (cumulative <= threshold).sum(dim=-1)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fakes import SPEC, make_batch, make_policy, time_step
 from mads4.models import Mads4Policy, PolicyState
-from mads4.models.policy import _choose, parameter_count
+from mads4.models.actions import choose_actions
+from mads4.models.policy import parameter_count
 from mads4.types import PolicyInput, SequenceBatch
 
 WAREHOUSE = replace(SPEC, obs_dim=71, state_dim=250, n_actions=5, episode_limit=500)
@@ -259,7 +260,7 @@ def test_unknown_options_are_refused() -> None:
 
 def drawn(probabilities: list[float], uniforms: np.ndarray) -> torch.Tensor:
     logits = torch.tensor(probabilities, dtype=torch.float64).log().expand(len(uniforms), 1, -1)
-    return _choose(logits, torch.from_numpy(uniforms)[:, None])[:, 0]
+    return choose_actions(logits, torch.from_numpy(uniforms)[:, None])[:, 0]
 
 
 def test_drawn_frequencies_are_the_softmax() -> None:
@@ -267,7 +268,7 @@ def test_drawn_frequencies_are_the_softmax() -> None:
     logits = torch.randn(6) * 2
     logits[0] = logits[3] = logits[5] = -torch.inf
     stratified = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
-    actions = _choose(logits.expand(100_000, 1, 6), stratified[:, None])
+    actions = choose_actions(logits.expand(100_000, 1, 6), stratified[:, None])
     frequencies = actions.flatten().bincount(minlength=6) / 100_000
     torch.testing.assert_close(frequencies, logits.softmax(0), rtol=0, atol=2e-5)
     assert frequencies[[0, 3, 5]].eq(0).all()
@@ -290,8 +291,8 @@ def test_unavailable_actions_are_never_drawn(data: st.DataObject) -> None:
         logits = torch.tensor(values, dtype=dtype)
         logits[~torch.tensor(available)] = -torch.inf
         row = logits.view(1, 1, -1)
-        sampled = int(_choose(row, torch.tensor([[uniform]], dtype=torch.float64)))
-        likeliest = int(_choose(row, None))
+        sampled = int(choose_actions(row, torch.tensor([[uniform]], dtype=torch.float64)))
+        likeliest = int(choose_actions(row, None))
         assert available[sampled]
         assert logits[likeliest] == logits.max()
 
