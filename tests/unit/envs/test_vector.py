@@ -197,7 +197,7 @@ def test_closing_does_not_wait_for_what_hangs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cores", "size", "workers"), [(2, 1, 0), (2, 7, 0), (2, 32, 2), (64, 32, 8), (1, 32, 0)]
+    ("cores", "size", "workers"), [(2, 1, 0), (2, 7, 0), (2, 32, 1), (64, 32, 8), (1, 32, 0)]
 )
 def test_processes_are_used_where_they_pay(
     cores: int, size: int, workers: int, monkeypatch: pytest.MonkeyPatch
