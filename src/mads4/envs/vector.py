@@ -153,8 +153,8 @@ def make_vector(
 def default_workers(size: int) -> int:
     """Return how many processes are worth having for `size` environments on this machine.
 
-    One core is left to the policy: with 32 environments of RWARE on two cores, one process plays 1.46
-    times as many steps as none and 1.27 times as many as two (`benchmarks/evaluation.py`).
+    One core is left to the policy: with 32 environments of RWARE on two cores, one process plays
+    1.46 times as many steps as none and 1.27 times as many as two (`benchmarks/evaluation.py`).
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min((cores or 1) - 1, size // ROWS_PER_WORKER) if size >= 2 * ROWS_PER_WORKER else 0
