@@ -56,7 +56,8 @@ class SplitPowers:
     def product(self, weight: Tensor) -> Tensor:
         """Return 2 Re Σ_n weight_n d_n^l (real: Σ_n weight_n d_n^l), (H, M, N) to (H, M, L)."""
         channels, sequences, _ = weight.shape
-        result = weight.new_empty(channels, sequences, self.length, dtype=weight.dtype.to_real())
+        shape, dtype = (channels, sequences, self.length), weight.dtype.to_real()
+        result = torch.empty(shape, dtype=dtype, device=weight.device)
         for part in self._channel_chunks(sequences):
             left = weight[part].unsqueeze(2) * self.outer[part].unsqueeze(1)
             if left.is_complex():
