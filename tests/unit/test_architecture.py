@@ -30,7 +30,7 @@ ALLOWED = {
     "types": {"errors"},
     "atomic": FOUNDATION,
     "processes": {"errors"},
-    "config": {"errors"},
+    "config": {"config", "errors"},
     "config_check": {"config", "errors"},
     "kernels": FOUNDATION | {"kernels"},
     "nn": FOUNDATION | {"kernels", "nn"},
@@ -53,7 +53,7 @@ ALLOWED = {
     "train": BELOW_BUILD - {"judge", "report"},
     "judge": BELOW_BUILD - {"train"},
     "probe": BELOW_BUILD,
-    "build": BELOW_BUILD,
+    "build": BELOW_BUILD | {"build"},
     "experiment": BELOW_BUILD | {"build", "probe"},
 }
 """Part of the package -> parts it may import; `cli` may import everything."""

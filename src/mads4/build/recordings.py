@@ -1,0 +1,107 @@
+"""Data sets that are recorded on demand: which file holds one, and how it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mads4.behaviour.quality import noise_range
+from mads4.behaviour.registry import BehaviourFactory
+from mads4.build.environments import env_spec
+from mads4.config import (
+    GeneratedDataset,
+)
+from mads4.data.collect import collect
+from mads4.data.dataset import DatasetHeader
+from mads4.data.store import read_header
+from mads4.envs.registry import EnvFactory
+from mads4.progress import progress_bar
+from mads4.types import EnvSpec
+
+_LOG = logging.getLogger(__name__)
+
+
+def data_directory() -> Path:
+    """Return where recorded data sets live: $MADS4_DATA_DIR, else the user's cache."""
+    chosen = os.environ.get("MADS4_DATA_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "mads4"
+
+
+def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset) -> Path:
+    """Return the file of a recorded data set; its name tells one recording from another."""
+    if config.path is not None:
+        return Path(config.path).expanduser()
+    who = (
+        config.behaviour
+        if config.behaviour == "random"
+        else (f"{config.behaviour}-{config.quality}")
+    )
+    stem = (
+        f"{spec.name}-{spec.scenario}-{who}-{config.episodes}-seed{config.seed}"
+        f"-{spec.reward}-{spec.state_encoding}"
+    )
+    own = {key: make_env.arguments.get(key) for key in ("factory", "options")}
+    if any(own.values()):  # a changed environment of the same name is another one
+        stem += f"-{hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]}"
+    return data_directory() / f"{stem}.h5"
+
+
+def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Path:
+    """Record a data set, or go on with one, or find it complete; return its file."""
+    spec = env_spec(make_env)
+    path = generated_path(make_env, spec, config)
+    options = make_env.arguments.get("options", {})
+    if path.exists() and _answers(read_header(path), spec, options, config):
+        _LOG.info("data set %s is there already", path)
+        return path
+    workers = config.workers or os.cpu_count() or 1
+    description: dict[str, Any] = {
+        "name": config.behaviour,
+        "seed": config.seed,
+        "options": options,
+    }
+    factory = BehaviourFactory(config.behaviour)
+    if config.behaviour != "random":
+        _LOG.info("measuring how much noise makes '%s' data", config.quality)
+        plan = noise_range(make_env, factory, config.quality, config.seed, workers=workers)
+        factory = BehaviourFactory(config.behaviour, plan.low, plan.high)
+        description |= {
+            "quality": config.quality,
+            "noise": [plan.low, plan.high],
+            "random_return": plan.random_return,
+            "expert_return": plan.expert_return,
+        }
+    with progress_bar("recording", config.episodes, progress) as advance:
+        return collect(
+            make_env,
+            factory,
+            config.episodes,
+            config.seed,
+            path,
+            behaviour=description,
+            workers=workers,
+            on_progress=lambda done, _: advance(done, "episodes"),
+        )
+
+
+def _answers(
+    header: DatasetHeader, spec: EnvSpec, options: Mapping[str, Any], config: GeneratedDataset
+) -> bool:
+    """Whether a complete file holds what `config` asks for (`collect` names differences)."""
+    behaviour = header.behaviour
+    return (
+        not header.spec.differences(spec)
+        and len(header) == config.episodes
+        and behaviour.get("name") == config.behaviour
+        and behaviour.get("seed") == config.seed
+        and behaviour.get("options") == options
+        and behaviour.get("quality", config.quality) == config.quality
+    )

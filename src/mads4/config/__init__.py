@@ -1,0 +1,54 @@
+"""What may be configured: one frozen, strictly typed schema for each configuration group.
+
+The YAML files of `mads4.conf` hold the values, these classes say what they mean and what is
+allowed; `mads4.config_check.parse` joins the two. Nothing here imports torch or hydra.
+"""
+
+from mads4.config.commands import (
+    AnyConfig,
+    CollectConfig,
+    Command,
+    Config,
+    EvaluateConfig,
+    ProbeConfig,
+)
+from mads4.config.dataset import (
+    AlberdiceDataset,
+    CustomDataset,
+    DatasetConfig,
+    DatasetSection,
+    FileDataset,
+    GeneratedDataset,
+)
+from mads4.config.env import CustomEnv, EnvConfig, MatrixGameEnv, RwareEnv
+from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
+from mads4.config.fields import Section, SSMParameter
+from mads4.config.model import KernelConfig, ModelConfig
+from mads4.config.trainer import SSMLearningRates, TrainerConfig
+
+__all__ = [
+    "AlberdiceDataset",
+    "AnyConfig",
+    "CollectConfig",
+    "Command",
+    "Config",
+    "CustomDataset",
+    "CustomEnv",
+    "DatasetConfig",
+    "DatasetSection",
+    "EnvConfig",
+    "EvaluateConfig",
+    "EvaluatorConfig",
+    "FileDataset",
+    "GeneratedDataset",
+    "KernelConfig",
+    "LoggerConfig",
+    "MatrixGameEnv",
+    "ModelConfig",
+    "ProbeConfig",
+    "RwareEnv",
+    "SSMLearningRates",
+    "SSMParameter",
+    "Section",
+    "TrainerConfig",
+]

@@ -1,0 +1,110 @@
+"""The commands: one schema for all that each of them takes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from mads4.config.dataset import DatasetConfig, GeneratedDataset
+from mads4.config.env import EnvConfig, RwareEnv
+from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
+from mads4.config.fields import Device, Name, NotNegative, Positive, Rate, Section, Target
+from mads4.config.model import KernelConfig, ModelConfig
+from mads4.config.trainer import TrainerConfig
+
+
+class Command(Section):
+    """What every command takes."""
+
+    progress: bool = True
+    """Show progress bars."""
+
+
+class Config(Command):
+    """`mads4 train`."""
+
+    name: Name = "mads4"
+    """Folder of the run: outputs/<name>/<time>."""
+    seed: NotNegative = 0
+    """Seed of weights, batches and dropout."""
+    resume: Literal["auto"] | None = None
+    """auto continues an unfinished run; null insists on a fresh directory."""
+    init_from: str | None = None
+    """Checkpoint or run directory to take weights and normalisation from."""
+    device: Device = "auto"
+    """Where tensors live; auto takes a CUDA device if there is one."""
+    threads: Positive | None = None
+    """PyTorch's CPU threads; null leaves PyTorch's choice."""
+    env: EnvConfig = RwareEnv()
+    dataset: DatasetConfig = GeneratedDataset()
+    model: ModelConfig = ModelConfig()
+    kernel: KernelConfig = KernelConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluator: EvaluatorConfig = EvaluatorConfig()
+    logger: LoggerConfig = LoggerConfig()
+
+
+class CollectConfig(Command):
+    """`mads4 collect`."""
+
+    name: Name = "mads4"
+    """Folder of the recording's log: outputs/collect/<name>/<time>."""
+    env: EnvConfig = RwareEnv()
+    dataset: GeneratedDataset = GeneratedDataset()
+
+
+class EvaluateConfig(Command):
+    """`mads4 evaluate`."""
+
+    checkpoint: str
+    """Run directory, or a checkpoint file."""
+    name: Name = "mads4"
+    """Folder of the evaluation: outputs/evaluate/<name>/<time>."""
+    device: Device = "auto"
+    """Where tensors live; auto takes a CUDA device if there is one."""
+    threads: Positive | None = None
+    """PyTorch's CPU threads; null leaves PyTorch's choice."""
+    env: EnvConfig | None = None
+    """Environment to play; null for the one the policy was trained for."""
+    evaluator: EvaluatorConfig = EvaluatorConfig()
+
+
+class ProbeConfig(Command):
+    """`mads4 probe`."""
+
+    checkpoint: str
+    """Run directory, or a checkpoint file."""
+    name: Name = "mads4"
+    """Folder of the analysis: outputs/probe/<name>/<time>."""
+    device: Device = "auto"
+    """Where tensors live; auto takes a CUDA device if there is one."""
+    threads: Positive | None = None
+    """PyTorch's CPU threads; null leaves PyTorch's choice."""
+    env: EnvConfig | None = None
+    """Environment to play; null for the one the policy was trained for."""
+    episodes: Positive = 64
+    """Episodes for each disturbance, always the same ones."""
+    parallel: Positive = 32
+    """Environments played in lockstep; in float64 it does not change the result."""
+    workers: NotNegative | None = None
+    """Processes that step the environments; 0 for none, null for what suits their number."""
+    worker_timeout: Rate = 60.0
+    """Seconds without an answer after which a process is replaced and its episodes replayed."""
+    target: Target | None = None
+    """Return to ask for, as in evaluator.targets; null for the first of the policy's own run."""
+    sample: bool = True
+    """Draw actions from the policy; false takes the likeliest."""
+    message_drop: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(strict=False, min_length=1)
+    ] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+    """Probabilities that what an agent hands on is lost, each tried in turn."""
+    gradient_episodes: Positive = 8
+    """Episodes whose gradients are measured."""
+    seed: NotNegative = 1000
+    """Seed of the episodes, apart from the training's."""
+    precision: Literal["float32", "float64"] = "float64"
+    """Floating-point type of the policy; float64 gives the same episodes for any `parallel`."""
+
+
+AnyConfig: TypeAlias = Config | CollectConfig | EvaluateConfig | ProbeConfig

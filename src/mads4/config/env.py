@@ -1,0 +1,49 @@
+"""Environments: the group `env`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from mads4.config.fields import Factory, Payoff, Positive, Scenario, Section
+
+
+class RwareEnv(Section):
+    """The Multi-Robot Warehouse."""
+
+    name: Literal["rware"] = "rware"
+    """Environment family."""
+    scenario: Scenario = "tiny-2ag"
+    """Warehouse size, number of agents and difficulty."""
+    reward: Literal["deliveries", "alberdice"] = "deliveries"
+    """Team reward: number of deliveries, or AlberDICE's shaped reward of agent 0."""
+    state_encoding: Literal["entities", "maps", "coordinates", "alberdice"] = "entities"
+    """How the global state is written as numbers."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the environment's constructor."""
+
+
+class MatrixGameEnv(Section):
+    """A matrix game, played again and again."""
+
+    name: Literal["matrix_game"] = "matrix_game"
+    """Environment family."""
+    payoff: Payoff = [[0, 1], [1, -2]]
+    """Team reward of each joint action: nested lists, one axis per agent."""
+    episode_limit: Positive = 50
+    """Length of an episode, in steps."""
+
+
+class CustomEnv(Section):
+    """An environment of the user's own."""
+
+    name: Literal["custom"] = "custom"
+    """Environment family."""
+    factory: Factory
+    """Function `package.module:function` that returns a `mads4.envs.protocol.MultiAgentEnv`."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the factory."""
+
+
+EnvConfig: TypeAlias = Annotated[RwareEnv | MatrixGameEnv | CustomEnv, Field(discriminator="name")]

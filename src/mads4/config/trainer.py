@@ -1,0 +1,57 @@
+"""Training: the group `trainer`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mads4.config.fields import NotNegative, Positive, Rate, Section
+
+
+class SSMLearningRates(Section):
+    """Peak learning rate of each state-space parameter; null takes the network's."""
+
+    A: Rate | None = 1e-3
+    """Of the state matrix (with its low-rank part)."""
+    B: Rate | None = 1e-3
+    """Of the input vector."""
+    C: Rate | None = None
+    """Of the output vector."""
+    dt: Rate | None = 1e-3
+    """Of the step size."""
+    D: Rate | None = None
+    """Of the feedthrough."""
+
+
+class TrainerConfig(Section):
+    """Offline training by supervised sequence modelling."""
+
+    name: Literal["offline"] = "offline"
+    """Kind of training."""
+    steps: Positive = 5000
+    """Optimiser steps in all."""
+    batch_size: Positive = 16
+    """Trajectories (or windows) per step."""
+    window: Positive | None = None
+    """Time steps of a random window of the trajectory; null for whole trajectories."""
+    learning_rate: Rate = 1e-3
+    """Peak learning rate."""
+    ssm_learning_rate: SSMLearningRates = SSMLearningRates()
+    """Peak learning rates of the state-space parameters."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's weight decay; not applied to A, B and dt."""
+    warmup_steps: NotNegative = 200
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warm-up."""
+    grad_clip: Rate = 1.0
+    """Largest norm of the gradient."""
+    validation_interval: Positive = 500
+    """Steps between two validations; the best checkpoint is chosen there."""
+    checkpoint_interval: Positive = 500
+    """Steps between two saves of `last.pt`: what a crash may cost."""
+    keep_every: Positive | None = None
+    """Steps between checkpoints that are kept for good; null keeps last and best only."""
+    log_interval: Positive = 50
+    """Steps between two lines of metrics."""
