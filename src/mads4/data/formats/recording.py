@@ -1,0 +1,72 @@
+"""What a reader of somebody's data format gives: a stream of episodes, and where they come from."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from mads4.errors import UserError, did_you_mean
+from mads4.types import EnvSpec, Episode
+
+
+class Recording(Protocol):
+    """Recorded episodes in somebody's format, opened but not yet read.
+
+    Opening reads what is needed for the spec and checks what can be checked without reading all.
+    """
+
+    name: str
+    """What the recording is called, for tables and file names."""
+    spec: EnvSpec
+    """Sizes of the data; family, scenario and definitions from the environment it was opened for,
+    and empty without one."""
+    origin: Mapping[str, Any]
+    """How the data came about, as JSON values; ``format`` and ``reader_version`` among them."""
+    files: tuple[Path, ...]
+    """All files that the recording consists of, sorted by name."""
+    skipped: dict[str, str]
+    """Episodes left out by rule so far (file or number → why); complete when all are read."""
+
+    def episodes(self) -> Iterator[Episode]:
+        """Yield the episodes one at a time, from the first, holding no more than one in memory.
+
+        Raises:
+            UserError: a file that is damaged, foreign or unsafe, naming file, member and reason.
+        """
+        ...
+
+
+READERS: Mapping[str, str] = {
+    "alberdice": "mads4.data.formats.alberdice:open_alberdice",
+    "hdf5": "mads4.data.formats.hdf5:open_hdf5",
+    "madt": "mads4.data.formats.madt:open_madt",
+    "og_marl": "mads4.data.formats.og_marl:open_og_marl",
+}
+"""Format → its reader, ``(path, env=None, **options) -> Recording``, imported when it is used."""
+
+
+def open_recording(
+    data_format: str, path: Path | str, env: EnvSpec | None = None, **options: Any
+) -> Recording:
+    """Open recorded data of a format.
+
+    Args:
+        data_format: a key of `READERS`.
+        path: the file or folder.
+        env: the environment that the data were recorded in; names that the format does not hold
+            are taken from it, while all sizes are those of the data, for the caller to compare.
+        **options: what the format's reader takes besides (``uid`` of an OG-MARL vault …).
+
+    Raises:
+        UserError: an unknown format, or data that cannot be read.
+    """
+    if data_format not in READERS:
+        raise UserError(
+            f"There is no data format '{data_format}'; there are {', '.join(READERS)}."
+            f"{did_you_mean(data_format, READERS)}"
+        )
+    module, _, function = READERS[data_format].partition(":")
+    reader = getattr(importlib.import_module(module), function)
+    return cast(Recording, reader(path, env, **options))
