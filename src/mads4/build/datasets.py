@@ -20,7 +20,7 @@ from mads4.config import (
     GeneratedDataset,
 )
 from mads4.data.dataset import Dataset
-from mads4.data.formats.alberdice import read_alberdice
+from mads4.data.formats.alberdice import open_alberdice
 from mads4.data.store import read_dataset
 from mads4.envs.matrix_game import MatrixGame
 from mads4.envs.registry import EnvFactory
@@ -54,7 +54,10 @@ def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Data
 def _alberdice_dataset(config: AlberdiceDataset, make_env: EnvFactory) -> Dataset:
     """Read a folder; where rewards follow from the actions, they must be the environment's."""
     with closing(make_env()) as env:
-        data = read_alberdice(config.path, env.spec)
+        recording = open_alberdice(config.path, env.spec)
+        data = Dataset.from_episodes(
+            recording.spec, recording.episodes(), recording.origin, recording.name
+        )
         if isinstance(env, MatrixGame) and not data.spec.differences(env.spec):
             _require_payoff(data, env, config.path)
     return data

@@ -45,9 +45,13 @@ def _facts(path: Path) -> dict[str, Any]:
         from mads4.data.store import read_header
 
         return read_header(path).summary()
-    from mads4.data.formats.alberdice import read_alberdice
+    from mads4.data.dataset import Dataset
+    from mads4.data.formats.alberdice import open_alberdice
 
-    facts = read_alberdice(path).summary()
+    recording = open_alberdice(path)
+    facts = Dataset.from_episodes(
+        recording.spec, recording.episodes(), recording.origin, recording.name
+    ).summary()
     return {key: value for key, value in facts.items() if key not in NAMED_BY_ENVIRONMENT}
 
 

@@ -20,26 +20,30 @@ is set, and were cut if it is not.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mads4.data.content import Array
-from mads4.data.dataset import Dataset
+from mads4.data.formats.axes import Layout, axis_lengths
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode, IntArray
 
 FORMAT = "alberdice"
+READER_VERSION = 1
 META = "meta.json"
 DEFINITIONS: Mapping[str, Mapping[str, str]] = {
     "rware": {"reward": "alberdice", "state_encoding": "alberdice"}
 }
 """Environment family → how the data's rewards and states are defined, where there is a choice."""
 
-_LAYOUT: Mapping[str, tuple[str, tuple[str, ...]]] = {
+MAPPED_BYTES = 1 << 26
+"""Mapped files are let go after so many bytes, as pages that were read count as memory."""
+
+LAYOUT: Layout = {
     "actions": ("iu", ("E", "T", "n", "1")),
     "avail_actions": ("iufb", ("E", "T", "n", "A")),
     "filled": ("iufb", ("E", "T", "1")),
@@ -48,13 +52,11 @@ _LAYOUT: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "state": ("fu", ("E", "T", "s")),
     "terminated": ("iufb", ("E", "T", "1")),
 }
-"""Key → kinds of NumPy dtype, axes; axes of one name have one length."""
 _NAMES = ("name", "scenario", "reward", "state_encoding")
-_KINDS = {"i": "integers", "u": "unsigned integers", "f": "floats", "b": "flags"}
 
 
-def read_alberdice(path: Path | str, env: EnvSpec | None = None) -> Dataset:
-    """Read a folder in AlberDICE's layout into memory.
+def open_alberdice(path: Path | str, env: EnvSpec | None = None) -> AlberdiceRecording:
+    """Open a folder in AlberDICE's layout.
 
     Args:
         path: the folder.
@@ -67,112 +69,119 @@ def read_alberdice(path: Path | str, env: EnvSpec | None = None) -> Dataset:
             fit the others.
     """
     folder = Path(path).expanduser()
-    buffer = _open(folder)
-    spec = _spec(buffer, env)
-    return Dataset.from_episodes(
-        spec, buffer.episodes(), {"format": FORMAT, "folder": folder.name}, folder.name
+    names = [f"{key}.npy" for key in LAYOUT] + [META]
+    _require_files(folder, names)
+    arrays = _mapped(folder)
+    facts = {key: (array.dtype, array.shape) for key, array in arrays.items()}
+    size = axis_lengths(facts, LAYOUT, lambda key: f"{folder / key}.npy")
+    size["E"] = _episodes_in_use(folder / META, size["E"])
+    return AlberdiceRecording(
+        name=folder.name,
+        spec=_spec(size, env),
+        origin={"format": FORMAT, "reader_version": READER_VERSION, "folder": folder.name},
+        files=tuple(folder / name for name in sorted(names)),
+        folder=folder,
+        length=_lengths(folder, arrays, size),
     )
 
 
-@dataclass(frozen=True)
-class _Buffer:
-    """The folder's arrays, mapped into memory and checked against each other."""
+@dataclass
+class AlberdiceRecording:
+    """A `Recording` whose arrays are mapped into memory, and checked against each other."""
 
+    name: str
+    spec: EnvSpec
+    origin: Mapping[str, Any]
+    files: tuple[Path, ...]
     folder: Path
-    arrays: Mapping[str, Array]
-    size: Mapping[str, int]
-    """Length of each axis of `_LAYOUT`; E counts the episodes in use."""
     length: IntArray
     """(E,) steps of each episode, the bootstrap row left out."""
-
-    @property
-    def limit(self) -> int:
-        """Steps of the longest episode that the arrays have room for."""
-        return self.size["T"] - 1
+    skipped: dict[str, str] = field(default_factory=dict)
 
     def episodes(self) -> Iterator[Episode]:
-        """Yield the episodes one after another; observations and rewards are views."""
+        """Yield the episodes one after another; observations and rewards may be views."""
         state_dtype = np.dtype(np.uint8 if self._binary() else np.float32)
-        for index, length in enumerate(self.length.tolist()):
-            rows = (index, slice(0, length))
-            ended = bool(self.arrays["terminated"][index, length - 1, 0])
-            yield Episode(
-                observation=self.arrays["obs"][rows].astype(np.float32, copy=False),
-                state=self.arrays["state"][rows][:, None, :].astype(state_dtype),
-                available_actions=self.arrays["avail_actions"][rows].astype(np.bool_),
-                action=self.arrays["actions"][rows][..., 0].astype(np.int64),
-                reward=self.arrays["reward"][rows][:, 0].astype(np.float32),
-                terminated=ended and length < self.limit,
-                truncated=not ended or length == self.limit,
+        for first, arrays in self._blocks(LAYOUT):
+            for place, length in enumerate(self._lengths_of(arrays, first)):
+                yield self._episode(arrays, place, length, first + place, state_dtype)
+
+    def _episode(
+        self, arrays: Mapping[str, Array], place: int, length: int, index: int, state: np.dtype
+    ) -> Episode:
+        rows = (place, slice(0, length))
+        ended = bool(arrays["terminated"][place, length - 1, 0])
+        in_time = length < self.spec.episode_limit
+        with np.errstate(over="ignore", invalid="ignore"):  # whoever stores it checks the values
+            return Episode(
+                observation=arrays["obs"][rows].astype(np.float32, copy=False),
+                state=arrays["state"][rows][:, None, :].astype(state),
+                available_actions=arrays["avail_actions"][rows].astype(np.bool_),
+                action=arrays["actions"][rows][..., 0].astype(np.int64),
+                reward=arrays["reward"][rows][:, 0].astype(np.float32),
+                terminated=ended and in_time,
+                truncated=not (ended and in_time),
                 seed=index,
             )
 
     def _binary(self) -> bool:
         """Whether all states' features are 0 or 1, so that they can be kept as bytes."""
-        state = self.arrays["state"]
         return all(
             bool(((rows == 0) | (rows == 1)).all())
-            for rows in (state[k, :length] for k, length in enumerate(self.length.tolist()))
+            for first, arrays in self._blocks(["state"])
+            for rows in (
+                arrays["state"][place, :length]
+                for place, length in enumerate(self._lengths_of(arrays, first))
+            )
         )
 
+    def _lengths_of(self, arrays: Mapping[str, Array], first: int) -> list[int]:
+        """Return the lengths of the episodes of a block of `_blocks`."""
+        (count,) = {len(array) for array in arrays.values()}
+        lengths: list[int] = self.length[first : first + count].tolist()
+        return lengths
 
-def _open(folder: Path) -> _Buffer:
-    """Map all files and check their shapes, their types and the episodes' ends."""
+    def _blocks(self, keys: Iterable[str]) -> Iterator[tuple[int, dict[str, Array]]]:
+        """Yield (number of the first episode, arrays of some episodes), mapped anew each time."""
+        first = 0
+        while first < len(self.length):
+            arrays = _mapped(self.folder, keys)
+            each = sum(array.nbytes // len(array) for array in arrays.values())
+            last = min(first + max(1, MAPPED_BYTES // each), len(self.length))
+            yield first, {key: array[first:last] for key, array in arrays.items()}
+            first = last
+
+
+def _require_files(folder: Path, names: list[str]) -> None:
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder}. Check the path of the data set.")
-    names = [f"{key}.npy" for key in _LAYOUT] + [META]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError(
             f"{folder} is not a data set in AlberDICE's layout: it lacks {', '.join(missing)}. "
             f"Expected are {', '.join(names)}."
         )
-    arrays = {key: _load(folder / f"{key}.npy") for key in _LAYOUT}
-    size = _sizes(folder, arrays)
-    size["E"] = _episodes_in_use(folder / META, size["E"])
-    return _Buffer(folder, arrays, size, _lengths(folder, arrays, size))
 
 
-def _load(path: Path) -> Array:
+def _mapped(folder: Path, keys: Iterable[str] = LAYOUT) -> dict[str, Array]:
+    return {key: _map(folder / f"{key}.npy") for key in keys}
+
+
+def _map(path: Path) -> Array:
+    """Map one file; what `numpy` raises for damaged headers is not a closed list."""
     try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        array: Array = np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError, TypeError, ArithmeticError, EOFError, SyntaxError) as error:
         raise UserError(
             f"{path} cannot be read as a plain NumPy array: {error}. Restore it from a copy."
         ) from error
     return array
 
 
-def _sizes(folder: Path, arrays: Mapping[str, Array]) -> dict[str, int]:
-    """Return the length of every axis, after finding it the same in all files."""
-    size: dict[str, int] = {"1": 1}
-    source: dict[str, str] = {}
-    for key, (kinds, axes) in _LAYOUT.items():
-        array, what = arrays[key], f"{folder / key}.npy"
-        if array.dtype.kind not in kinds:
-            allowed = " or ".join(_KINDS[kind] for kind in kinds)
-            raise UserError(f"{what} holds {array.dtype}, expected {allowed}.")
-        if array.ndim != len(axes):
-            raise UserError(f"{what} has shape {array.shape}, expected ({', '.join(axes)}).")
-        for axis, length in zip(axes, array.shape, strict=True):
-            if length != size.setdefault(axis, length):
-                told = f" as in {source[axis]}.npy" if axis in source else ""
-                raise UserError(
-                    f"{what} has shape {array.shape}, expected ({', '.join(axes)}) with "
-                    f"{axis} = {size[axis]}{told}."
-                )
-            source.setdefault(axis, key)
-    empty = [axis for axis, length in size.items() if length == 0]
-    if empty:
-        raise UserError(f"{folder} is empty: no {', '.join(empty)} in its arrays.")
-    return size
-
-
 def _episodes_in_use(path: Path, room: int) -> int:
     """Return how many episodes of the buffer have been recorded."""
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error
     count = meta.get("episodes_in_buffer") if isinstance(meta, dict) else None
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= room:
@@ -218,9 +227,8 @@ def _require(folder: Path, name: str, fine: Array, wrong: str) -> None:
         raise UserError(f"{folder / name}: episode {int(np.argmin(fine))} {wrong}.")
 
 
-def _spec(buffer: _Buffer, env: EnvSpec | None) -> EnvSpec:
+def _spec(size: Mapping[str, int], env: EnvSpec | None) -> EnvSpec:
     """Return the environment's names with the data's sizes; who simulated it is not known."""
-    size = buffer.size
     names: dict[str, Any] = {key: getattr(env, key, "") for key in _NAMES}
     names |= DEFINITIONS.get(names["name"], {})
     return EnvSpec(
@@ -229,5 +237,5 @@ def _spec(buffer: _Buffer, env: EnvSpec | None) -> EnvSpec:
         obs_dim=size["d"],
         state_dim=size["s"],
         n_actions=size["A"],
-        episode_limit=buffer.limit,
+        episode_limit=size["T"] - 1,
     )
