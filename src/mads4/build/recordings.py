@@ -13,26 +13,16 @@ from typing import Any
 from mads4.behaviour.quality import noise_range
 from mads4.behaviour.registry import BehaviourFactory
 from mads4.build.environments import env_spec
-from mads4.config import (
-    GeneratedDataset,
-)
+from mads4.config import GeneratedDataset
 from mads4.data.collect import collect
 from mads4.data.dataset import DatasetHeader
+from mads4.data.directory import data_directory
 from mads4.data.store import read_header
 from mads4.envs.registry import EnvFactory
 from mads4.progress import progress_bar
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
-
-
-def data_directory() -> Path:
-    """Return where recorded data sets live: $MADS4_DATA_DIR, else the user's cache."""
-    chosen = os.environ.get("MADS4_DATA_DIR")
-    if chosen:
-        return Path(chosen).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "mads4"
 
 
 def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset) -> Path:

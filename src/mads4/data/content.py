@@ -139,6 +139,16 @@ class StreamDigest:
         return ArrayDigest(self._dtype, (self._rows, *self._row_shape), self._hash.hexdigest())
 
 
+def view_fingerprint(whole: str, episodes: npt.NDArray[np.int64]) -> str:
+    """Return the identity of some episodes of a data set, without reading their content.
+
+    Args:
+        whole: fingerprint of the data set.
+        episodes: (K,) which of its episodes, in the view's order.
+    """
+    return hashlib.sha256(whole.encode() + episodes.astype("<i8").tobytes()).hexdigest()
+
+
 def digest(array: Array) -> ArrayDigest:
     """Return the digest of a whole contiguous array."""
     stream = StreamDigest()

@@ -16,6 +16,7 @@ from mads4.data.content import (
     content_fingerprint,
     digest,
     step_columns,
+    view_fingerprint,
 )
 from mads4.errors import UserError
 from mads4.types import BoolArray, EnvSpec, Episode, FloatArray, IntArray, returns_to_go
@@ -111,7 +112,7 @@ class DatasetHeader:
     behaviour: Mapping[str, Any]
     """Free description of how the data was made (JSON values)."""
     fingerprint: str
-    """SHA-256 of the content; a view keeps that of the data set it shows a part of."""
+    """SHA-256 of the content; of the whole's and the episodes' numbers in a view of some."""
     table: EpisodeTable
 
     def __len__(self) -> int:
@@ -248,7 +249,12 @@ class Dataset(DatasetHeader):
     def select(self, episodes: Sequence[int] | IntArray) -> Dataset:
         """Return a view of the given episodes: no step is copied."""
         index = np.asarray(episodes, dtype=np.int64)
-        return replace(self, table=self.table.select(index), start=self.start[index])
+        return replace(
+            self,
+            table=self.table.select(index),
+            start=self.start[index],
+            fingerprint=view_fingerprint(self.fingerprint, index),
+        )
 
     def split(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """Split by episodes into views (train, held out), the same for the same `seed`.

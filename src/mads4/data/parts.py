@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,10 @@ from typing import Any
 
 from mads4.atomic import json_safe, write_json
 from mads4.data.dataset import Dataset, DatasetHeader
+from mads4.data.lock import locked
 from mads4.data.store import read_dataset, read_header, write_dataset
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
-
-if sys.platform != "win32":
-    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -73,18 +70,8 @@ class Parts:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder, waiting for another process that records to the same place.
-
-        The lock goes with the process, so that one that was killed leaves none behind.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
-            if sys.platform != "win32":
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    logger.warning("Another process records into %s; waiting.", self.folder)
-                    fcntl.flock(lock, fcntl.LOCK_EX)
+        """Hold the folder, waiting for another process that records to the same place."""
+        with locked(self.folder / "lock", f"records into {self.folder}"):
             yield
 
     def open(self) -> None:

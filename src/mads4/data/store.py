@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def write_dataset(
     path: Path | str,
     spec: EnvSpec,
     episodes: Iterable[Episode],
-    behaviour: Mapping[str, Any] | None = None,
+    behaviour: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     name: str = "",
 ) -> DatasetHeader:
     """Write episodes to an HDF5 file as they come; the file appears complete or not at all.
@@ -66,7 +66,8 @@ def write_dataset(
         path: The file; one that exists is replaced when the new one is complete.
         spec: What every episode has to fit.
         episodes: Consumed one at a time, so that memory holds only one.
-        behaviour: Free description of how the data is made, as JSON values.
+        behaviour: Free description of how the data is made, as JSON values; a function is called
+            after the last episode, for what is known only then.
         name: Name of the data set; the file's stem when empty.
 
     Returns:
@@ -84,7 +85,8 @@ def write_dataset(
             writer = _Writer(file, spec)
             for episode in episodes:
                 writer.append(episode)
-            return writer.finish(dict(json_safe(behaviour or {})), name or path.stem)
+            about = behaviour() if callable(behaviour) else behaviour or {}
+            return writer.finish(dict(json_safe(about)), name or path.stem)
     except OSError as error:
         raise UserError(
             f"Cannot write the data set {path}: {error}. Check the folder's permissions and space."
