@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from mads4.models import Mads4Policy, PolicyState
 from mads4.models.agent import Agent
-from mads4.models.policy import Mads4Policy, PolicyState
 from mads4.types import PolicyInput
 
 Player = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]

@@ -24,7 +24,7 @@ from mads4.envs.vector import VectorEnv, make_vector
 from mads4.errors import UserError
 from mads4.evaluate import Evaluation, mean_interval
 from mads4.judge import one_thread, tell
-from mads4.models.policy import Mads4Policy, PolicyState
+from mads4.models import Mads4Policy, PolicyState
 from mads4.progress import progress_bar
 from mads4.rollout import rollout
 from mads4.train.losses import behaviour_cloning

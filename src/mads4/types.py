@@ -185,6 +185,8 @@ class PolicyInput:
     """(B, N) bool, True where what an agent's predecessor hands on does not reach it; None loses
     nothing. `rollout(message_drop=p)` draws it: a number per agent and step (from the episode's
     second stream, after the order keys) below p; p is one probability or one per agent (N,)."""
+    action: torch.Tensor | None = None
+    """(B, N) int64, what is executed whatever the policy would do (replays); None to decide."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Policies: what maps histories of agents to their next actions."""
 
-from mads4.models.policy import Mads4Policy, PolicyState
+from mads4.models.policy import Mads4Policy
+from mads4.models.policy_state import PolicyState
 
 __all__ = ["Mads4Policy", "PolicyState"]

@@ -2,9 +2,10 @@
 
 Within a time step, agent i reads its own inputs and what its immediate predecessor handed on (a
 message, the action it took), and hands something on to its successor; all agents share the weights,
-and gradients of agent i's loss reach agent i - 1 through the message. `_advance` is the one place
-where an agent's input is put together and the network is run; `forward` uses it over whole
-sequences (S4's convolutional view), `step` over one time step (its recurrent view).
+and gradients of agent i's loss reach agent i - 1 through the message. `Mads4Policy.advance` is the
+one place where an agent's input is put together and the network is run; `forward` and `sequence`
+use it over whole sequences (S4's convolutional view, `sequence_view`), `step` over one time step
+(its recurrent view, `step_view`).
 
 Agents that need not wait for each other run as one batch: over sequences all of them unless there
 is a message (actions are known from the data), in a time step all of them if nothing is handed on
@@ -14,62 +15,35 @@ within it. Axes: ``B`` batch, ``T`` time, ``N`` agents, or positions in the orde
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mads4.models.actions import choose_actions, mask_unavailable
+from mads4.models.actions import mask_unavailable
 from mads4.models.embedding import InputEmbedding
-from mads4.models.hand_off import (
-    AGENT_ORDERS,
-    MESSAGE_TIMES,
-    MESSAGES,
-    HandOff,
-    from_predecessor,
-    to_agents,
-    to_positions,
-)
-from mads4.nn.blocks import S4Stack, StackState
+from mads4.models.hand_off import AGENT_ORDERS, MESSAGE_TIMES, MESSAGES, HandOff
+from mads4.models.policy_state import PolicyState, where
+from mads4.models.sequence_view import PolicySequence, run_sequences
+from mads4.models.step_view import run_step
+from mads4.nn.blocks import S4Stack, StackOutput, StackState
 from mads4.types import Decision, EnvSpec, PolicyInput, SequenceBatch
 
-Run = Callable[[Tensor], tuple[Tensor, Tensor | None]]
-"""Inputs (rows, …, H) → the stack's output and read-outs of its state, of the same shape."""
-
 
 @dataclass(frozen=True)
-class PolicyState:
-    """What the policy remembers of B environments between two steps."""
+class Advanced:
+    """What running the network once gives; … is T, or nothing in a single step."""
 
-    stacks: tuple[StackState, ...]
-    """S4 states of each position, (B, H, N_state) a block; one entry for all, (B · N, …), where
-    nobody waits for anybody within a step."""
-    previous_action: Tensor
-    """(B, N) int64 by agent, -1 before the first step."""
+    logits: Tensor
+    """(rows, …, n_actions)."""
+    latent: Tensor
+    """(rows, …, H), the normalised network output."""
     message: Tensor | None
-    """(B, N, M) by position, what each wrote at the last step; None unless read a step later."""
-
-
-@dataclass(frozen=True)
-class _Now:
-    """One time step, by position."""
-
-    embedded: Tensor
-    """(B, N, H)."""
-    previous_action: Tensor
-    """(B, N)."""
-    available_actions: Tensor
-    """(B, N, n_actions)."""
-    uniform: Tensor | None
-    """(B, N)."""
-    lost: Tensor | None
-    """(B, N)."""
-
-
-_Decided = tuple[Tensor, Tensor, Tensor | None, tuple[StackState, ...]]
-"""Masked logits (B, N, n_actions), actions (B, N), messages for the next step, S4 states."""
+    """(rows, …, M) to hand on."""
+    state: StackState | None
+    """S4 states afterwards, if `run` returned them."""
 
 
 class Mads4Policy(nn.Module):
@@ -179,17 +153,30 @@ class Mads4Policy(nn.Module):
         """
         if self.training:
             order, lost = self._draw(batch.action, order, lost)
-        embedded = self.embedding(
-            batch.observation, batch.state, batch.previous_action, batch.return_to_go
-        )
-        same = self.message_time == "same_step"
-        action = to_positions(batch.action if same else batch.previous_action, order, 2)
-        logits = self._over_sequences(
-            to_positions(embedded, order, 2),
-            from_predecessor(action, 2, -1),
-            None if lost is None else to_positions(lost, order, 2),
-        )
-        return mask_unavailable(to_agents(logits, order, 2), batch.available_actions)
+        return self.sequence(batch, order=order, lost=lost).logits
+
+    def sequence(
+        self,
+        batch: SequenceBatch,
+        *,
+        order: Tensor | None = None,
+        lost: Tensor | None = None,
+        state: PolicyState | None = None,
+        return_state: bool = False,
+    ) -> PolicySequence:
+        """Return all that the policy makes of sequences that begin anew or go on from a state.
+
+        Nothing is drawn: the order of numbers and no losses unless they are given.
+
+        Args:
+            batch: trajectories, or segments of them.
+            order: as in `forward`.
+            lost: as in `forward`.
+            state: left by what came before, for example by `step`; None for the beginning.
+            return_state: also return the state after the last step.
+        """
+        found = run_sequences(self, batch, order, lost, state, return_state)
+        return replace(found, logits=mask_unavailable(found.logits, batch.available_actions))
 
     def _draw(
         self, action: Tensor, order: Tensor | None, lost: Tensor | None
@@ -202,43 +189,15 @@ class Mads4Policy(nn.Module):
             lost = torch.rand(action.shape, device=action.device) < self.message_drop
         return order, lost
 
-    def _over_sequences(self, embedded: Tensor, action: Tensor, lost: Tensor | None) -> Tensor:
-        """Return logits (B, T, N, n_actions) of all positions.
-
-        Args:
-            embedded: (B, T, N, H).
-            action: (B, T, N) that each one's predecessor hands on.
-            lost: (B, T, N) or None.
-        """
-        kernels = self.stack.kernels(embedded.shape[1])
-
-        def run(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-            return self.stack.sequence(inputs, kernels)
-
-        if not self.waits_in_sequences:
-            missing = None if lost is None else _as_rows(lost)
-            logits, _ = self._advance(_as_rows(embedded), None, _as_rows(action), missing, run)
-            batch, steps, n_agents, _ = embedded.shape
-            return logits.view(batch, n_agents, steps, -1).transpose(1, 2)
-        message: Tensor | None = None
-        decided: list[Tensor] = []
-        for position, own in enumerate(embedded.unbind(2)):
-            missing = None if lost is None else lost[:, :, position]
-            logits, message = self._advance(own, message, action[:, :, position], missing, run)
-            if self.message_time == "previous_step" and message is not None:
-                message = functional.pad(message[:, :-1], (0, 0, 1, 0))
-            decided.append(logits)
-        return torch.stack(decided, dim=2)
-
-    def _advance(
+    def advance(
         self,
         embedded: Tensor,
         message: Tensor | None,
         action: Tensor | None,
         lost: Tensor | None,
-        run: Run,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return logits (rows, …, n_actions) and the message (rows, …, M) to hand on.
+        run: Callable[[Tensor], StackOutput],
+    ) -> Advanced:
+        """Put an agent's input together, run the network, and write what is handed on.
 
         Args:
             embedded: (rows, …, H), the agent's own inputs; … is T, or nothing in a single step.
@@ -248,10 +207,11 @@ class Mads4Policy(nn.Module):
             run: runs the stack.
         """
         handed = self.hand_off.read(message, action, lost)
-        output, readout = run(functional.relu(embedded + handed))
-        output = self.norm(output)
-        logits = self.head(output)
-        return logits, self.hand_off.write(output, readout, logits)
+        output = run(functional.relu(embedded + handed))
+        latent = self.norm(output.y)
+        logits = self.head(latent)
+        written = self.hand_off.write(latent, output.readout, logits)
+        return Advanced(logits, latent, written, output.state)
 
     def initial_state(self, batch: int) -> PolicyState:
         """Return the state of `batch` environments before their first step."""
@@ -271,64 +231,7 @@ class Mads4Policy(nn.Module):
 
     def step(self, inputs: PolicyInput, state: PolicyState) -> tuple[Decision, PolicyState]:
         """Decide for one time step of B environments; equals `forward` step by step."""
-        order = None
-        if self.agent_order == "random" and inputs.order_key is not None:
-            order = inputs.order_key.argsort(dim=1)
-        embedded = self.embedding(
-            inputs.observation, inputs.state, state.previous_action, inputs.return_to_go
-        )
-        now = _Now(
-            to_positions(embedded, order, 1),
-            to_positions(state.previous_action, order, 1),
-            to_positions(inputs.available_actions, order, 1),
-            None if inputs.uniform is None else to_positions(inputs.uniform, order, 1),
-            None if inputs.message_lost is None else to_positions(inputs.message_lost, order, 1),
-        )
-        decide = self._one_by_one if self.waits_in_steps else self._all_at_once
-        logits, action, message, stacks = decide(now, state)
-        action, logits = to_agents(action, order, 1), to_agents(logits, order, 1)
-        return Decision(action, logits), PolicyState(stacks, action, message)
-
-    def _one_by_one(self, now: _Now, state: PolicyState) -> _Decided:
-        """Let each position decide after what its predecessor handed on in this step."""
-        message: Tensor | None = None
-        taken = torch.full_like(now.previous_action[:, 0], -1)
-        logits, actions, stacks = [], [], []
-        for position, stack in enumerate(state.stacks):
-            masked, message, after = self.decide(
-                now.embedded[:, position],
-                message,
-                taken,
-                None if now.lost is None else now.lost[:, position],
-                now.available_actions[:, position],
-                stack,
-            )
-            taken = choose_actions(
-                masked, None if now.uniform is None else now.uniform[:, position]
-            )
-            logits.append(masked)
-            actions.append(taken)
-            stacks.append(after)
-        return torch.stack(logits, 1), torch.stack(actions, 1), None, tuple(stacks)
-
-    def _all_at_once(self, now: _Now, state: PolicyState) -> _Decided:
-        """Let all positions decide together, after what was handed on a step earlier."""
-        chain = now.previous_action.shape
-        message = None
-        if state.message is not None:
-            message = from_predecessor(state.message, 1, 0.0).flatten(0, 1)
-        logits, written, stack = self.decide(
-            now.embedded.flatten(0, 1),
-            message,
-            from_predecessor(now.previous_action, 1, -1).flatten(),
-            None if now.lost is None else now.lost.flatten(),
-            now.available_actions.flatten(0, 1),
-            state.stacks[0],
-        )
-        logits = logits.view(*chain, -1)
-        if written is not None:
-            written = written.view(*chain, -1)
-        return logits, choose_actions(logits, now.uniform), written, (stack,)
+        return run_step(self, inputs, state)
 
     def decide(
         self,
@@ -353,40 +256,18 @@ class Mads4Policy(nn.Module):
             Logits (rows, n_actions), -inf where unavailable, the message (rows, M) to hand on if
             there are any, and the S4 states after the step.
         """
-        after = stack
 
-        def run(inputs: Tensor) -> tuple[Tensor, Tensor | None]:
-            nonlocal after
+        def run(inputs: Tensor) -> StackOutput:
             output, after = self.stack.step(inputs, stack)
-            return output, self.stack.read(after)
+            return StackOutput(output, self.stack.read(after), after)
 
-        logits, written = self._advance(embedded, message, action, lost, run)
-        return mask_unavailable(logits, available_actions), written, after
+        now = self.advance(embedded, message, action, lost, run)
+        assert now.state is not None, "a step returns the state"
+        return mask_unavailable(now.logits, available_actions), now.message, now.state
 
     def reset_rows(self, state: PolicyState, rows: Tensor) -> PolicyState:
         """Return `state` with the environments where `rows` (B,) is True at their beginning."""
-        fresh = self.initial_state(len(rows))
-        n_rows = len(rows) if self.waits_in_steps else len(rows) * self.spec.n_agents
-        per_stack = rows.repeat_interleave(n_rows // len(rows))[:, None, None]
-        return PolicyState(
-            stacks=tuple(
-                tuple(
-                    torch.where(per_stack, new, old) for new, old in zip(zeros, stack, strict=True)
-                )
-                for zeros, stack in zip(fresh.stacks, state.stacks, strict=True)
-            ),
-            previous_action=torch.where(
-                rows[:, None], fresh.previous_action, state.previous_action
-            ),
-            message=None
-            if fresh.message is None or state.message is None
-            else torch.where(rows[:, None, None], fresh.message, state.message),
-        )
-
-
-def _as_rows(values: Tensor) -> Tensor:
-    """Lay (B, T, N, …) out as (B N, T, …)."""
-    return values.transpose(1, 2).flatten(0, 1)
+        return where(rows, self.initial_state(len(rows)), state)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast, overload
+from typing import Any, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,17 @@ MIXINGS = ("gelu", "glu")
 
 StackState = tuple[Tensor, ...]
 """One (B, H, N) tensor per block."""
+
+
+class StackOutput(NamedTuple):
+    """What a stack makes of a sequence or a time step."""
+
+    y: Tensor
+    """(B, T, H), with memory order (H, B, T)."""
+    readout: Tensor | None
+    """(B, T, H) read-outs of the last block's states; None without."""
+    state: StackState | None
+    """After the last step; None if not asked for."""
 
 
 class S4Block(nn.Module):
@@ -174,27 +185,28 @@ class S4Stack(nn.Module):
             y with memory order (H, B, T), and one (B, H, N) tensor per block.
         """
         kernels = kernels if kernels is not None else self.kernels(u.shape[1])
-        x = u.permute(2, 0, 1).contiguous()
-        finals: list[Tensor] = []
-        for index, block in enumerate(self._layers()):
-            before = None if state is None else state[index]
-            x, final, _ = block(x, kernels[index], before, return_state)
-            if final is not None:
-                finals.append(final)
-        y = x.permute(1, 2, 0)
-        return (y, tuple(finals)) if return_state else y
+        y, _, final = self.sequence(u, kernels, state, return_state)
+        return (y, final) if final is not None else y
 
     def sequence(
-        self, u: Tensor, kernels: Sequence[SequenceKernel]
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return y and the read-outs of the last block's states (None without), both (B, T, H)."""
+        self,
+        u: Tensor,
+        kernels: Sequence[SequenceKernel],
+        state: StackState | None = None,
+        return_state: bool = False,
+    ) -> StackOutput:
+        """Return all that the stack makes of a sequence; arguments are those of `forward`."""
         x = u.permute(2, 0, 1).contiguous()
-        inner = u
-        for block, kernel in zip(self._layers(), kernels, strict=True):
-            x, _, inner = block(x, kernel, None, False)
-        last = self._layers()[-1].s4
-        readout = last.read_sequence(inner, None, kernels[-1]) if self.readout else None
-        return x.permute(1, 2, 0), readout
+        inner, finals = u, []
+        before: Sequence[Tensor | None] = [None] * len(self.blocks) if state is None else state
+        for block, kernel, start in zip(self._layers(), kernels, before, strict=True):
+            x, final, inner = block(x, kernel, start, return_state)
+            if final is not None:
+                finals.append(final)
+        readout = None
+        if self.readout:
+            readout = self._layers()[-1].s4.read_sequence(inner, before[-1], kernels[-1])
+        return StackOutput(x.permute(1, 2, 0), readout, tuple(finals) if return_state else None)
 
     def read(self, state: StackState) -> Tensor | None:
         """Return the read-outs of the last block's state, (B, H); None without."""
