@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from mads4.data.dataset import Dataset
+from mads4.data.gather import gather
+from mads4.data.weights import trajectory_weights
 from mads4.errors import UserError
-from mads4.types import IntArray, SequenceBatch
+from mads4.types import FloatArray, IntArray, SequenceBatch
 
 
 class SequenceSampler:
     """Draws training batches; keeps no state, so that exact resume needs only the step counter.
 
-    Whole trajectories (`window` None) come in an endless stream of shuffled epochs: every episode
-    exactly once per epoch, every batch of the same size, so that a batch may straddle two epochs.
-    Windows are drawn uniformly, with replacement, from all windows of the data set.
+    ``uniform``: whole trajectories (`window` None) come in an endless stream of shuffled epochs:
+    every episode exactly once per epoch, every batch of the same size, so that a batch may straddle
+    two epochs. Windows are drawn uniformly, with replacement, from all windows of the data set.
+
+    ``length`` and ``return``: trajectories are drawn with replacement, in proportion to their
+    weights (see `trajectory_weights`); of a drawn one, every window is equally likely.
     """
 
     def __init__(
-        self, dataset: Dataset, batch_size: int, window: int | None = None, seed: int = 0
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        window: int | None = None,
+        seed: int = 0,
+        *,
+        sampling: str = "uniform",
+        return_temperature: float | None = None,
+        pin_memory: bool = False,
     ) -> None:
         """Check the settings.
 
@@ -33,24 +45,26 @@ class SequenceSampler:
             window: Steps per window; None takes whole trajectories, padded to the batch's
                 longest. No window is longer than the data set's longest episode.
             seed: Decides, together with the step, what a batch contains.
+            sampling: ``uniform``, ``length`` or ``return``.
+            return_temperature: For ``return``: None for weights proportional to the returns.
+            pin_memory: Batches in page-locked memory, for asynchronous copies to a GPU.
 
         Raises:
             UserError: when the data set is empty, or a size is not positive.
         """
-        if len(dataset) == 0:
-            raise UserError("Cannot draw batches: the data set has no episodes.")
-        if batch_size < 1 or (window is not None and window < 1):
-            raise UserError(
-                f"Batch size and window must be at least 1, got {batch_size} and {window}."
-            )
+        require_batches(dataset, batch_size, window)
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
+        self.pin_memory = pin_memory
         longest = int(dataset.table.length.max())
         self.window = None if window is None else min(window, longest)
         # Number of window starts in each episode; episodes shorter than a window have one.
-        self._starts_end = np.cumsum(
-            np.maximum(dataset.table.length - (self.window or longest) + 1, 1)
+        self._starts = np.maximum(dataset.table.length - (self.window or longest) + 1, 1)
+        self._weights = (
+            None
+            if sampling == "uniform"
+            else trajectory_weights(dataset.table, sampling, return_temperature)
         )
 
     @property
@@ -62,11 +76,35 @@ class SequenceSampler:
 
     def batch(self, step: int) -> SequenceBatch:
         """Return the batch of training step `step` (from 0)."""
-        if self.window is None:
-            return _gather(self.dataset, self._episodes(step))
-        return self._windows(step, self.window)
+        episode: IntArray
+        offset: IntArray | None
+        # The third word keeps these draws apart from the permutations of `_epochs`.
+        rng = np.random.default_rng([self.seed, step, 1])
+        if self._weights is not None:
+            episode = np.searchsorted(self._shares_end, rng.random(self.batch_size), side="right")
+            offset = None if self.window is None else rng.integers(self._starts[episode])
+        elif self.window is None:
+            episode, offset = self._epochs(step), None
+        else:
+            drawn = rng.integers(self._starts_end[-1], size=self.batch_size)
+            episode = np.searchsorted(self._starts_end, drawn, side="right")
+            offset = drawn - (self._starts_end - self._starts)[episode]
+        return gather(self.dataset, episode, offset, self.window, self.pin_memory)
 
-    def _episodes(self, step: int) -> IntArray:
+    @cached_property
+    def _starts_end(self) -> IntArray:
+        """(E,) window starts up to and with each episode."""
+        return np.cumsum(self._starts)
+
+    @cached_property
+    def _shares_end(self) -> FloatArray:
+        """(E,) probability of each episode and those before it; the last is exactly 1."""
+        assert self._weights is not None
+        end = np.cumsum(self._weights)
+        share: FloatArray = end / end[-1]
+        return share
+
+    def _epochs(self, step: int) -> IntArray:
         """Return the episodes at positions step · B … of the stream of shuffled epochs."""
         total = len(self.dataset)
         position = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
@@ -77,13 +115,13 @@ class SequenceSampler:
             chosen[epoch == number] = order[place[epoch == number]]
         return chosen
 
-    def _windows(self, step: int, window: int) -> SequenceBatch:
-        # The third word keeps these draws apart from the permutations of `_episodes`.
-        rng = np.random.default_rng([self.seed, step, 1])
-        drawn = rng.integers(self._starts_end[-1], size=self.batch_size)
-        episode = np.searchsorted(self._starts_end, drawn, side="right")
-        first_start = np.concatenate([[0], self._starts_end])[episode]
-        return _gather(self.dataset, episode, offset=drawn - first_start, window=window)
+
+def require_batches(dataset: Dataset, batch_size: int, window: int | None) -> None:
+    """Raise `UserError` when no batches of this size can be drawn."""
+    if len(dataset) == 0:
+        raise UserError("Cannot draw batches: the data set has no episodes.")
+    if batch_size < 1 or (window is not None and window < 1):
+        raise UserError(f"Batch size and window must be at least 1, got {batch_size} and {window}.")
 
 
 def held_out_batches(dataset: Dataset, batch_size: int) -> Iterator[SequenceBatch]:
@@ -95,61 +133,4 @@ def held_out_batches(dataset: Dataset, batch_size: int) -> Iterator[SequenceBatc
     if batch_size < 1:
         raise UserError(f"Batch size must be at least 1, got {batch_size}.")
     for first in range(0, len(dataset), batch_size):
-        yield _gather(dataset, np.arange(first, min(first + batch_size, len(dataset))))
-
-
-def _gather(
-    dataset: Dataset,
-    episode: IntArray,
-    offset: IntArray | None = None,
-    window: int | None = None,
-) -> SequenceBatch:
-    """Copy episodes (B,), from step `offset` (B,) on for at most `window` steps, into a batch.
-
-    Each trajectory is one contiguous block of rows, so that block copies are the fastest gather.
-    """
-    skipped = np.zeros_like(episode) if offset is None else offset
-    length = dataset.table.length[episode] - skipped
-    if window is not None:
-        length = np.minimum(length, window)
-    steps = int(length.max()) if window is None else window
-    blocks = _Blocks(dataset.start[episode] + skipped, length, steps)
-    action = blocks.copy(dataset.action, np.int64)
-    previous = np.zeros_like(action)
-    previous[:, 1:] = action[:, :-1]
-    # Row -1 of the first episode does not exist, but is not taken either: it starts at step 0.
-    before = dataset.action[dataset.start[episode] + skipped - 1].astype(np.int64)
-    previous[:, 0] = np.where(skipped[:, None] > 0, before, -1)
-    mask = np.arange(steps) < length[:, None]
-    previous[~mask] = 0
-    return SequenceBatch(
-        observation=torch.from_numpy(blocks.copy(dataset.observation)),
-        state=torch.from_numpy(blocks.copy(dataset.state)),
-        available_actions=torch.from_numpy(blocks.copy(dataset.available_actions, padding=True)),
-        action=torch.from_numpy(action),
-        previous_action=torch.from_numpy(previous),
-        return_to_go=torch.from_numpy(blocks.copy(dataset.return_to_go)),
-        mask=torch.from_numpy(mask),
-    )
-
-
-class _Blocks:
-    """B blocks of rows, padded at the end to a common number of steps T."""
-
-    def __init__(self, start: IntArray, length: IntArray, steps: int) -> None:
-        self._spans = list(zip(start.tolist(), length.tolist(), strict=True))
-        self._steps = steps
-
-    def copy(
-        self,
-        rows: npt.NDArray[np.generic],
-        dtype: npt.DTypeLike | None = None,
-        padding: bool = False,
-    ) -> npt.NDArray[np.generic]:
-        """Return (B, T, …) copies of the blocks of `rows`, filled up with `padding` (0 or 1)."""
-        shape = (len(self._spans), self._steps, *rows.shape[1:])
-        result = np.empty(shape, rows.dtype if dtype is None else dtype)
-        for target, (start, length) in zip(result, self._spans, strict=True):
-            target[:length] = rows[start : start + length]
-            target[length:] = padding
-        return result
+        yield gather(dataset, np.arange(first, min(first + batch_size, len(dataset))))
