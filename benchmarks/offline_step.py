@@ -27,7 +27,7 @@ import torch
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
 from mads4.models import Mads4Policy
-from mads4.models.policy import parameter_count
+from mads4.models.base import parameter_count
 from mads4.train.offline import OfflineSettings, OfflineTrainer
 from mads4.types import EnvSpec, Episode
 

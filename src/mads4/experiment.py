@@ -22,7 +22,7 @@ from mads4.errors import UserError
 from mads4.evaluate import target_returns
 from mads4.judge import Judge
 from mads4.kernels.backends import Choice, choose
-from mads4.models.policy import parameter_count
+from mads4.models.base import parameter_count
 from mads4.probe import Probe, require_chain
 from mads4.progress import progress_bar
 from mads4.provenance import PROVENANCE_FILE, collect_provenance

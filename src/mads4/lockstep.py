@@ -18,7 +18,7 @@ from mads4.envs.tape import Round, Tape
 from mads4.envs.vector import Loss, VectorEnv
 from mads4.errors import UserError
 from mads4.seeding import EpisodeStreams, environment_seed
-from mads4.types import BoolArray, Decision, Episode, PolicyInput
+from mads4.types import BoolArray, Decision, Episode, PolicyInput, TimeStep
 
 MAX_ATTEMPTS = 3
 """Worker processes an episode may bring down before it is given up."""
@@ -56,6 +56,12 @@ class Played:
     """How often it was played again because its worker process was lost."""
     episode: Episode | None = field(default=None, compare=False, repr=False)
     """All that happened, if it was recorded."""
+    last: TimeStep | None = field(default=None, compare=False, repr=False)
+    """What followed the last action, if the episode was recorded."""
+    target_return: float = field(default=0.0, compare=False)
+    """What was asked for at the start."""
+    order_key: npt.NDArray[np.float64] | None = field(default=None, compare=False, repr=False)
+    """(N,) as in `PolicyInput.order_key`."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +81,9 @@ Watch = Callable[[Moment], None]
 class Queue:
     """The episodes still to be played, and how often each has failed."""
 
-    def __init__(self, seed: int, episodes: int) -> None:
+    def __init__(self, seed: int, episodes: range) -> None:
         self.seed = seed
-        self.waiting = deque(range(episodes))
+        self.waiting = deque(episodes)
         self.restarts: Counter[int] = Counter()
         self._blamed: Counter[int] = Counter()
 
@@ -103,7 +109,8 @@ class Game:
     policy: Policy
     vector: VectorEnv
     queue: Queue
-    target_return: float
+    target_return: Callable[[int], float]
+    """Episode k's."""
     sample: bool
     device: torch.device | str
     message_drop: npt.NDArray[np.floating[Any]]
@@ -222,7 +229,7 @@ class Group:
         self._streams.begin(row, index)
         self._index[row], self._order[row] = index, RESET
         self._length[row], self._episode_return[row] = 0, 0.0
-        self._return_to_go[row] = self._game.target_return
+        self._return_to_go[row] = self._game.target_return(index)
 
     def _restart(self, loss: Loss) -> None:
         """Order the episodes that a lost worker process was playing anew."""
@@ -241,9 +248,10 @@ class Group:
         vector, index = self._game.vector, int(self._index[row])
         metrics = dict(vector.metrics(self._rows.start + row))
         terminated = bool(vector.board.terminated[self._rows.start + row])
-        episode = None
+        episode = last = None
         if self._tape is not None:
             episode = self._tape.episode(row, terminated=terminated, index=index, metrics=metrics)
+            last = vector.board.time_step(self._rows.start + row)
         played = Played(
             index,
             float(self._episode_return[row]),
@@ -251,6 +259,9 @@ class Group:
             metrics,
             self._game.queue.restarts[index],
             episode,
+            last,
+            self._game.target_return(index),
+            self._streams.order_key[row].copy(),
         )
         self._take_next(row)
         return played

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ def rollout(
     episodes: int,
     *,
     seed: int,
-    target_return: float,
+    target_return: float | Callable[[int], float],
+    first: int = 0,
     sample: bool = True,
     device: torch.device | str = "cpu",
     message_drop: float | npt.ArrayLike = 0.0,
@@ -38,9 +39,11 @@ def rollout(
     Args:
         policy: decides for all environments in one call (two, if they are stepped by turns).
         envs: environments of one spec, in this process or not; those beyond `episodes` stay unused.
-        episodes: how many to play, k = 0, 1, …
+        episodes: how many to play, k = `first`, `first` + 1, …
         seed: with k, decides everything random.
-        target_return: what is asked for at the start; rewards received are subtracted.
+        target_return: what is asked for at the start, of all episodes or of episode k; rewards
+            received are subtracted.
+        first: number k of the first episode.
         sample: draw actions; otherwise take the likeliest.
         device: where the policy computes.
         message_drop: probability that what is handed on to an agent is lost, at every step anew;
@@ -55,9 +58,10 @@ def rollout(
     vector = LocalVector(envs) if isinstance(envs, Sequence) and envs else envs
     if episodes < 1 or isinstance(vector, Sequence):
         return
-    queue = Queue(seed, episodes)
+    queue = Queue(seed, range(first, first + episodes))
     drop = np.asarray(message_drop)
-    game = Game(policy, vector, queue, target_return, sample, device, drop, watch, record)
+    asked = target_return if callable(target_return) else lambda _: float(target_return)
+    game = Game(policy, vector, queue, asked, sample, device, drop, watch, record)
     groups = []
     for rows in vector.groups(min(len(vector.board.order), episodes)):
         vector.wait(rows)  # an earlier rollout may have been given up while these were under way

@@ -20,8 +20,8 @@ from mads4.bench.cases import Workload
 from mads4.bench.measure import Action
 from mads4.bench.transformer import TOKENS, TransformerPolicy, of_size
 from mads4.models import Mads4Policy
+from mads4.models.base import parameter_count
 from mads4.models.hand_off import MESSAGES
-from mads4.models.policy import parameter_count
 from mads4.types import EnvSpec, PolicyInput, SequenceBatch
 
 TRAINING, DECISION = "training", "decision"

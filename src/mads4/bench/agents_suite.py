@@ -24,7 +24,7 @@ from mads4.bench.agents import (
 )
 from mads4.bench.agents_rows import AgentRow
 from mads4.bench.measure import Control, Effort, Timing, measure_time
-from mads4.models.policy import parameter_count
+from mads4.models.base import parameter_count
 
 _CONTROL_RUNS = 2
 _BASE = "none"

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mads4.models.actions import choose_actions
+from mads4.models.base import parameter_count
 from mads4.models.embedding import InputEmbedding
-from mads4.models.policy import parameter_count
 from mads4.types import Decision, EnvSpec, PolicyInput, SequenceBatch
 
 TOKENS = 3

@@ -74,6 +74,17 @@ class Board:
         chosen: npt.NDArray[Any] = self.binary_state if self.binary[rows].all() else self.state
         return np.array(chosen[rows])
 
+    def time_step(self, row: int) -> TimeStep:
+        """Return a copy of what one environment shows at present."""
+        return TimeStep(
+            observation=self.observation[row].copy(),
+            state=self.states(slice(row, row + 1))[0],
+            available_actions=self.available_actions[row].copy(),
+            reward=float(self.reward[row]),
+            terminated=bool(self.terminated[row]),
+            truncated=bool(self.truncated[row]),
+        )
+
 
 def _layout(spec: EnvSpec, rows: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
     n = spec.n_agents

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mads4.models.actions import mask_unavailable
+from mads4.models.base import SequencePolicy
 from mads4.models.embedding import InputEmbedding
 from mads4.models.hand_off import AGENT_ORDERS, MESSAGE_TIMES, MESSAGES, HandOff
 from mads4.models.policy_state import PolicyState, where
@@ -46,7 +47,7 @@ class Advanced:
     """S4 states afterwards, if `run` returned them."""
 
 
-class Mads4Policy(nn.Module):
+class Mads4Policy(SequencePolicy):
     """A shared S4 network for all agents, with something handed from each agent to the next.
 
     Args:
@@ -102,6 +103,7 @@ class Mads4Policy(nn.Module):
             if given not in allowed:
                 raise ValueError(f"{what}: got '{given}', expected one of {', '.join(allowed)}.")
         self.spec = spec
+        self.latent_dim = d_model
         self.message_time, self.agent_order = message_time, agent_order
         self.message_drop = message_drop
         self.embedding = InputEmbedding(
@@ -140,17 +142,7 @@ class Mads4Policy(nn.Module):
     def forward(
         self, batch: SequenceBatch, *, order: Tensor | None = None, lost: Tensor | None = None
     ) -> Tensor:
-        """Return action logits (B, T, N, n_actions), -inf where unavailable, for whole sequences.
-
-        Sequences start from the zero state; padding at the end changes nothing before it.
-
-        Args:
-            batch: trajectories.
-            order: (B, N) int64, who decides first, second …; None draws it in training if it is
-                random, else takes the order of numbers.
-            lost: (B, T, N) bool, hand-offs that do not reach an agent; None draws them in training
-                with probability `message_drop`, else loses none.
-        """
+        """Return action logits (B, T, N, n_actions); see `SequencePolicy.forward`."""
         if self.training:
             order, lost = self._draw(batch.action, order, lost)
         return self.sequence(batch, order=order, lost=lost).logits
@@ -164,17 +156,7 @@ class Mads4Policy(nn.Module):
         state: PolicyState | None = None,
         return_state: bool = False,
     ) -> PolicySequence:
-        """Return all that the policy makes of sequences that begin anew or go on from a state.
-
-        Nothing is drawn: the order of numbers and no losses unless they are given.
-
-        Args:
-            batch: trajectories, or segments of them.
-            order: as in `forward`.
-            lost: as in `forward`.
-            state: left by what came before, for example by `step`; None for the beginning.
-            return_state: also return the state after the last step.
-        """
+        """Return what the policy makes of sequences; see `SequencePolicy.sequence`."""
         found = run_sequences(self, batch, order, lost, state, return_state)
         return replace(found, logits=mask_unavailable(found.logits, batch.available_actions))
 
@@ -268,8 +250,3 @@ class Mads4Policy(nn.Module):
     def reset_rows(self, state: PolicyState, rows: Tensor) -> PolicyState:
         """Return `state` with the environments where `rows` (B,) is True at their beginning."""
         return where(rows, self.initial_state(len(rows)), state)
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Return the number of trainable values."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

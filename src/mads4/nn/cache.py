@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -34,6 +35,7 @@ class ParameterCache(Generic[T]):
     def __init__(self) -> None:
         self._key: tuple[object, ...] | None = None
         self._value: T | None = None
+        self._graph: list[T] | None = None
 
     def __reduce__(self) -> tuple[type[ParameterCache[T]], tuple[()]]:
         """Copy and pickle as an empty cache."""
@@ -46,7 +48,10 @@ class ParameterCache(Generic[T]):
     def get(self, parameters: Iterable[nn.Parameter], make: Callable[[], T]) -> T:
         """Return ``make()``, or what it returned last if no parameter has changed since."""
         if torch.is_grad_enabled():
-            return make()
+            if self._graph is None:
+                return make()
+            self._graph = self._graph or [make()]
+            return self._graph[0]
         values = list(parameters)
         if any(value.is_inference() for value in values):
             return make()
@@ -59,3 +64,29 @@ class ParameterCache(Generic[T]):
         if self._value is None or self._key != key:
             self._key, self._value = key, make()
         return self._value
+
+    def keep_for_one_graph(self, keep: bool) -> None:
+        """Begin, or end, to return one and the same value while gradients are enabled."""
+        self._graph = [] if keep else None
+
+
+@contextmanager
+def kept_for_one_graph(module: nn.Module) -> Iterator[None]:
+    """Let the caches in `module` hold one value for a graph of many steps.
+
+    The parameters must not change inside. Without this every step of a differentiated unrolling
+    would derive the value, and back-propagate through that, anew.
+    """
+    caches = [
+        value
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, ParameterCache)
+    ]
+    for cache in caches:
+        cache.keep_for_one_graph(True)
+    try:
+        yield
+    finally:
+        for cache in caches:
+            cache.keep_for_one_graph(False)

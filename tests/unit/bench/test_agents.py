@@ -31,7 +31,7 @@ from mads4.bench.agents_suite import AgentGrid, AgentSettings, AgentSuite
 from mads4.bench.growth import fit
 from mads4.bench.measure import Effort
 from mads4.bench.transformer import TransformerPolicy, TransformerState, of_size
-from mads4.models.policy import parameter_count
+from mads4.models.base import parameter_count
 from mads4.types import EnvSpec, PolicyInput, SequenceBatch
 
 CELL = AgentCell(TRAINING, "output", 3, 6, 2, 8, 4, "diagonal", "cpu")

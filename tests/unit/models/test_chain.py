@@ -12,6 +12,8 @@ import torch
 from fakes import SPEC, make_batch, make_policy, time_step
 from mads4.models import Mads4Policy
 from mads4.models.hand_off import from_predecessor, to_agents, to_positions
+from mads4.models.policy_state import join
+from mads4.models.unroll import unroll
 from mads4.train.losses import behaviour_cloning
 from mads4.types import SequenceBatch
 
@@ -71,6 +73,64 @@ def test_forward_is_step_unrolled(options: dict[str, Any], agent_order: str, dro
     played, stepped = play(policy, batch, order, lost)
     forward = policy(played, order=order, lost=lost)
     torch.testing.assert_close(forward, stepped, rtol=1e-9, atol=1e-9)
+
+
+def segment(batch: SequenceBatch, steps: slice) -> SequenceBatch:
+    return SequenceBatch(**{name: values[:, steps] for name, values in vars(batch).items()})
+
+
+@pytest.mark.parametrize("options", CHAINS, ids=name)
+@pytest.mark.parametrize("agent_order", ("fixed", "random"))
+@torch.no_grad()
+def test_a_sequence_goes_on_from_either_views_state(
+    options: dict[str, Any], agent_order: str
+) -> None:
+    policy = make_policy(THREE, agent_order=agent_order, **options)
+    batch = make_batch(THREE, padded=False)
+    order = random_order(batch) if agent_order == "random" else None
+    whole = policy.sequence(batch, order=order)
+    cut = 5
+    first = policy.sequence(segment(batch, slice(0, cut)), order=order, return_state=True)
+    rest = segment(batch, slice(cut, None))
+    second = policy.sequence(rest, order=order, state=first.state)
+    torch.testing.assert_close(second.logits, whole.logits[:, cut:], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(second.latent, whole.latent[:, cut:], rtol=1e-9, atol=1e-9)
+    stepped = unroll(policy, rest, order, first.state)
+    torch.testing.assert_close(stepped, whole.logits[:, cut:], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("options", CHAINS, ids=name)
+def test_both_views_have_the_same_gradients(options: dict[str, Any]) -> None:
+    policy = make_policy(THREE, **options)
+    batch = make_batch(THREE, padded=False)
+    with torch.no_grad():
+        begun = policy.sequence(segment(batch, slice(0, 5)), return_state=True).state
+    rest = segment(batch, slice(5, None))
+    gradients = []
+    for logits in (policy.sequence(rest, state=begun).logits, unroll(policy, rest, state=begun)):
+        loss, _ = behaviour_cloning(logits, rest.action, rest.available_actions, rest.mask)
+        policy.zero_grad()
+        loss.backward()
+        gradients.append({key: p.grad for key, p in policy.named_parameters()})
+    for key, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-7, atol=1e-9, msg=key)
+
+
+@torch.no_grad()
+def test_states_are_chosen_and_joined_by_environment() -> None:
+    for options in CHAINS:
+        policy = make_policy(THREE, **options)
+        batch = make_batch(THREE, padded=False)
+        state = policy.sequence(batch, return_state=True).state
+        assert state is not None
+        rows = torch.tensor([2, 0])
+        parts = [state.select(torch.tensor([row])) for row in (2, 0)]
+        chosen, joined = state.select(rows), join(parts)
+        again = segment(batch, slice(0, 3))
+        picked = SequenceBatch(**{key: values[rows] for key, values in vars(again).items()})
+        wanted = policy.sequence(again, state=state).logits[rows]
+        for found in (chosen, joined):
+            torch.testing.assert_close(policy.sequence(picked, state=found).logits, wanted)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fakes import SPEC, make_batch, make_policy, time_step
 from mads4.models import Mads4Policy, PolicyState
 from mads4.models.actions import choose_actions
-from mads4.models.policy import parameter_count
+from mads4.models.base import parameter_count
 from mads4.types import PolicyInput, SequenceBatch
 
 WAREHOUSE = replace(SPEC, obs_dim=71, state_dim=250, n_actions=5, episode_limit=500)

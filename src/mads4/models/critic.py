@@ -1,0 +1,113 @@
+"""The critic of online training: what the rest of an episode is worth, for each agent."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mads4.models.embedding import InputEmbedding
+from mads4.types import EnvSpec, SequenceBatch
+
+
+class PopArt(nn.Module):
+    """A linear output whose targets are normalised, and whose meaning outlives the statistics.
+
+    Running mean and standard deviation of the targets normalise them; whenever they move, weight
+    and bias are rescaled so that the unnormalised output stays what it was (van Hasselt et al.
+    2016, "Learning values across many orders of magnitude", equations 9 and 10).
+
+    Args:
+        width: input features.
+        momentum: share of the old statistics that an update keeps, once there are enough of them.
+    """
+
+    mean: Tensor
+    mean_square: Tensor
+    count: Tensor
+
+    def __init__(self, width: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 1)
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("mean_square", torch.ones(()))
+        self.register_buffer("count", torch.zeros(()))
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of the targets, at least 1e-2."""
+        return (self.mean_square - self.mean.square()).clamp(min=1e-4).sqrt()
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return normalised values (…) from (…, width)."""
+        values: Tensor = self.linear(hidden).squeeze(-1)
+        return values
+
+    def normalise(self, values: Tensor) -> Tensor:
+        """Return values in units of the targets' spread."""
+        return (values - self.mean) / self.std
+
+    def restore(self, normalised: Tensor) -> Tensor:
+        """Return normalised values in the reward's units."""
+        return normalised * self.std + self.mean
+
+    @torch.no_grad()
+    def update(self, targets: Tensor) -> None:
+        """Take in new targets (any shape), in the reward's units.
+
+        The first updates are averaged with equal weight, so that no start value lingers.
+        """
+        before_mean, before_std = self.mean.clone(), self.std
+        keep = torch.minimum(self.count / (self.count + 1.0), self.mean.new_tensor(self.momentum))
+        self.count += 1.0
+        self.mean.lerp_(targets.mean(), float(1.0 - keep))
+        self.mean_square.lerp_(targets.square().mean(), float(1.0 - keep))
+        self.linear.weight.mul_(before_std / self.std)
+        self.linear.bias.mul_(before_std).add_(before_mean - self.mean).div_(self.std)
+
+
+class Critic(nn.Module):
+    """Values of the present for each agent, from the global state and what agents remember.
+
+    It sees what training alone may see: the global state, every agent's observation (its own, and
+    all agents' memories averaged), the return still asked for, and the policy's latents of the
+    step before, as given numbers: no gradient of the value reaches the policy. (Those of the
+    present step depend on predecessors' actions, which have not been drawn yet when a value is
+    wanted to bootstrap from.)
+
+    Args:
+        spec: the environment's sizes.
+        latent_dim: features of the policy's latents.
+        width: features of the hidden layers.
+        n_layers: hidden layers behind the embedding.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, latent_dim: int, *, width: int = 128, n_layers: int = 2
+    ) -> None:
+        super().__init__()
+        self.embedding = InputEmbedding(spec, width)
+        self.own_memory = nn.Linear(latent_dim, width, bias=False)
+        self.team_memory = nn.Linear(latent_dim, width, bias=False)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(n_layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(n_layers + 1))
+        self.value = PopArt(width)
+
+    def forward(self, batch: SequenceBatch, latent: Tensor) -> Tensor:
+        """Return normalised values (B, T, N); `PopArt.restore` gives them a unit.
+
+        Args:
+            batch: trajectories, or segments of them.
+            latent: (B, T, N, latent_dim) of the step before, 0 at an episode's first.
+        """
+        given = latent.detach()
+        embedded = self.embedding(
+            batch.observation, batch.state, batch.previous_action, batch.return_to_go
+        )
+        team = self.team_memory(given.mean(dim=-2, keepdim=True))
+        hidden = self.norms[0](functional.relu(embedded + self.own_memory(given) + team))
+        for layer, norm in zip(self.hidden, list(self.norms)[1:], strict=True):
+            hidden = norm(functional.relu(layer(hidden)))
+        values: Tensor = self.value(hidden)
+        return values
