@@ -1,0 +1,94 @@
+"""From anybody's format to one file of ours, with where it came from written inside."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mads4.data.dataset import DatasetHeader
+from mads4.data.formats.recording import Recording
+from mads4.data.sources import described_aside
+from mads4.data.store import write_dataset
+from mads4.errors import UserError
+from mads4.types import Episode
+
+Progress = Callable[[int, str], None]
+"""Called with the number of episodes written and a few words on how it goes."""
+
+SHOWN = 20
+"""So many skipped episodes, and reasons, are named one by one."""
+
+
+def convert(
+    recording: Recording,
+    path: Path | str,
+    *,
+    limit: int | None = None,
+    name: str = "",
+    about: Mapping[str, Any] | None = None,
+    on_progress: Progress | None = None,
+) -> DatasetHeader:
+    """Write a recording to a data set file, one episode in memory at a time.
+
+    The header's ``behaviour`` then holds the recording's own origin (``format``,
+    ``reader_version`` …), `about`, and
+
+    * ``source``: names, sizes and SHA-256 of the files (`mads4.data.sources.describe`), hashed in
+      a thread alongside, which reads every file a second time;
+    * ``reward_definition``; ``limit``; ``skipped``: how many episodes were left out, and why.
+
+    Args:
+        recording: what to convert.
+        path: the HDF5 file; it appears complete or not at all.
+        limit: take only that many episodes, the first.
+        name: name of the data set; the recording's own when empty.
+        about: further facts on the origin, as JSON values.
+        on_progress: told about every episode.
+
+    Raises:
+        UserError: what is wrong with the recording; no episode is left; the file cannot be
+            written.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"A data set needs at least one episode, got the limit {limit}.")
+    with described_aside(recording.files) as source:
+        return write_dataset(
+            path,
+            recording.spec,
+            _counted(recording, limit, on_progress or (lambda done, words: None)),
+            lambda: {
+                **recording.origin,
+                **(about or {}),
+                "source": source(),
+                "reward_definition": recording.spec.reward,
+                "limit": limit,
+                "skipped": skipped_summary(recording.skipped),
+            },
+            name or recording.name,
+        )
+
+
+def skipped_summary(skipped: Mapping[str, str]) -> dict[str, Any]:
+    """Return how many episodes were left out for which reason, and the first of them by name."""
+    return {
+        "episodes": len(skipped),
+        "reasons": dict(Counter(skipped.values()).most_common(SHOWN)),
+        "first": dict(islice(skipped.items(), SHOWN)),
+    }
+
+
+def _counted(recording: Recording, limit: int | None, on_progress: Progress) -> Iterator[Episode]:
+    """Yield the first episodes and tell about each; say why when none comes."""
+    done = 0
+    for episode in islice(recording.episodes(), limit):
+        yield episode
+        done += 1
+        left_out = len(recording.skipped)
+        on_progress(done, f"episodes, {left_out} skipped" if left_out else "episodes")
+    if not done:
+        reasons = skipped_summary(recording.skipped)["reasons"]
+        why = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
+        raise UserError(f"No episode of {recording.name} can be used: {why or 'it holds none'}.")

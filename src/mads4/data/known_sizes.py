@@ -1,0 +1,70 @@
+"""Sizes by which one recognises who built an environment's observations and states.
+
+The same map of StarCraft is seen in different ways: oxwhirl's SMAC gives what it says itself, while
+the wrapper of MAPPO's authors, with which MADT's data were recorded, adds the agent's number, its
+own place and more. A policy that learnt on one sees nonsense in the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mads4.types import EnvSpec
+
+MAPPO = "MAPPO's StarCraft wrapper, with which MADT's data were recorded"
+OXWHIRL = "SMAC itself (oxwhirl)"
+
+Sizes = Mapping[str, tuple[int, int]]
+"""Scenario → (features of an observation, features of the state)."""
+
+BUILDERS: Mapping[tuple[str, str], Sizes] = {
+    ("smac", MAPPO): {
+        "3m": (64, 81),
+        "5m_vs_6m": (124, 156),
+        "2c_vs_64zg": (478, 675),
+        "6h_vs_8z": (172, 213),
+        "corridor": (346, 435),
+    },
+    ("smac", OXWHIRL): {
+        "3m": (30, 48),
+        "2s3z": (80, 120),
+        "5m_vs_6m": (55, 98),
+        "3s5z": (128, 216),
+        "6h_vs_8z": (78, 140),
+        "2c_vs_64zg": (332, 342),
+        "corridor": (156, 282),
+    },
+}
+"""(Environment family, builder in words) → its sizes."""
+
+
+def builder(env: str, scenario: str, obs_dim: int) -> str | None:
+    """Return in words who makes observations of this size, None when that is not known."""
+    for (family, words), sizes in BUILDERS.items():
+        if family == env and scenario in sizes and sizes[scenario][0] == obs_dim:
+            return words
+    return None
+
+
+def explain_sizes(data: EnvSpec, env: EnvSpec) -> str:
+    """Return, in sentences, why observations of the data do not fit the environment's.
+
+    Returns:
+        Both sizes with their builders where these are known; an empty string where the sizes of
+        observations and states are the same.
+    """
+    if (data.obs_dim, data.state_dim) == (env.obs_dim, env.state_dim):
+        return ""
+    family, scenario = env.name, env.scenario
+    sides = []
+    for whose, spec in (("The data's", data), ("the environment's", env)):
+        who = builder(family, scenario, spec.obs_dim)
+        sides.append(
+            f"{whose} observations have {spec.obs_dim} numbers and states {spec.state_dim}"
+            + (f" ({who})" if who else "")
+        )
+    return (
+        f"{', '.join(sides)}. A policy must see in the environment what it saw in the data: use "
+        "the environment with the builder of the data's observations, or data recorded with the "
+        "environment's."
+    )

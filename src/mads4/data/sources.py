@@ -1,0 +1,101 @@
+"""The files that a data set was made from: names, sizes and hashes, and a cheap key of them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mads4.errors import UserError
+
+BLOCK = 1 << 22
+"""Bytes read at a time."""
+LISTED = 64
+"""So many files are listed one by one; of more only their number and common hash are kept."""
+
+
+def file_sha256(path: Path, stop: threading.Event | None = None) -> str:
+    """Return the SHA-256 of a file; cut short, and then of no use, when `stop` is set.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    found = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while (block := file.read(BLOCK)) and not (stop and stop.is_set()):
+                found.update(block)
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+    return found.hexdigest()
+
+
+def describe(files: Sequence[Path], stop: threading.Event | None = None) -> dict[str, Any]:
+    """Return what identifies source files, as JSON values.
+
+    All files are read once more, at 0.5 to 2 GB a second and core (SHA-256).
+
+    Args:
+        files: the files; names are told relative to the folder that they share.
+        stop: set to give up early.
+
+    Returns:
+        ``count``, ``bytes``, ``sha256`` and, of up to `LISTED` files, ``files`` with ``name``,
+        ``bytes`` and ``sha256`` each. The hash of several files is that of the text which
+        ``sha256sum`` prints for them, sorted by name.
+    """
+    names = relative_names(files)
+    rows: list[dict[str, Any]] = [
+        {"name": name, "bytes": path.stat().st_size, "sha256": file_sha256(path, stop)}
+        for name, path in names.items()
+    ]
+    text = "".join(f"{row['sha256']}  {row['name']}\n" for row in rows)
+    one = rows[0]["sha256"] if len(rows) == 1 else hashlib.sha256(text.encode()).hexdigest()
+    about = {"count": len(rows), "bytes": sum(row["bytes"] for row in rows), "sha256": one}
+    return about | ({"files": rows} if len(rows) <= LISTED else {})
+
+
+@contextmanager
+def described_aside(files: Sequence[Path]) -> Iterator[Callable[[], dict[str, Any]]]:
+    """Hash `files` in a thread while the block does other work; yields what waits for the result.
+
+    Hashing does not hold Python's lock, so on two cores it costs a conversion next to nothing. A
+    block that fails does not wait.
+    """
+    stop = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
+        future = pool.submit(describe, files, stop)
+        try:
+            yield future.result
+        finally:
+            stop.set()
+
+
+def source_key(files: Sequence[Path]) -> str:
+    """Return a key that changes with names, sizes or times of change, reading no content.
+
+    Raises:
+        UserError: a file that is not there.
+    """
+    found = hashlib.sha256()
+    for name, path in relative_names(files).items():
+        try:
+            facts = path.stat()
+        except OSError as error:
+            raise UserError(f"Cannot read {path}: {error.strerror}.") from error
+        found.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return found.hexdigest()
+
+
+def relative_names(files: Sequence[Path]) -> dict[str, Path]:
+    """Return the files by name below the folder they share, with slashes, sorted by name."""
+    if not files:
+        return {}
+    absolute = [Path(os.path.abspath(path)) for path in files]
+    shared = Path(os.path.commonpath([path.parent for path in absolute]))
+    return dict(sorted((path.relative_to(shared).as_posix(), path) for path in absolute))

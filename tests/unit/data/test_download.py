@@ -1,0 +1,199 @@
+"""Downloads against a server of our own that breaks off, lies and is not there."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from mads4.data.download import check_file, download
+from mads4.errors import UserError
+
+CONTENT = bytes(range(256)) * 4000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Server:
+    """What the server does, and what it was asked."""
+
+    address: str = ""
+    cut: list[int] = field(default_factory=list)
+    """For each coming answer, after how many bytes the connection ends."""
+    etag: str | None = '"one"'
+    ranges: list[str | None] = field(default_factory=list)
+    tell_length: bool = True
+    content: bytes = CONTENT
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        if request.path.startswith("/missing"):
+            request.send_error(404)
+            return
+        if request.path.startswith("/away"):
+            request.send_response(302)
+            request.send_header("Location", "http://example.org/file.zip")
+            request.end_headers()
+            return
+        self.ranges.append(request.headers.get("Range"))
+        asked = request.headers.get("Range")
+        first = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        same = request.headers.get("If-Range") == self.etag
+        body = self.content[first:] if asked and same else self.content
+        request.send_response(206 if asked and same else 200)
+        if self.tell_length:
+            request.send_header("Content-Length", str(len(body)))
+        if asked and same:
+            size = len(self.content)
+            request.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
+        if self.etag:
+            request.send_header("ETag", self.etag)
+        request.end_headers()
+        request.wfile.write(body[: self.cut.pop(0)] if self.cut else body)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.answer(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    state.address = f"http://127.0.0.1:{httpd.server_port}"
+    yield state
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def leftovers(path: Path) -> set[str]:
+    return {file.name for file in path.parent.iterdir()}
+
+
+def test_a_whole_file_with_its_hash_beside_it(server: Server, tmp_path: Path) -> None:
+    path, seen = tmp_path / "cache" / "3m.zip", []
+    found = download(
+        [f"{server.address}/3m.zip"],
+        path,
+        on_progress=lambda done, total: seen.append((done, total)),
+    )
+    assert path.read_bytes() == CONTENT
+    assert (found.sha256, found.address) == (SHA256, f"{server.address}/3m.zip")
+    assert seen[0] == (0, len(CONTENT)) and seen[-1] == (len(CONTENT), len(CONTENT))
+    assert (path.parent / "3m.zip.sha256").read_text() == f"{SHA256}  3m.zip\n"
+    assert leftovers(path) == {"3m.zip", "3m.zip.sha256", "3m.zip.lock"}
+    again = download([], path)  # nothing is asked for a second time
+    assert again.address is None and len(server.ranges) == 1
+
+
+@pytest.mark.parametrize("tell_length", [True, False])
+def test_a_broken_connection_is_resumed(server: Server, tmp_path: Path, tell_length: bool) -> None:
+    server.cut, server.tell_length = [300_000, 1, 200_000], tell_length
+    path = tmp_path / "3m.zip"
+    if not tell_length:  # without a length nobody can see that the end is missing, but the hash
+        with pytest.raises(UserError, match="has SHA-256"):
+            download([f"{server.address}/3m.zip"], path, sha256=SHA256)
+        assert not path.exists()
+        return
+    download([f"{server.address}/3m.zip"], path, sha256=SHA256)
+    assert path.read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=300000-", "bytes=300001-", "bytes=500001-"]
+
+
+def test_a_later_call_goes_on(server: Server, tmp_path: Path) -> None:
+    server.cut = [400_000, 0, 0, 0, 0]
+    path = tmp_path / "3m.zip"
+    with pytest.raises(UserError, match="connection"):
+        download([f"{server.address}/3m.zip"], path)
+    assert (tmp_path / "3m.zip.part").stat().st_size == 400_000
+    server.ranges.clear()
+    download([f"{server.address}/3m.zip"], path)
+    assert server.ranges == ["bytes=400000-"]
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("etag", ['"two"', 'W/"weak"', None])
+def test_a_beginning_of_another_version_is_not_continued(
+    server: Server, tmp_path: Path, etag: str | None
+) -> None:
+    server.cut = [400_000, 0, 0, 0, 0]
+    path = tmp_path / "3m.zip"
+    with pytest.raises(UserError):
+        download([f"{server.address}/3m.zip"], path)
+    server.etag, server.content = etag, CONTENT[::-1]
+    download([f"{server.address}/3m.zip"], path)
+    assert path.read_bytes() == CONTENT[::-1]
+
+
+def test_the_next_mirror_is_tried(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "3m.zip"
+    found = download([f"{server.address}/missing.zip", f"{server.address}/3m.zip"], path)
+    assert found.address == f"{server.address}/3m.zip"
+
+
+def test_a_wrong_hash_leaves_nothing(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "3m.zip"
+    with pytest.raises(UserError, match=f"has SHA-256 {SHA256}, expected 0000"):
+        download([f"{server.address}/3m.zip"], path, sha256="0" * 64)
+    assert leftovers(path) == {"3m.zip.lock"}
+
+
+def test_a_file_that_changed_after_the_first_download(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "3m.zip"
+    download([f"{server.address}/3m.zip"], path)
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(UserError, match="damaged or another file"):
+        download([f"{server.address}/3m.zip"], path)
+
+
+def test_a_file_put_there_by_hand_is_taken_and_its_hash_noted(tmp_path: Path) -> None:
+    path = tmp_path / "3m.zip"
+    path.write_bytes(CONTENT)
+    assert download([], path).sha256 == SHA256
+    path.write_bytes(CONTENT[::-1])
+    with pytest.raises(UserError, match="expected " + SHA256):
+        check_file(path)
+
+
+def test_what_is_too_large_is_refused(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "3m.zip"
+    with pytest.raises(UserError, match=r"more than the 1000 allowed"):
+        download([f"{server.address}/3m.zip"], path, limit_bytes=1000)
+    server.tell_length = False
+    with pytest.raises(UserError, match=r"larger than 500000 bytes"):
+        download([f"{server.address}/3m.zip"], path, limit_bytes=500_000)
+
+
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("http://example.org/3m.zip", "only https"),
+        ("ftp://127.0.0.1/3m.zip", "only https"),
+        ("file:///etc/hostname", "only https"),
+        ("http://127.0.0.1:1/3m.zip", "no connection"),
+    ],
+)
+def test_without_a_way_it_says_what_to_do_by_hand(tmp_path: Path, address: str, why: str) -> None:
+    path = tmp_path / "3m.zip"
+    with pytest.raises(UserError) as caught:
+        download([address], path)
+    message = str(caught.value)
+    assert why in message and address in message
+    assert f"put it at {path}" in message
+
+
+def test_a_redirection_to_an_unsafe_address_is_not_followed(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="only https"):
+        download([f"{server.address}/away"], tmp_path / "3m.zip")
