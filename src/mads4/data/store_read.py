@@ -53,9 +53,8 @@ def read_header(path: Path | str) -> DatasetHeader:
     Raises:
         UserError: when the file is missing, foreign, of a newer schema, or damaged.
     """
-    path = Path(path)
-    with _opened(path) as file:
-        return _read_header(file)[0]
+    with open_store(Path(path)) as (_, header, _):
+        return header
 
 
 def read_dataset(path: Path | str, verify: bool = True) -> Dataset:
@@ -69,20 +68,23 @@ def read_dataset(path: Path | str, verify: bool = True) -> Dataset:
     Raises:
         UserError: when the file is missing, foreign, of a newer schema, or damaged.
     """
-    path = Path(path)
-    with _opened(path) as file:
-        header, digests = _read_header(file)
-        steps = {name: _read_array(file, f"steps/{name}", digests[name]) for name in STEP_ARRAYS}
-        _check_steps(header, steps)
+    with open_store(Path(path)) as (file, header, digests):
+        steps = read_steps(file, digests, 0, header.steps)
+        check_steps(header, steps)
         if verify:
             for name, array in steps.items():
-                _verify(name, array, digests[name])
+                verify_digest(name, digest(array), digests[name])
         return Dataset.from_arrays(header, steps)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open a data set file; every failure inside becomes a `UserError` that names the file."""
+def open_store(
+    path: Path,
+) -> Iterator[tuple[h5py.File, DatasetHeader, dict[str, ArrayDigest]]]:
+    """Open a data set file, checked but for its steps, and yield it with what its header says.
+
+    Every failure inside becomes a `UserError` that names the file.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder, not a data set file. Give the .h5 file itself.")
     if not path.exists():
@@ -102,7 +104,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
     try:
         with h5py.File(path, "r", rdcc_nbytes=1 << 24) as file:
             _check_kind(path, file)
-            yield file
+            header, digests = _read_header(file)
+            yield file, header, digests
     except _DamageError as error:
         raise UserError(f"{path} is damaged: {error}. {_AGAIN}") from error
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
@@ -165,10 +168,10 @@ def _read_table(
 ) -> EpisodeTable:
     columns = {}
     for name, dtype in _COLUMN_DTYPES.items():
-        columns[name] = _read_array(file, f"episodes/{name}", digests[name])
+        columns[name] = _read_rows(file, f"episodes/{name}", digests[name])
         if columns[name].dtype != dtype:
             raise _DamageError(f"episodes/{name} is {columns[name].dtype}, expected {dtype}")
-        _verify(name, columns[name], digests[name])
+        verify_digest(name, digest(columns[name]), digests[name])
     length = columns["length"]
     shapes = {name: column.shape for name, column in columns.items()}
     expected = {name: length.shape for name in columns} | {"metrics": (len(length), len(metrics))}
@@ -200,32 +203,50 @@ def _check_layout(spec: EnvSpec, steps: int, digests: Mapping[str, ArrayDigest])
             raise _DamageError(f"steps/{name} is {found}, expected {expected}")
 
 
-def _read_array(file: h5py.File, name: str, expected: ArrayDigest) -> Array:
+def read_steps(
+    file: h5py.File, digests: Mapping[str, ArrayDigest], first: int, last: int
+) -> dict[str, Array]:
+    """Return rows `first` to `last` - 1 of all step arrays, unchecked but for dtype and shape."""
+    return {
+        name: _read_rows(file, f"steps/{name}", digests[name], slice(first, last))
+        for name in STEP_ARRAYS
+    }
+
+
+def _read_rows(
+    file: h5py.File, name: str, expected: ArrayDigest, rows: slice = slice(None)
+) -> Array:
     stored = file[name]
     if (stored.dtype.str, stored.shape) != (expected.dtype, expected.shape):
         raise _DamageError(
             f"{name} is {stored.dtype.str} {stored.shape}, the header says "
             f"{expected.dtype} {expected.shape}"
         )
-    array = np.empty(stored.shape, stored.dtype)
+    array = np.empty((len(range(len(stored))[rows]), *stored.shape[1:]), stored.dtype)
     if array.size:
-        stored.read_direct(array)
+        stored.read_direct(array, rows)
     return array
 
 
-def _verify(name: str, array: Array, expected: ArrayDigest) -> None:
-    if digest(array) != expected:
+def verify_digest(name: str, found: ArrayDigest, expected: ArrayDigest) -> None:
+    """Raise when an array's content is not what the header says; call it inside `open_store`."""
+    if found != expected:
         raise _DamageError(f"the content of '{name}' does not match its SHA-256")
 
 
-def _check_steps(header: DatasetHeader, steps: Mapping[str, Array]) -> None:
-    """Check the values' ranges and what the episode table says about them."""
+def check_steps(header: DatasetHeader, steps: Mapping[str, Array]) -> None:
+    """Check the values' ranges and what the episode table says; call it inside `open_store`."""
     if steps["available_actions"].max(initial=0) > 1:
         raise _DamageError("available_actions has values other than 0 and 1")
     wrong = value_problem(header.spec, steps)
     if wrong:
         raise _DamageError(wrong)
+    check_returns(header, steps["reward"])
+
+
+def check_returns(header: DatasetHeader, reward: Array) -> None:
+    """Compare rewards (S,) with the table's returns; call it inside `open_store`."""
     start = np.cumsum(header.table.length) - header.table.length
-    returns = np.add.reduceat(steps["reward"].astype(np.float64), start)
+    returns = np.add.reduceat(reward.astype(np.float64), start)
     if not np.allclose(returns, header.returns, rtol=1e-6, atol=1e-6):
         raise _DamageError("the episodes' returns do not follow from their rewards")
