@@ -1,4 +1,4 @@
-"""A data set in memory: concatenated step arrays, an episode table, and views of some episodes."""
+"""A data set: concatenated step arrays, an episode table, and views of some episodes."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mads4.data.content import (
     step_columns,
     view_fingerprint,
 )
+from mads4.data.stored_array import StoredArray
 from mads4.errors import UserError
 from mads4.types import BoolArray, EnvSpec, Episode, FloatArray, IntArray, returns_to_go
 
@@ -158,13 +159,17 @@ class DatasetHeader:
 
 @dataclass(frozen=True, eq=False)
 class Dataset(DatasetHeader):
-    """Episodes of one environment. S steps are concatenated; views share them without copies."""
+    """Episodes of one environment. S steps are concatenated; views share them without copies.
 
-    observation: FloatArray
+    The three large arrays may stay in a file (see `mads4.data.on_demand`); slices of rows, which
+    all else here makes do with, are read then. Actions and rewards are always in memory.
+    """
+
+    observation: FloatArray | StoredArray
     """(S, N, obs_dim) float32."""
-    state: npt.NDArray[Any]
+    state: npt.NDArray[Any] | StoredArray
     """(S, N or 1, state_dim) uint8 (0 or 1) or float32."""
-    available_actions: BoolArray
+    available_actions: BoolArray | StoredArray
     """(S, N, n_actions)."""
     action: IntArray
     """(S, N) uint8, or int64 beyond 256 actions."""
@@ -203,7 +208,9 @@ class Dataset(DatasetHeader):
         )
 
     @classmethod
-    def from_arrays(cls, header: DatasetHeader, steps: Mapping[str, Array]) -> Dataset:
+    def from_arrays(
+        cls, header: DatasetHeader, steps: Mapping[str, Array | StoredArray]
+    ) -> Dataset:
         """Join a header and checked step arrays (flags as bytes) into a data set."""
         flags = steps["available_actions"].view(np.bool_)
         return cls(
@@ -213,7 +220,7 @@ class Dataset(DatasetHeader):
             fingerprint=header.fingerprint,
             table=header.table,
             start=np.cumsum(header.table.length) - header.table.length,
-            **(dict(steps) | {"available_actions": flags}),
+            **(dict(steps) | {"available_actions": flags}),  # type: ignore[arg-type]
         )
 
     def episode(self, i: int) -> Episode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,13 +40,13 @@ def gather(
         length = np.minimum(length, window)
     first = dataset.start[episode] + skipped
     blocks = _Blocks(first, length, int(length.max()) if window is None else window, pin_memory)
-    action = blocks.copy(dataset.action, torch.int64)
-    previous = blocks.empty(tuple(action.shape[2:]), torch.int64)
+    action = blocks.copy(dataset.action, np.int64)
+    previous = blocks.empty(tuple(action.shape[2:]), np.int64)
     previous[:, 1:] = action[:, :-1]
     # Row -1 of the first episode does not exist, but is not taken either: it starts at step 0.
     before = dataset.action[first - 1].astype(np.int64)
     previous[:, 0] = torch.from_numpy(np.where(skipped[:, None] > 0, before, -1))
-    mask = blocks.empty((), torch.bool)
+    mask = blocks.empty((), np.bool_)
     mask.copy_(torch.from_numpy(np.arange(mask.shape[1]) < length[:, None]))
     previous[~mask] = 0
     return SequenceBatch(
@@ -67,17 +68,26 @@ class _Blocks:
         self._steps = steps
         self._pin_memory = pin_memory
 
-    def empty(self, row_shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Return an uninitialised tensor (B, T, …)."""
+    def empty(self, row_shape: tuple[int, ...], dtype: npt.DTypeLike) -> Tensor:
+        """Return an uninitialised tensor (B, T, …).
+
+        NumPy asks the system for large pages, which PyTorch does not: fresh memory is filled
+        several times faster.
+        """
         shape = (len(self._spans), self._steps, *row_shape)
-        return torch.empty(shape, dtype=dtype, pin_memory=self._pin_memory)
+        if self._pin_memory:
+            kind = torch.from_numpy(np.empty(0, dtype)).dtype
+            return torch.empty(shape, dtype=kind, pin_memory=True)
+        return torch.from_numpy(np.empty(shape, dtype))
 
     def copy(
-        self, rows: Array | StoredArray, dtype: torch.dtype | None = None, padding: bool = False
+        self,
+        rows: Array | StoredArray,
+        dtype: npt.DTypeLike | None = None,
+        padding: bool = False,
     ) -> Tensor:
         """Return (B, T, …) copies of the blocks of `rows`, filled up with `padding` (0 or 1)."""
-        kept = torch.from_numpy(np.empty(0, rows.dtype)).dtype
-        result = self.empty(rows.shape[1:], dtype or kept)
+        result = self.empty(rows.shape[1:], rows.dtype if dtype is None else dtype)
         target: Array
         for target, (start, length) in zip(result.numpy(), self._spans, strict=True):
             rows_into(target[:length], rows, start)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.data.dataset import Dataset
+from mads4.data.stored_array import Array, StoredArray, rows_into
 
 STD_FLOOR = 1e-2
 """Least standard deviation to divide by: a feature that hardly varies must not be blown up."""
@@ -28,48 +29,44 @@ class Normalisation:
     """
 
     observation_mean: Float32Array
-    """(obs_dim,) over steps and agents."""
+    """(obs_dim,) over steps and agents; (N, obs_dim) over steps, if per agent."""
     observation_std: Float32Array
-    """(obs_dim,)"""
+    """As the mean."""
     state_mean: Float32Array
-    """(state_dim,)"""
+    """(state_dim,); (N or 1, state_dim) if per agent."""
     state_std: Float32Array
-    """(state_dim,)"""
-    return_to_go_mean: float
-    return_to_go_std: float
+    """As the mean."""
 
 
-def normalisation(dataset: Dataset) -> Normalisation:
-    """Compute the statistics of `dataset` (of a view: of its own episodes only) in blocks."""
-    observation_mean, observation_std = _feature_statistics(dataset, dataset.observation)
+def normalisation(dataset: Dataset, per_agent: bool = False) -> Normalisation:
+    """Compute the statistics of `dataset` (of a view: of its own episodes only) in blocks.
+
+    Args:
+        dataset: In memory or on demand.
+        per_agent: Each agent's statistics for itself, for agents that see different things.
+    """
+    observation_mean, observation_std = _statistics(dataset, dataset.observation, per_agent)
     if dataset.state.dtype == np.uint8:
-        state_mean = np.zeros(dataset.spec.state_dim, np.float32)
-        state_std = np.ones(dataset.spec.state_dim, np.float32)
+        features = dataset.state.shape[1 if per_agent else 2 :]
+        state_mean, state_std = np.zeros(features, np.float32), np.ones(features, np.float32)
     else:
-        state_mean, state_std = _feature_statistics(dataset, dataset.state)
-    return_to_go = dataset.return_to_go[dataset.rows()].astype(np.float64)
-    return Normalisation(
-        observation_mean=observation_mean,
-        observation_std=observation_std,
-        state_mean=state_mean,
-        state_std=state_std,
-        return_to_go_mean=float(return_to_go.mean()),
-        return_to_go_std=max(float(return_to_go.std()), STD_FLOOR),
-    )
+        state_mean, state_std = _statistics(dataset, dataset.state, per_agent)
+    return Normalisation(observation_mean, observation_std, state_mean, state_std)
 
 
-def _feature_statistics(
-    dataset: Dataset, values: npt.NDArray[Any]
+def _statistics(
+    dataset: Dataset, values: Array | StoredArray, per_agent: bool
 ) -> tuple[Float32Array, Float32Array]:
     """Return mean and floored standard deviation of each feature of (S, N, D) `values`.
 
     Blocks are merged by Chan, Golub and LeVeque's update, which does not cancel as the plain sum
     of squares does.
     """
-    width = values.shape[-1]
-    count, mean, squares = 0, np.zeros(width), np.zeros(width)
-    binary = np.ones(width, bool)
-    for block in _blocks(dataset, values):
+    features = values.shape[1 if per_agent else 2 :]
+    count, mean, squares = 0, np.zeros(features), np.zeros(features)
+    binary = np.ones(features, bool)
+    for rows in _blocks(dataset, values):
+        block = rows.reshape(-1, *features).astype(np.float64)
         binary &= ((block == 0) | (block == 1)).all(axis=0)
         block_mean = block.mean(axis=0)
         delta, total = block_mean - mean, count + len(block)
@@ -83,8 +80,18 @@ def _feature_statistics(
     )
 
 
-def _blocks(dataset: Dataset, values: npt.NDArray[Any]) -> Iterator[npt.NDArray[np.float64]]:
-    rows = dataset.rows()
-    for first in range(0, len(rows), BLOCK_ROWS):
-        block = values[rows[first : first + BLOCK_ROWS]]
-        yield block.reshape(-1, values.shape[-1]).astype(np.float64)
+def _blocks(dataset: Dataset, values: Array | StoredArray) -> Iterator[npt.NDArray[Any]]:
+    """Yield the rows of the view's episodes, `BLOCK_ROWS` at a time, in memory that is reused."""
+    block = np.empty((BLOCK_ROWS, *values.shape[1:]), values.dtype)
+    filled = 0
+    for first, length in zip(dataset.start.tolist(), dataset.table.length.tolist(), strict=True):
+        done = 0
+        while done < length:
+            rows = min(length - done, BLOCK_ROWS - filled)
+            rows_into(block[filled : filled + rows], values, first + done)
+            filled, done = filled + rows, done + rows
+            if filled == BLOCK_ROWS:
+                yield block
+                filled = 0
+    if filled:
+        yield block[:filled]

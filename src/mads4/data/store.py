@@ -45,6 +45,9 @@ __all__ = ["read_dataset", "read_header", "write_dataset"]
 CHUNK_BYTES = 1 << 18
 """Uncompressed size of a chunk: large enough to compress well, small enough for HDF5's cache."""
 
+LARGE_CHUNK_BYTES = 1 << 20
+"""Size of an uncompressed chunk: an episode is read in one or two pieces."""
+
 COMPRESSION: dict[str, Any] = {
     "compression": "gzip",
     "compression_opts": 1,
@@ -59,6 +62,8 @@ def write_dataset(
     episodes: Iterable[Episode],
     behaviour: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     name: str = "",
+    *,
+    compress: bool = True,
 ) -> DatasetHeader:
     """Write episodes to an HDF5 file as they come; the file appears complete or not at all.
 
@@ -69,6 +74,8 @@ def write_dataset(
         behaviour: Free description of how the data is made, as JSON values; a function is called
             after the last episode, for what is known only then.
         name: Name of the data set; the file's stem when empty.
+        compress: Compress the steps, and give their chunks checksums; False for files from which
+            episodes are sampled on demand. The content's SHA-256 is stored in any case.
 
     Returns:
         The header of what was written.
@@ -82,7 +89,7 @@ def write_dataset(
         raise UserError(f"Cannot write the data set {path}: it is a folder. Give a file name.")
     try:
         with atomic_path(path) as beside, h5py.File(beside, "w", libver="v110") as file:
-            writer = _Writer(file, spec)
+            writer = _Writer(file, spec, compress)
             for episode in episodes:
                 writer.append(episode)
             about = behaviour() if callable(behaviour) else behaviour or {}
@@ -96,9 +103,10 @@ def write_dataset(
 class _Writer:
     """Appends episodes to an open HDF5 file and digests them on the way."""
 
-    def __init__(self, file: h5py.File, spec: EnvSpec) -> None:
+    def __init__(self, file: h5py.File, spec: EnvSpec, compress: bool) -> None:
         self._file = file
         self._spec = spec
+        self._compress = compress
         self._steps: dict[str, h5py.Dataset] = {}
         self._digests: dict[str, StreamDigest] = {}
         self._rows: list[EpisodeRow] = []
@@ -151,14 +159,15 @@ class _Writer:
 
     def _create(self, name: str, block: Array) -> h5py.Dataset:
         row_bytes = block.dtype.itemsize * int(np.prod(block.shape[1:]))
-        rows = int(np.clip(CHUNK_BYTES // row_bytes, 16, 8192))
+        chunk_bytes = CHUNK_BYTES if self._compress else LARGE_CHUNK_BYTES
+        rows = int(np.clip(chunk_bytes // row_bytes, 16, 8192))
         return self._file.create_dataset(
             f"steps/{name}",
             shape=(0, *block.shape[1:]),
             maxshape=(None, *block.shape[1:]),
             chunks=(rows, *block.shape[1:]),
             dtype=block.dtype,
-            **COMPRESSION,
+            **(COMPRESSION if self._compress else {}),
         )
 
     def _write_header(self, header: Mapping[str, Any]) -> None:

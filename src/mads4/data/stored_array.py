@@ -4,7 +4,7 @@ Rows of an array without filters (no compression, no checksums) are read by the 
 straight into the caller's memory: HDF5 is asked once, when the file is opened, where its chunks
 lie. That takes neither HDF5's global lock nor a copy, and keeps up with arrays in memory as long
 as the operating system caches the file. All other arrays go through HDF5, which decompresses whole
-chunks: right for data sets that fit into memory once they are read, slow for sampling.
+chunks: many times slower where episodes are taken at random.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from mads4.errors import UserError
 
 Array = npt.NDArray[Any]
 
+CACHE_BYTES = 1 << 24
+"""Decompressed chunks that HDF5 keeps, for each array."""
+
 Read = Callable[[int, Array], None]
 """Fill an array (rows, …) with stored rows from a first one on."""
 
@@ -37,12 +40,11 @@ class StoredArray:
 
     @classmethod
     def of(cls, path: Path, stored: h5py.Dataset) -> StoredArray:
-        """Return the array that `stored`, of the open file `path`, holds.
-
-        Arrays with filters keep `stored`, and so its file, open.
-        """
-        read = _direct(path, stored)
-        return cls(stored.shape, stored.dtype, _through_hdf5(stored) if read is None else read)
+        """Return the array that `stored`, of the open file `path`, holds; it may be closed then."""
+        read = _direct(path, stored) if hasattr(os, "preadv") else None
+        if read is None:
+            read = _through_hdf5(path, stored.name)
+        return cls(stored.shape, stored.dtype, read)
 
     @property
     def nbytes(self) -> int:
@@ -87,12 +89,14 @@ def rows_into(target: Array, rows: Array | StoredArray, first: int) -> None:
         target[...] = rows[first : first + len(target)]
 
 
-def _through_hdf5(stored: h5py.Dataset) -> Read:
+def _through_hdf5(path: Path, name: str) -> Read:
+    stored = h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES)[name]
+
     def read(first: int, target: Array) -> None:
         try:
             stored.read_direct(target, np.s_[first : first + len(target)])
         except (OSError, RuntimeError) as error:
-            raise _unreadable(stored.file.filename, str(error)) from error
+            raise _unreadable(str(path), str(error)) from error
 
     return read
 
