@@ -202,7 +202,10 @@ def change(name: str, how: Any) -> Any:
         (change("actions", lambda a: a.astype("f4")), r"actions holds float32, expected integers"),
         (change("rewards", lambda a: a[:, :1]), r"rewards has shape \(9, 1\).* with n = 2"),
         (change("observations", lambda a: a[..., 0]), r"observations has .* expected \(T, n, d\)"),
-        (change("infos.legals", lambda a: a[:3]), r"steps 0 to 8 cannot be read .*infos.legals.* is missing\)"),
+        (
+            change("infos.legals", lambda a: a[:3]),
+            r"steps 0 to 8 cannot be read .*infos.legals.* is missing\)",
+        ),
         (change("infos.legals", lambda a: a * 0), r"Episode 0 .*not among the available"),
         (change("observations", lambda a: a * np.nan), r"Episode 0 .*not finite"),
     ],

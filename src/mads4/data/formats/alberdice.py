@@ -23,6 +23,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,10 @@ LAYOUT: Layout = {
     "state": ("fu", ("E", "T", "s")),
     "terminated": ("iufb", ("E", "T", "1")),
 }
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, ArithmeticError, EOFError),
+    *(SyntaxError, TokenError, RecursionError, MemoryError),  # a head is a Python literal
+)
 _NAMES = ("name", "scenario", "reward", "state_encoding")
 
 
@@ -167,10 +172,9 @@ def _mapped(folder: Path, keys: Iterable[str] = LAYOUT) -> dict[str, Array]:
 
 
 def _map(path: Path) -> Array:
-    """Map one file; what `numpy` raises for damaged headers is not a closed list."""
     try:
         array: Array = np.lib.format.open_memmap(path, mode="r")
-    except (OSError, ValueError, TypeError, ArithmeticError, EOFError, SyntaxError) as error:
+    except _UNREADABLE as error:
         raise UserError(
             f"{path} cannot be read as a plain NumPy array: {error}. Restore it from a copy."
         ) from error

@@ -1,0 +1,97 @@
+"""The writer of AlberDICE's layout, and its reader on what it wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recording_fakes import SPEC, make_episode, make_episodes
+
+from mads4.data.dataset import Dataset
+from mads4.data.formats import alberdice
+from mads4.data.formats.alberdice import open_alberdice
+from mads4.data.formats.alberdice_write import write_alberdice
+from mads4.errors import UserError
+from mads4.types import EnvSpec, Episode
+
+LENGTHS = (5, 1, SPEC.episode_limit, 7)
+
+
+def episodes(spec: EnvSpec = SPEC) -> list[Episode]:
+    """Return episodes that lack what the layout has no place for."""
+    rng = np.random.default_rng(0)
+    made = [make_episode(rng, length, spec, k) for k, length in enumerate(LENGTHS)]
+    return [
+        replace(episode, metrics={}, terminated=in_time, truncated=not in_time)
+        for k, episode in enumerate(made)
+        for in_time in [k in (0, 1)]
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["default", "float"])
+@pytest.mark.parametrize("block", [1, 2000, 1 << 26])
+def test_what_is_written_is_read_back(
+    tmp_path: Path, encoding: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alberdice, "MAPPED_BYTES", block)
+    spec = replace(SPEC, state_encoding=encoding)
+    folder = write_alberdice(tmp_path / "walk", spec, iter(episodes(spec)))
+    recording = open_alberdice(folder, spec)
+    assert recording.spec == spec
+    assert recording.name == "walk"
+    assert [path.name for path in recording.files] == sorted(
+        path.name for path in folder.iterdir() if path.name != "actions_onehot.npy"
+    )
+    read = Dataset.from_episodes(recording.spec, recording.episodes())
+    assert read.fingerprint == Dataset.from_episodes(spec, episodes(spec)).fingerprint
+
+
+def test_the_files_are_as_alberdice_makes_them(tmp_path: Path) -> None:
+    folder = write_alberdice(tmp_path / "walk", SPEC, episodes())
+    arrays = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    rows = (len(LENGTHS), SPEC.episode_limit + 1)
+    assert {key: (array.dtype.name, array.shape) for key, array in arrays.items()} == {
+        "actions": ("int64", (*rows, 2, 1)),
+        "actions_onehot": ("float32", (*rows, 2, 3)),
+        "avail_actions": ("int32", (*rows, 2, 3)),
+        "filled": ("int64", (*rows, 1)),
+        "obs": ("float32", (*rows, 2, 3)),
+        "reward": ("float32", (*rows, 1)),
+        "state": ("float32", (*rows, 4)),
+        "terminated": ("uint8", (*rows, 1)),
+    }
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta == {"buffer_index": 0, "episodes_in_buffer": 4, "buffer_size": 4}
+    assert arrays["filled"].sum(axis=(1, 2)).tolist() == [length + 1 for length in LENGTHS]
+    for k, length in enumerate(LENGTHS):
+        onehot = arrays["actions_onehot"][k]
+        np.testing.assert_array_equal(onehot.argmax(-1), arrays["actions"][k, ..., 0])
+        np.testing.assert_array_equal(onehot[:length].sum(-1), 1)
+        for key in ("obs", "state", "avail_actions"):
+            np.testing.assert_array_equal(arrays[key][k, length], arrays[key][k, length - 1])
+            assert not arrays[key][k, length + 1 :].any()
+        # The flag is set where the episode ended by itself or by reaching the limit.
+        assert arrays["terminated"][k, length - 1, 0] == (k != 3)
+
+
+def test_what_the_layout_cannot_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"one state for all agents.*env\.state_encoding"):
+        write_alberdice(tmp_path / "a", replace(SPEC, state_per_agent=True), episodes())
+    with pytest.raises(UserError, match="at least one episode"):
+        write_alberdice(tmp_path / "a", SPEC, [])
+    wrong = replace(episodes()[0], reward=np.full(5, np.nan, np.float32))
+    with pytest.raises(UserError, match="Episode 1 cannot be stored"):
+        write_alberdice(tmp_path / "a", SPEC, [episodes()[0], wrong])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "walk").mkdir()
+    with pytest.raises(UserError, match="walk exists already"):
+        write_alberdice(tmp_path / "walk", SPEC, make_episodes(1))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="Cannot write"):
+        write_alberdice(tmp_path / "file" / "walk", SPEC, make_episodes(1))
