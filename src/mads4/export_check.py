@@ -125,7 +125,7 @@ def random_inputs(policy: Mads4Policy) -> Iterator[PolicyInput]:
     generator = torch.Generator().manual_seed(0)
 
     def normal(mean: Tensor, std: Tensor, rows: int) -> Tensor:
-        noise = torch.randn(BATCH, rows, len(mean), generator=generator)
+        noise = torch.randn(BATCH, rows, mean.shape[-1], generator=generator)
         return mean + std * noise
 
     for _ in range(STEPS):

@@ -30,7 +30,7 @@ def policy(config: ModelConfig, spec: EnvSpec, backend: str = AUTO) -> Mads4Poli
 
 def normalise(model: Mads4Policy, training: Dataset) -> None:
     """Give the policy the statistics of its training data."""
-    found = normalisation(training)
+    found = normalisation(training, model.embedding.per_agent)
     model.embedding.set_normalisation(
         {
             "observation_mean": torch.from_numpy(found.observation_mean),

@@ -64,6 +64,8 @@ class ModelConfig(Section):
     """Feed the global state."""
     use_previous_action: bool = True
     """Feed the agent's own previous action."""
+    normalisation: Literal["shared", "per_agent"] = "shared"
+    """Statistics that scale observations and states: one for all agents, or each its own."""
 
 
 class KernelConfig(Section):

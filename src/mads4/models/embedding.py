@@ -10,6 +10,8 @@ from torch.nn import functional
 
 from mads4.types import EnvSpec
 
+NORMALISATIONS = ("shared", "per_agent")
+
 
 class InputEmbedding(nn.Module):
     """The sum of one linear encoder for each input, before the non-linearity.
@@ -24,6 +26,11 @@ class InputEmbedding(nn.Module):
         use_return: condition on the return-to-go.
         use_state: feed the global state.
         use_previous_action: feed the agent's own previous action.
+        normalisation: ``shared``: the same statistics scale all agents' inputs; ``per_agent``:
+            each agent's own, for agents whose features differ in kind or range.
+
+    Raises:
+        ValueError: an unknown normalisation.
     """
 
     observation_mean: Tensor
@@ -40,8 +47,13 @@ class InputEmbedding(nn.Module):
         use_return: bool = True,
         use_state: bool = True,
         use_previous_action: bool = True,
+        normalisation: str = "shared",
     ) -> None:
         super().__init__()
+        if normalisation not in NORMALISATIONS:
+            allowed = ", ".join(NORMALISATIONS)
+            raise ValueError(f"normalisation: got '{normalisation}', expected one of {allowed}.")
+        self.per_agent = normalisation == "per_agent"
         self.observation = nn.Linear(spec.obs_dim, d_model)
         self.agent = nn.Embedding(spec.n_agents, d_model)
         self.state = nn.Linear(spec.state_dim, d_model, bias=False) if use_state else None
@@ -49,20 +61,26 @@ class InputEmbedding(nn.Module):
         self.previous_action = (
             nn.Embedding(spec.n_actions + 1, d_model) if use_previous_action else None
         )
-        self.register_buffer("observation_mean", torch.zeros(spec.obs_dim))
-        self.register_buffer("observation_std", torch.ones(spec.obs_dim))
-        self.register_buffer("state_mean", torch.zeros(spec.state_dim))
-        self.register_buffer("state_std", torch.ones(spec.state_dim))
+        agents = (spec.n_agents,) if self.per_agent else ()
+        seen, shown = (*agents, spec.obs_dim), (*agents[: spec.state_per_agent], spec.state_dim)
+        self.register_buffer("observation_mean", torch.zeros(seen))
+        self.register_buffer("observation_std", torch.ones(seen))
+        self.register_buffer("state_mean", torch.zeros(shown))
+        self.register_buffer("state_std", torch.ones(shown))
         self.register_buffer("return_scale", torch.ones(()))
         for embedding in (self.agent, self.previous_action):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=0.1)
 
     def set_normalisation(self, statistics: Mapping[str, Tensor]) -> None:
-        """Take over the data set's statistics: name of a buffer here → values."""
+        """Take over the data set's statistics: name of a buffer here → values.
+
+        Shared values hold for every agent where each has its own.
+        """
         for name, value in statistics.items():
             buffer = getattr(self, name)
-            buffer.copy_(torch.as_tensor(value, dtype=buffer.dtype).reshape(buffer.shape))
+            given = torch.as_tensor(value, dtype=buffer.dtype)
+            buffer.copy_(given.reshape(buffer.shape if given.numel() == buffer.numel() else -1))
 
     def forward(
         self,
@@ -82,12 +100,14 @@ class InputEmbedding(nn.Module):
             agent: (..., N) int64, who they are; None for all agents by number.
         """
         dtype = self.observation.weight.dtype
-        observation = (observation.to(dtype) - self.observation_mean) / self.observation_std
+        mean, std = _of(agent, self.observation_mean), _of(agent, self.observation_std)
+        observation = (observation.to(dtype) - mean) / std
         who = self.agent.weight if agent is None else self.agent(agent)
         embedded: Tensor = self.observation(observation) + who
         if self.state is not None:
             if state.dtype != torch.uint8:  # statistics of binary states are 0 and 1
-                state = (state.to(dtype) - self.state_mean) / self.state_std
+                mean, std = _of(agent, self.state_mean), _of(agent, self.state_std)
+                state = (state.to(dtype) - mean) / std
             embedded = embedded + self.state(state.to(dtype))
         if self.return_to_go is not None:
             scaled = (return_to_go.to(dtype) / self.return_scale).unsqueeze(-1)
@@ -97,3 +117,8 @@ class InputEmbedding(nn.Module):
                 previous_action + 1, self.previous_action.weight
             )
         return embedded
+
+
+def _of(agent: Tensor | None, statistics: Tensor) -> Tensor:
+    """Return the statistics (D,), or (..., N, D) of these agents where each has its own."""
+    return statistics if agent is None or statistics.ndim == 1 else statistics[agent]

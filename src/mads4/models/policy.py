@@ -68,6 +68,7 @@ class Mads4Policy(SequencePolicy):
         use_return: condition on the return-to-go.
         use_global_state: feed the global state.
         use_previous_action: feed the agent's own previous action.
+        normalisation: ``shared`` or ``per_agent``, see `InputEmbedding`.
         **ssm: options of `mads4.nn.S4Layer`.
 
     Raises:
@@ -92,6 +93,7 @@ class Mads4Policy(SequencePolicy):
         use_return: bool = True,
         use_global_state: bool = True,
         use_previous_action: bool = True,
+        normalisation: str = "shared",
         **ssm: Any,
     ) -> None:
         super().__init__()
@@ -112,6 +114,7 @@ class Mads4Policy(SequencePolicy):
             use_return=use_return,
             use_state=use_global_state,
             use_previous_action=use_previous_action,
+            normalisation=normalisation,
         )
         alone = spec.n_agents == 1
         self.stack = S4Stack(
