@@ -14,6 +14,8 @@ class DatasetSection(Section):
 
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the episodes that is held out for the validation loss, between 0 and 1."""
+    in_memory: bool | None = None
+    """Read the steps into memory, or from disk on demand; null: by size and free memory."""
 
 
 class GeneratedDataset(DatasetSection):
