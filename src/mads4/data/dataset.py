@@ -239,6 +239,11 @@ class Dataset(DatasetHeader):
             metrics={name: value for name, value in metrics.items() if not np.isnan(value)},
         )
 
+    @property
+    def on_demand(self) -> bool:
+        """Whether observations, and what else is large, are read from a file when needed."""
+        return isinstance(self.observation, StoredArray)
+
     @cached_property
     def return_to_go(self) -> FloatArray:
         """(S,) float32, R^t of every step of this view's episodes; 0 on other episodes' rows."""

@@ -63,6 +63,18 @@ class SequencePolicy(nn.Module, ABC):
             return_state: also return the state after the last step.
         """
 
+    def draw(
+        self, action: Tensor, order: Tensor | None = None, lost: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return `order` and `lost`, drawn from PyTorch's random stream where training draws them.
+
+        Args:
+            action: (B, T, N), of the batch.
+            order: as in `forward`; what is given is not drawn.
+            lost: likewise.
+        """
+        return order, lost
+
     @abstractmethod
     def initial_state(self, batch: int) -> PolicyState:
         """Return the state of `batch` environments before their first step."""

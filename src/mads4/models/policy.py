@@ -147,7 +147,7 @@ class Mads4Policy(SequencePolicy):
     ) -> Tensor:
         """Return action logits (B, T, N, n_actions); see `SequencePolicy.forward`."""
         if self.training:
-            order, lost = self._draw(batch.action, order, lost)
+            order, lost = self.draw(batch.action, order, lost)
         return self.sequence(batch, order=order, lost=lost).logits
 
     def sequence(
@@ -163,10 +163,10 @@ class Mads4Policy(SequencePolicy):
         found = run_sequences(self, batch, order, lost, state, return_state)
         return replace(found, logits=mask_unavailable(found.logits, batch.available_actions))
 
-    def _draw(
-        self, action: Tensor, order: Tensor | None, lost: Tensor | None
+    def draw(
+        self, action: Tensor, order: Tensor | None = None, lost: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Draw what training draws of order and losses, from PyTorch's random stream."""
+        """Return the order and losses of a training step; see `SequencePolicy.draw`."""
         batch, _, n_agents = action.shape
         if order is None and self.agent_order == "random":
             order = torch.rand(batch, n_agents, device=action.device).argsort(dim=1)
