@@ -28,8 +28,8 @@ Advance = Callable[[int, str], None]
 
 
 @contextmanager
-def progress_bar(what: str, total: int, enabled: bool = True) -> Iterator[Advance]:
-    """Show how far `what` has come out of `total`; yields the function to call."""
+def progress_bar(what: str, total: int | None, enabled: bool = True) -> Iterator[Advance]:
+    """Show how far `what` has come out of `total` (None: unknown); yields the function to call."""
     if enabled and sys.stderr.isatty():
         bar = Progress(
             TextColumn("{task.description:<12}"),
@@ -48,13 +48,13 @@ def progress_bar(what: str, total: int, enabled: bool = True) -> Iterator[Advanc
     yield _logging_advance(what, total) if enabled else lambda done, words: None
 
 
-def _logging_advance(what: str, total: int) -> Advance:
+def _logging_advance(what: str, total: int | None) -> Advance:
     last = time.monotonic()
 
     def advance(done: int, words: str) -> None:
         nonlocal last
-        if time.monotonic() - last >= LOG_SECONDS or done >= total:
+        if time.monotonic() - last >= LOG_SECONDS or (total is not None and done >= total):
             last = time.monotonic()
-            _LOG.info("%s: %d of %d %s", what, done, total, words)
+            _LOG.info("%s: %d of %s %s", what, done, total or "unknown", words)
 
     return advance

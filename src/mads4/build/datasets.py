@@ -7,60 +7,117 @@ import inspect
 import logging
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mads4.build.environments import env_spec
+from mads4.build.conversions import converted
 from mads4.build.recordings import record
 from mads4.config import (
-    AlberdiceDataset,
     CustomDataset,
     DatasetConfig,
     FileDataset,
     GeneratedDataset,
+    OgMarlDataset,
+    RecordedDataset,
 )
+from mads4.data import registry
 from mads4.data.dataset import Dataset
-from mads4.data.formats.alberdice import open_alberdice
-from mads4.data.store import read_dataset
+from mads4.data.fetch import locate
+from mads4.data.formats.recording import open_recording
+from mads4.data.known_sizes import explain_sizes
+from mads4.data.on_demand import open_dataset
 from mads4.envs.matrix_game import MatrixGame
+from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
+from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
 
 
 def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Dataset:
-    """Return the data set, recorded first if need be, checked against the environment.
+    """Return the data set, recorded or converted first if need be, checked against the environment.
 
     Raises:
         UserError: a missing, damaged or unfitting data set.
     """
-    if isinstance(config, GeneratedDataset):
-        path = record(make_env, config, progress)
-        data, source = read_dataset(path), str(path)
-    elif isinstance(config, FileDataset):
-        data, source = read_dataset(Path(config.path).expanduser()), config.path
-    elif isinstance(config, AlberdiceDataset):
-        data, source = _alberdice_dataset(config, make_env), config.path
-    else:
-        data, source = _custom_dataset(config), config.factory
-    data.spec.require_compatible(env_spec(make_env), f"the data set {source}", "the environment")
+    with closing(make_env()) as env:
+        if isinstance(config, GeneratedDataset):
+            path = record(make_env, config, progress)
+            data, source = open_dataset(path, config.in_memory), str(path)
+        elif isinstance(config, FileDataset):
+            data, source = (
+                open_dataset(Path(config.path).expanduser(), config.in_memory),
+                config.path,
+            )
+        elif isinstance(config, RecordedDataset):
+            data, source = _recorded_dataset(config, env.spec, progress)
+        else:
+            data, source = _custom_dataset(config), config.factory
+        _require_fit(data, env, source)
     if config.episodes is not None and config.episodes < len(data):
         _LOG.info("taking the first %d of %d episodes", config.episodes, len(data))
         data = data.select(range(config.episodes))
     return data
 
 
-def _alberdice_dataset(config: AlberdiceDataset, make_env: EnvFactory) -> Dataset:
-    """Read a folder; where rewards follow from the actions, they must be the environment's."""
-    with closing(make_env()) as env:
-        recording = open_alberdice(config.path, env.spec)
-        data = Dataset.from_episodes(
-            recording.spec, recording.episodes(), recording.origin, recording.name
+def _recorded_dataset(
+    config: RecordedDataset, spec: EnvSpec, progress: bool
+) -> tuple[Dataset, str]:
+    """Return a data set in somebody's format, read from its conversion, and where it lies."""
+    path, entry = _place(config, spec)
+    options: dict[str, Any] = {}
+    if isinstance(config, OgMarlDataset):
+        options = {"uid": config.uid or (entry and entry.uid), "team_reward": config.team_reward}
+    about = {"quality": entry.quality, "dataset": entry.name} if entry else None
+    recording = open_recording(config.name, path, spec, **options)
+    return open_dataset(converted(recording, about, progress), config.in_memory), str(path)
+
+
+def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry | None]:
+    """Return where the data lie, and what the registry says about them."""
+    if config.path is not None:
+        given = Path(config.path).expanduser()
+        if given.exists() or not registry.known(config.path):
+            return given, None
+        entry = registry.find(config.path)
+        if entry.format != config.name:
+            raise UserError(
+                f"dataset.path: {entry.name} is in the format {entry.format}, not {config.name}; "
+                f"use dataset={entry.format}."
+            )
+    else:
+        entry = registry.choose(config.name, spec.name, spec.scenario, config.quality)
+    return locate(entry), entry
+
+
+def _require_fit(data: Dataset, env: MultiAgentEnv, source: str) -> None:
+    """Raise `UserError` when the data were recorded in another environment than `env`.
+
+    Where rewards follow from the actions, they must be the environment's.
+    """
+    wrong = data.spec.differences(env.spec)
+    if wrong:
+        hints = [explain_sizes(data.spec, env.spec)]
+        if not data.spec.name:
+            hints.append(
+                "Who recorded the data is not known: convert them again with "
+                f"--env {env.spec.name} --scenario {env.spec.scenario}."
+            )
+        elif data.spec.name == env.spec.name == "rware":
+            settings = [
+                f"env.{key}={getattr(data.spec, key)}"
+                for key in ("reward", "state_encoding")
+                if getattr(data.spec, key) not in ("", getattr(env.spec, key))
+            ]
+            hints += [f"The data need {' '.join(settings)}."] if settings else []
+        raise UserError(
+            f"the data set {source} and the environment do not fit together: "
+            f"{'; '.join(wrong)}. {' '.join(hints)}".rstrip()
         )
-        if isinstance(env, MatrixGame) and not data.spec.differences(env.spec):
-            _require_payoff(data, env, config.path)
-    return data
+    if isinstance(env, MatrixGame):
+        _require_payoff(data, env, source)
 
 
 def _require_payoff(data: Dataset, game: MatrixGame, source: str) -> None:

@@ -1,68 +1,150 @@
-"""`mads4 data show PATH`: what is in a data set."""
+"""`mads4 data`: find, get, convert, check, edit and look at data sets."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+import importlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-NAMED_BY_ENVIRONMENT = (
-    *("env", "scenario", "state_encoding", "reward_definition"),
-    "fingerprint",  # names the environment, too
-)
-"""Facts that a folder of plain arrays does not hold."""
+SOURCE_HELP = "file, folder, or name in `mads4 data list`"
+_FORMATS = ("hdf5", "madt", "alberdice", "og_marl")
+_ACTIONS = {
+    "list": "mads4.cli.data_list:list_sets",
+    "download": "mads4.cli.data_list:download",
+    "show": "mads4.cli.data_show:show",
+    "verify": "mads4.cli.data_show:verify",
+    "plot": "mads4.cli.data_show:plot",
+    "convert": "mads4.cli.data_make:convert",
+    "merge": "mads4.cli.data_make:merge",
+    "split": "mads4.cli.data_make:split",
+    "filter": "mads4.cli.data_make:filter_episodes",
+}
+"""Action → its function, ``(parsed arguments) -> None``, imported when it is used."""
 
 
 def run(command: str, argv: list[str]) -> int:
     """Run `mads4 data` and return its exit code."""
-    parser = argparse.ArgumentParser(prog=f"mads4 {command}", description=__doc__)
-    actions = parser.add_subparsers(dest="action", required=True)
-    show = actions.add_parser("show", help="sizes, returns and origin of a data set")
-    show.add_argument(
-        "path",
-        type=Path,
-        metavar="PATH",
-        help="file written by `mads4 collect`, or folder in AlberDICE's layout",
+    args = parser(command).parse_args(argv)
+    module, _, function = _ACTIONS[args.action].partition(":")
+    action: Callable[[argparse.Namespace], None] = getattr(
+        importlib.import_module(module), function
     )
-    show.add_argument("--json", action="store_true", help="machine-readable output")
-    args = parser.parse_args(argv)
-
-    from mads4.atomic import json_safe
-
-    facts = json_safe(_facts(args.path))
-    if args.json:
-        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
-    else:
-        _print_table(args.path, facts)
+    action(args)
     return 0
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    """Return a data set's summary, without what only its environment could tell."""
-    if not path.is_dir():
-        from mads4.data.store import read_header
-
-        return read_header(path).summary()
-    from mads4.data.dataset import Dataset
-    from mads4.data.formats.alberdice import open_alberdice
-
-    recording = open_alberdice(path)
-    facts = Dataset.from_episodes(
-        recording.spec, recording.episodes(), recording.origin, recording.name
-    ).summary()
-    return {key: value for key, value in facts.items() if key not in NAMED_BY_ENVIRONMENT}
+def parser(command: str = "data") -> argparse.ArgumentParser:
+    """Return what reads the command line."""
+    whole = argparse.ArgumentParser(prog=f"mads4 {command}", description=__doc__)
+    actions = whole.add_subparsers(dest="action", required=True, metavar="ACTION")
+    _add_registry(actions)
+    _add_readers(actions)
+    _add_convert(actions)
+    _add_edits(actions)
+    return whole
 
 
-def _print_table(path: Path, facts: dict[str, object]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _add_registry(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    listed = actions.add_parser("list", help="published data sets, and what is on this machine")
+    for name in ("env", "scenario", "quality", "format"):
+        listed.add_argument(f"--{name}", metavar="WORD", help=f"only those of this {name}")
+    listed.add_argument("--here", action="store_true", help="only those on this machine")
+    listed.add_argument("--json", action="store_true", help="machine-readable output")
+    download = actions.add_parser("download", help="bring a published data set to this machine")
+    download.add_argument("name", metavar="NAME", help="name in `mads4 data list`")
+    download.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    table = Table(title=str(path), show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in facts.items():
-        shown = f"{value:.3f}" if isinstance(value, float) else value
-        table.add_row(key, json.dumps(shown) if isinstance(shown, dict) else str(shown))
-    Console().print(table)
+
+def _add_readers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    show = actions.add_parser("show", help="sizes, returns and origin of a data set")
+    _add_source(show)
+    show.add_argument("--json", action="store_true", help="machine-readable output")
+    verify = actions.add_parser("verify", help="read and check all of a data set")
+    _add_source(verify)
+    verify.add_argument(
+        "--against",
+        type=Path,
+        metavar="PATH",
+        help="also compare the files it was converted from with those at PATH",
+    )
+    verify.add_argument("--quiet", action="store_true", help="no progress bar")
+    plot = actions.add_parser("plot", help="draw returns, lengths and actions of a data set")
+    _add_source(plot)
+    plot.add_argument(
+        "out", type=Path, nargs="?", metavar="PNG", help="picture to write; <name>.png by default"
+    )
+    plot.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_convert(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    convert = actions.add_parser("convert", help="write a data set in another format")
+    _add_source(convert)
+    _add_target(convert)
+    convert.add_argument(
+        "--to",
+        choices=("hdf5", "alberdice", "og_marl"),
+        default="hdf5",
+        help="format to write (default: hdf5, our own)",
+    )
+    convert.add_argument("--limit", type=int, metavar="N", help="only the first N episodes")
+    convert.add_argument("--name", default="", help="name of the data set")
+
+
+def _add_edits(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    merge = actions.add_parser("merge", help="join data set files of one environment")
+    merge.add_argument("sources", type=Path, nargs="+", metavar="SRC", help="data set files")
+    _add_target(merge)
+    split = actions.add_parser("split", help="divide a data set file at random")
+    split.add_argument("source", type=Path, metavar="SRC", help="data set file")
+    split.add_argument("targets", type=Path, nargs="+", metavar="DST", help="a file for each part")
+    split.add_argument(
+        "--parts",
+        required=True,
+        metavar="A,B,...",
+        help="size of each part: shares (0.9,0.1) or numbers of episodes (80,20)",
+    )
+    split.add_argument("--seed", type=int, default=0, help="decides who goes where (default: 0)")
+    _add_manners(split)
+    keep = actions.add_parser("filter", help="keep some episodes of a data set file")
+    keep.add_argument("source", type=Path, metavar="SRC", help="data set file")
+    _add_target(keep)
+    for name, kind, words in (
+        ("min-return", float, "least return"),
+        ("max-return", float, "greatest return"),
+        ("min-length", int, "least number of steps"),
+        ("max-length", int, "greatest number of steps"),
+        ("best", float, "share of the episodes to keep, those with the highest returns"),
+        ("pct-traj", float, "share of the steps to keep, in the episodes with the highest returns"),
+    ):
+        keep.add_argument(f"--{name}", type=kind, metavar="X", help=words)
+
+
+def _add_source(action: argparse.ArgumentParser) -> None:
+    """Add the place of a data set, and what its format may not say."""
+    action.add_argument("source", metavar="SRC", help=SOURCE_HELP)
+    action.add_argument(
+        "--from", dest="format", choices=_FORMATS, help="format; found out when not given"
+    )
+    action.add_argument(
+        "--uid", help="recording of an OG-MARL vault, for example Good, to read or write"
+    )
+    action.add_argument(
+        "--team-reward",
+        choices=("sum", "mean"),
+        help="what the team earns where a vault pays agents differently (default: sum)",
+    )
+    action.add_argument("--env", metavar="NAME", help="environment that was recorded")
+    action.add_argument("--scenario", metavar="NAME", help="scenario that was recorded")
+    action.add_argument("--reward", metavar="NAME", help="name of the reward definition")
+    action.add_argument("--state-encoding", metavar="NAME", help="name of the state's encoding")
+
+
+def _add_target(action: argparse.ArgumentParser) -> None:
+    action.add_argument("target", type=Path, metavar="DST", help="file (or folder) to write")
+    _add_manners(action)
+
+
+def _add_manners(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--force", action="store_true", help="replace what is there")
+    action.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -27,7 +27,7 @@ COMMANDS = {
     "collect": Command("record a data set with a behaviour policy", "mads4.cli.app"),
     "evaluate": Command("play a trained policy", "mads4.cli.app"),
     "probe": Command("measure what the agents' chain is worth to a policy", "mads4.cli.app"),
-    "data": Command("show what is in a data set file", "mads4.cli.data"),
+    "data": Command("get, convert, check, edit and draw data sets", "mads4.cli.data"),
     "export": Command("write one agent as a program of its own", "mads4.cli.export"),
     "report": Command("show a run's results, or compare several runs", "mads4.cli.report"),
     "bench": Command("time kernels, layers and steps of every backend", "mads4.cli.bench"),
@@ -43,6 +43,7 @@ examples:
   mads4 probe checkpoint=outputs/mads4/<time>        returns with messages lost, chain cut ...
   mads4 export checkpoint=outputs/mads4/<time> out=agent.onnx
   mads4 report outputs/mads4
+  mads4 data list                                    published data sets, and those here
   mads4 data show <file>.h5
   mads4 bench kernels --lengths 50,500
 

@@ -19,6 +19,9 @@ from mads4.config.dataset import (
     DatasetSection,
     FileDataset,
     GeneratedDataset,
+    MadtDataset,
+    OgMarlDataset,
+    RecordedDataset,
 )
 from mads4.config.env import CustomEnv, EnvConfig, MatrixGameEnv, RwareEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
@@ -43,9 +46,12 @@ __all__ = [
     "GeneratedDataset",
     "KernelConfig",
     "LoggerConfig",
+    "MadtDataset",
     "MatrixGameEnv",
     "ModelConfig",
+    "OgMarlDataset",
     "ProbeConfig",
+    "RecordedDataset",
     "RwareEnv",
     "SSMLearningRates",
     "SSMParameter",

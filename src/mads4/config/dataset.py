@@ -45,20 +45,49 @@ class FileDataset(DatasetSection):
     name: Literal["file"] = "file"
     """Kind of data set."""
     path: str
-    """HDF5 file written by `mads4 collect`."""
+    """HDF5 file written by `mads4 collect` or `mads4 data convert`."""
     episodes: Positive | None = None
     """Take only that many episodes, the first; null for all."""
 
 
-class AlberdiceDataset(DatasetSection):
+class RecordedDataset(DatasetSection):
+    """What data sets in other projects' formats have in common; each is converted once."""
+
+    name: str
+    """Kind of data set: the key of its reader."""
+    path: str | None = None
+    """Folder, or name in `mads4 data list`; null takes the listed one for env and quality."""
+    quality: Annotated[str, BeforeValidator(lower)] = "good"
+    """Which of the listed data sets for the environment, for example good, medium or poor."""
+    episodes: Positive | None = None
+    """Take only that many episodes, the first; null for all."""
+
+
+class MadtDataset(RecordedDataset):
+    """A data set in MADT's layout: a folder with one file of `torch.save` per episode."""
+
+    name: Literal["madt"] = "madt"
+    """Kind of data set."""
+
+
+class AlberdiceDataset(RecordedDataset):
     """A data set in AlberDICE's layout: a folder of NumPy arrays, recorded in `env`."""
 
     name: Literal["alberdice"] = "alberdice"
     """Kind of data set."""
-    path: str
-    """Folder with `actions.npy`, `filled.npy`, `meta.json` and so on."""
-    episodes: Positive | None = None
-    """Take only that many episodes, the first; null for all."""
+    quality: Annotated[str, BeforeValidator(lower)] = "expert"
+    """Which of the listed data sets for the environment, for example expert."""
+
+
+class OgMarlDataset(RecordedDataset):
+    """A data set in OG-MARL's layout: a vault, `<scenario>.vlt/<uid>`."""
+
+    name: Literal["og_marl"] = "og_marl"
+    """Kind of data set."""
+    uid: str | None = None
+    """Which recording of the vault, for example Good; null for the one that `quality` names."""
+    team_reward: Literal["sum", "mean"] = "sum"
+    """What the team earns where agents are paid differently: the sum, or their mean."""
 
 
 class CustomDataset(DatasetSection):
@@ -75,6 +104,6 @@ class CustomDataset(DatasetSection):
 
 
 DatasetConfig: TypeAlias = Annotated[
-    GeneratedDataset | FileDataset | AlberdiceDataset | CustomDataset,
+    GeneratedDataset | FileDataset | MadtDataset | AlberdiceDataset | OgMarlDataset | CustomDataset,
     Field(discriminator="name"),
 ]

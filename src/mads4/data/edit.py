@@ -62,27 +62,27 @@ class Edited:
     origin: Mapping[str, Any]
     parts: Sequence[tuple[Recording, IntArray]]
     """Each parent with its episodes' numbers, ascending."""
+    files: tuple[Path, ...] = field(init=False)
     skipped: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All files of the parents, sorted by name."""
-        return tuple(sorted({path for parent, _ in self.parts for path in parent.files}))
+    def __post_init__(self) -> None:
+        """Name all files of the parents, sorted."""
+        self.files = tuple(sorted({path for parent, _ in self.parts for path in parent.files}))
 
     def __len__(self) -> int:
         """Return the number of episodes."""
         return sum(len(numbers) for _, numbers in self.parts)
 
     def episodes(self) -> Iterator[Episode]:
-        """Yield the episodes in the parents' order."""
+        """Yield the episodes in the parents' order.
+
+        Parents are read to their end, where what is damaged in them comes to light.
+        """
         for parent, numbers in self.parts:
             wanted = set(numbers.tolist())
-            last = max(wanted, default=-1)
             for number, episode in enumerate(parent.episodes()):
                 if number in wanted:
                     yield episode
-                if number >= last:
-                    break
 
 
 def keep(parent: Stored, episodes: IntArray, operation: Mapping[str, Any]) -> Edited:

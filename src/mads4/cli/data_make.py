@@ -1,0 +1,170 @@
+"""`mads4 data convert`, `merge`, `split` and `filter`: new data sets from those there are."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from mads4.cli.data_open import Source, open_source
+from mads4.data import edit
+from mads4.data.convert import convert as write_converted
+from mads4.data.dataset import DatasetHeader
+from mads4.data.formats.recording import Recording
+from mads4.data.guess import guess_format
+from mads4.errors import UserError
+from mads4.progress import Advance, progress_bar
+from mads4.types import Episode
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Write a data set in another format."""
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit: got {args.limit}, expected a whole number >= 1.")
+    target = args.target.expanduser()
+    source = open_source(args)
+    if args.to == "hdf5":
+        _write(source.recording, target, args, source)
+        return
+    wrote = _export(source, target, args)
+    sys.stdout.write(f"{wrote}: written in the format {args.to}\n")
+
+
+def merge(args: argparse.Namespace) -> None:
+    """Join data set files."""
+    parents = [edit.open_stored(path) for path in args.sources]
+    _write(edit.merge(parents), args.target.expanduser(), args)
+
+
+def split(args: argparse.Namespace) -> None:
+    """Divide a data set file."""
+    parts = _parts(args.parts)
+    if len(parts) != len(args.targets):
+        raise UserError(
+            f"--parts has {len(parts)} sizes ({args.parts}) for {len(args.targets)} files. "
+            "Give a file for each part."
+        )
+    targets = [path.expanduser() for path in args.targets]
+    if len(set(targets)) < len(targets):
+        raise UserError("split: two parts would go to one file. Give each its own.")
+    source = edit.open_stored(args.source)
+    divided = edit.divided(len(source.header), parts, args.seed)
+    for target in targets:
+        _require_free(target, args)
+    for number, (episodes, target) in enumerate(zip(divided, targets, strict=True)):
+        operation = {"name": "split", "parts": parts, "seed": args.seed, "part": number}
+        _write(edit.keep(source, episodes, operation), target, args)
+
+
+def filter_episodes(args: argparse.Namespace) -> None:
+    """Keep some episodes of a data set file."""
+    names = ("min_return", "max_return", "min_length", "max_length", "best", "pct_traj")
+    rules = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if not rules:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        raise UserError(f"filter: say which episodes to keep, with one or more of {options}.")
+    source = edit.open_stored(args.source)
+    episodes = edit.chosen(source.header.table, **rules)
+    if not len(episodes):
+        table = source.header.table
+        raise UserError(
+            f"No episode of {source.path} is left: returns go from "
+            f"{table.episode_return.min():g} to {table.episode_return.max():g}, lengths from "
+            f"{table.length.min()} to {table.length.max()} steps."
+        )
+    kept = edit.keep(source, episodes, {"name": "filter", **rules})
+    _write(kept, args.target.expanduser(), args)
+
+
+def _write(
+    recording: Recording, target: Path, args: argparse.Namespace, source: Source | None = None
+) -> None:
+    """Write a data set file and say what it holds."""
+    _require_free(target, args)
+    limit = getattr(args, "limit", None)
+    total = limit if source else _length(recording)
+    with progress_bar("writing", total, not args.quiet) as advance:
+        header = write_converted(
+            recording,
+            target,
+            limit=limit,
+            name=getattr(args, "name", "") or (recording.name if source else target.stem),
+            about=source.about if source else None,
+            on_progress=advance,
+        )
+    _tell(header, target)
+
+
+def _length(recording: Recording) -> int | None:
+    return len(recording) if isinstance(recording, edit.Edited) else None
+
+
+def _tell(header: DatasetHeader, target: Path) -> None:
+    """Say what was written and what was left out."""
+    facts = header.summary()
+    sys.stdout.write(
+        f"{target}: {facts['episodes']} episodes, {facts['steps']} steps, mean return "
+        f"{facts['return_mean']:.3f}\nfingerprint: {facts['fingerprint']}\n"
+    )
+    for reason, number in header.behaviour["skipped"]["reasons"].items():
+        sys.stdout.write(f"left out: {number} episodes: {reason}\n")
+
+
+def _export(source: Source, target: Path, args: argparse.Namespace) -> Path:
+    """Write a folder in another project's layout; return it."""
+    spec = source.recording.spec
+    with progress_bar("writing", args.limit, not args.quiet) as advance:
+        episodes = _told(islice(source.recording.episodes(), args.limit), advance)
+        if args.to == "alberdice":
+            from mads4.data.formats.alberdice_write import write_alberdice
+
+            _make_room(target, args)
+            return write_alberdice(target, spec, episodes)
+        from mads4.data.formats.og_marl_write import write_og_marl
+
+        uid = args.uid or (source.entry and source.entry.quality.title())
+        if not uid:
+            raise UserError("--to og_marl: name the recording to write, for example --uid Expert.")
+        _make_room(target / uid, args)
+        return write_og_marl(target, spec, episodes, uid)
+
+
+def _told(episodes: Iterator[Episode], advance: Advance) -> Iterator[Episode]:
+    for done, episode in enumerate(episodes, 1):
+        yield episode
+        advance(done, "episodes")
+
+
+def _require_free(target: Path, args: argparse.Namespace) -> None:
+    """Refuse to replace what is there, unless told to, or what is being read in any case."""
+    if not target.exists():
+        return
+    read = [*getattr(args, "sources", []), *([args.source] if hasattr(args, "source") else [])]
+    if any(Path(path).expanduser().resolve() == target.resolve() for path in read):
+        raise UserError(f"{target} is what is being read. Give the result another name.")
+    if not args.force:
+        raise UserError(f"{target} exists. Give another name, or --force to replace it.")
+
+
+def _make_room(target: Path, args: argparse.Namespace) -> None:
+    """Remove a folder that is to be replaced, if it is a data set and nothing else."""
+    _require_free(target, args)
+    if not target.exists():
+        return
+    if not target.is_dir() or guess_format(target) != args.to:
+        raise UserError(f"{target} is no data set in the format {args.to}; it is left alone.")
+    shutil.rmtree(target)
+
+
+def _parts(text: str) -> Sequence[float | int]:
+    """Return the sizes of the parts: shares have a decimal point, numbers of episodes none."""
+    try:
+        return [float(word) if "." in word else int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"--parts: got '{text}', expected shares such as 0.9,0.1 or numbers of episodes "
+            "such as 80,20."
+        ) from error

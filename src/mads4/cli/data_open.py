@@ -1,0 +1,104 @@
+"""The data set that a command line means: a path or a registry name, and its reader's options."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mads4.data import registry
+from mads4.data.fetch import locate
+from mads4.data.formats.recording import Recording, open_recording
+from mads4.data.guess import guess_format
+from mads4.envs.registry import EnvFactory
+from mads4.errors import UserError
+from mads4.types import EnvSpec
+
+_NAMES = ("name", "scenario", "reward", "state_encoding")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that has been opened."""
+
+    path: Path
+    format: str
+    recording: Recording
+    entry: registry.Entry | None
+    """What the registry says about it, if it was asked for by name."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Further facts for the header of a conversion."""
+        if self.entry is None:
+            return {}
+        names = ("quality", "licence")
+        return {"dataset": self.entry.name} | {key: getattr(self.entry, key) for key in names}
+
+
+def open_source(args: argparse.Namespace) -> Source:
+    """Open what ``args.source`` names, with the options of `mads4.cli.data._add_source`.
+
+    Raises:
+        UserError: there is no such data set, or it cannot be opened.
+    """
+    given, entry = Path(args.source).expanduser(), None
+    if not given.exists() and registry.known(args.source):
+        entry = registry.find(args.source)
+        given = locate(entry)
+    data_format = args.format or (entry and entry.format) or _guessed(given)
+    spec = _named(args, entry)
+    recording = open_recording(data_format, given, spec, **_options(args, entry, data_format))
+    if spec is None and data_format != "hdf5":
+        recording.spec = replace(recording.spec, **_names(args, entry))
+    return Source(given, data_format, recording, entry)
+
+
+def _guessed(path: Path) -> str:
+    found = guess_format(path)
+    if found != "hdf5":
+        sys.stderr.write(f"{path} looks like the format {found}; --from says it otherwise\n")
+    return found
+
+
+def _options(
+    args: argparse.Namespace, entry: registry.Entry | None, data_format: str
+) -> dict[str, Any]:
+    """Return the reader's own options; those of other formats are refused."""
+    given = {"uid": args.uid or (entry and entry.uid), "team_reward": args.team_reward}
+    if data_format != "og_marl" and getattr(args, "to", None) == "og_marl":
+        given["uid"] = None  # it names the recording to write
+    options = {key: value for key, value in given.items() if value is not None}
+    if options and data_format != "og_marl":
+        raise UserError(
+            f"--{next(iter(options)).replace('_', '-')} is for OG-MARL's vaults; "
+            f"{args.source} is in the format {data_format}."
+        )
+    return options
+
+
+def _names(args: argparse.Namespace, entry: registry.Entry | None) -> dict[str, Any]:
+    """Return who recorded the data, as far as the command line or the registry tells."""
+    known: dict[str, Any] = {} if entry is None else {"name": entry.env, "scenario": entry.scenario}
+    if entry is not None:
+        known["reward"] = entry.reward
+    told = {key: getattr(args, "env" if key == "name" else key) for key in _NAMES}
+    return known | {key: value for key, value in told.items() if value is not None}
+
+
+def _named(args: argparse.Namespace, entry: registry.Entry | None) -> EnvSpec | None:
+    """Return the specification of the environment that was recorded, if it is one of ours.
+
+    Readers take from it what their formats do not hold. How rewards and states are defined is not
+    taken from the environment where it has a choice: nobody knows that these data have its default.
+    """
+    names = _names(args, entry)
+    if names.get("name") == "rware":
+        arguments = {"scenario": names["scenario"]} if "scenario" in names else {}
+        spec = EnvFactory("rware", arguments)().spec
+        return replace(spec, **({"reward": "", "state_encoding": ""} | names))
+    if names.get("name") == "matrix_game":
+        return replace(EnvFactory("matrix_game", {})().spec, **({"reward": ""} | names))
+    return None

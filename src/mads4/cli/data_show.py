@@ -1,0 +1,171 @@
+"""`mads4 data show`, `verify` and `plot`: what is in a data set, and whether it is sound."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mads4.atomic import json_safe
+from mads4.cli.data_open import Source, open_source
+from mads4.data.content import step_columns
+from mads4.data.convert import skipped_summary
+from mads4.data.dataset import DatasetHeader, EpisodeRow, EpisodeTable
+from mads4.data.download import check_file
+from mads4.data.sources import describe
+from mads4.data.store import read_header
+from mads4.errors import UserError
+from mads4.progress import progress_bar
+from mads4.types import Episode
+
+UNKNOWN_WITHOUT_NAMES = ("env", "scenario", "state_encoding", "reward_definition")
+"""Facts left out where neither the format nor the command line tells them."""
+
+
+def show(args: argparse.Namespace) -> None:
+    """Show sizes, returns and origin."""
+    source = open_source(args)
+    facts: dict[str, Any] = json_safe(_header(source).summary())
+    if source.format != "hdf5":
+        facts = {
+            key: value
+            for key, value in facts.items()
+            if key != "fingerprint" and (value or key not in UNKNOWN_WITHOUT_NAMES)
+        }
+    if args.json:
+        sys.stdout.write(json.dumps(facts, indent=2) + "\n")
+    else:
+        _print_table(source.path, facts)
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Read everything there is and check it; raise `UserError` at what is wrong."""
+    source = open_source(args)
+    if source.entry is not None and source.entry.archive.exists():
+        check_file(source.entry.archive, source.entry.sha256)
+        sys.stdout.write(f"{source.entry.archive}: SHA-256 as recorded\n")
+    spec = source.recording.spec
+    count = steps = 0
+    for episode in _read(source, "checking", not args.quiet):
+        step_columns(spec, episode, count)
+        count, steps = count + 1, steps + episode.length
+    sys.stdout.write(f"{source.path}: sound, {count} episodes, {steps} steps\n")
+    if source.format == "hdf5":
+        fingerprint = read_header(source.path).fingerprint
+        sys.stdout.write(f"content as its fingerprint says, {fingerprint}\n")
+    skipped = skipped_summary(source.recording.skipped)
+    for reason, number in skipped["reasons"].items():
+        sys.stdout.write(f"left out: {number} episodes: {reason}\n")
+    if args.against is not None:
+        _compare(source, args.against.expanduser())
+
+
+def plot(args: argparse.Namespace) -> None:
+    """Draw the data set."""
+    import numpy as np
+
+    from mads4.report.data_picture import DataFacts, data_picture
+
+    source = open_source(args)
+    spec = source.recording.spec
+    counts = np.zeros((spec.n_agents, spec.n_actions), np.int64)
+    rows = []
+    for episode in _read(source, "reading", not args.quiet):
+        rows.append(EpisodeRow.of(episode))
+        for agent in range(spec.n_agents):
+            counts[agent] += np.bincount(episode.action[:, agent], minlength=spec.n_actions)
+    table = EpisodeTable.from_episodes(rows)
+    name = source.entry.name if source.entry else source.recording.name
+    out = args.out or Path(f"{name.replace('/', '_')}.png")
+    data_picture(
+        DataFacts(
+            title=name,
+            place=" ".join(word for word in (spec.name, spec.scenario) if word),
+            reward=spec.reward,
+            returns=table.episode_return,
+            lengths=table.length,
+            episode_limit=spec.episode_limit,
+            action_counts=counts,
+        ),
+        out.expanduser(),
+    )
+    sys.stdout.write(f"picture: {out}\n")
+
+
+def _header(source: Source) -> DatasetHeader:
+    """Return the header of a data set; formats without one are read to their end."""
+    if source.format == "hdf5":
+        return read_header(source.path)
+    recording = source.recording
+    rows = [EpisodeRow.of(episode) for episode in recording.episodes()]
+    origin = {**recording.origin, **source.about, "skipped": skipped_summary(recording.skipped)}
+    table = EpisodeTable.from_episodes(rows)
+    return DatasetHeader(recording.name, recording.spec, origin, "", table)
+
+
+def _read(source: Source, what: str, progress: bool) -> Iterator[Episode]:
+    """Yield the episodes while a bar moves on."""
+    total = len(read_header(source.path)) if source.format == "hdf5" else None
+    with progress_bar(what, total, progress) as advance:
+        for done, episode in enumerate(source.recording.episodes(), 1):
+            yield episode
+            advance(done, "episodes")
+
+
+def _compare(source: Source, given: Path) -> None:
+    """Compare the files that a conversion was made from with those at a place."""
+    made_from: dict[str, Any] = {}
+    if source.format == "hdf5":
+        made_from = read_header(source.path).behaviour.get("source") or {}
+    if not made_from:
+        raise UserError(f"{source.path} does not say what files it was converted from.")
+    found = describe(_files(given, made_from))
+    if found["sha256"] != made_from["sha256"]:
+        wrong = _differences(made_from, found)
+        raise UserError(
+            f"{given} does not hold the files that {source.path} was converted from: {wrong}."
+        )
+    sys.stdout.write(f"{given}: the {found['count']} files that it was converted from\n")
+
+
+def _files(given: Path, made_from: dict[str, Any]) -> list[Path]:
+    """Return the files to compare: those named, where they are named, else all below a folder."""
+    if given.is_file():
+        return [given]
+    named = [given / row["name"] for row in made_from.get("files", [])]
+    files = named or sorted(path for path in given.rglob("*") if path.is_file())
+    missing = [path for path in files if not path.is_file()]
+    if missing or not files:
+        raise UserError(f"{given} lacks {missing[0].name if missing else 'any file'}.")
+    return files
+
+
+def _differences(made_from: dict[str, Any], found: dict[str, Any]) -> str:
+    """Return in words which files differ."""
+    before, now = (
+        {row["name"]: row["sha256"] for row in about.get("files", [])}
+        for about in (made_from, found)
+    )
+    changed = sorted(name for name in before if now.get(name) != before[name])
+    if changed:
+        return f"{', '.join(changed)} changed"
+    return (
+        f"{made_from['count']} files of {made_from['bytes']} bytes then, "
+        f"{found['count']} of {found['bytes']} bytes now"
+    )
+
+
+def _print_table(path: Path, facts: dict[str, object]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=str(path), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in facts.items():
+        shown = f"{value:.3f}" if isinstance(value, float) else value
+        table.add_row(key, json.dumps(shown) if isinstance(shown, dict) else str(shown))
+    Console().print(table)

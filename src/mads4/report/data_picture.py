@@ -1,0 +1,192 @@
+"""What is in a data set, as a picture: returns, lengths and actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mads4.atomic import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FILL, _LINE, _MARK = "#56B4E9", "#0072B2", "#D55E00"  # Okabe and Ito
+_INK, _FAINT, _LINES = "#26323D", "#6B7784", "#D9DEE3"
+
+_LEGIBLE = 120
+"""Squares up to which percentages fit into them."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is drawn of a data set of E episodes, N agents and A actions."""
+
+    title: str
+    place: str
+    """Environment and scenario; empty when they are not known."""
+    reward: str
+    """Name of the reward definition; empty when it is not known."""
+    returns: npt.NDArray[Any]
+    """(E,) undiscounted returns, in the order of the data set."""
+    lengths: npt.NDArray[Any]
+    """(E,) steps."""
+    episode_limit: int
+    action_counts: npt.NDArray[Any]
+    """(N, A) how often each agent took each action."""
+
+
+def data_picture(facts: DataFacts, path: Path) -> None:
+    """Write a PNG of a data set.
+
+    Args:
+        facts: what there is to see.
+        path: the PNG to write.
+    """
+    from matplotlib.figure import Figure
+
+    agents = len(facts.action_counts)
+    tall = max(3.6, min(1.6 + 0.42 * agents, 9.0))
+    figure = Figure(figsize=(12.5, 4.6 + tall), layout="constrained", facecolor="white")
+    figure.get_layout_engine().set(w_pad=0.2, h_pad=0.15)  # type: ignore[union-attr,call-arg]
+    figure.suptitle(headline(facts), fontsize=15, fontweight="bold", color=_INK)
+    grid = figure.add_gridspec(2, 2, height_ratios=(3.6, tall), width_ratios=(1, 1.15))
+    _draw_returns(figure.add_subplot(grid[0, 0]), facts)
+    _draw_order(figure.add_subplot(grid[0, 1]), facts)
+    _draw_lengths(figure.add_subplot(grid[1, 0]), facts)
+    _draw_actions(figure.add_subplot(grid[1, 1]), facts)
+    figure.supxlabel(_small_print(facts), fontsize=8.5, color=_FAINT)
+    with atomic_path(path) as beside:
+        figure.savefig(beside, format="png", dpi=130)
+
+
+def headline(facts: DataFacts) -> str:
+    """Return what the data set holds, in a sentence."""
+    count, mean = len(facts.returns), float(facts.returns.mean())
+    where = f" of {facts.place}" if facts.place else ""
+    return f"{facts.title}: {_grouped(count)} episodes{where}, mean return {mean:.2f}"
+
+
+def _draw_returns(axes: Axes, facts: DataFacts) -> None:
+    """Draw the histogram of returns, with the mean and the middle half."""
+    _style(axes, "How good it is", "return of an episode", "episodes")
+    returns = facts.returns
+    axes.hist(returns, bins=_bins(returns), color=_FILL, edgecolor="white", linewidth=0.6)
+    low, high = np.quantile(returns, (0.25, 0.75))
+    axes.axvspan(low, high, color=_LINE, alpha=0.10, lw=0, label="middle half")
+    mean = float(returns.mean())
+    axes.axvline(mean, color=_MARK, linewidth=2, label=f"mean {mean:.2f}")
+    axes.set_ylim(0, 1.22 * axes.get_ylim()[1])
+    axes.legend(frameon=False, fontsize=9.5, loc="upper right", ncols=2)
+
+
+def _draw_order(axes: Axes, facts: DataFacts) -> None:
+    """Draw the returns in the order of the episodes, which shows whether somebody was learning."""
+    _style(axes, "In which order", "episode, in the order of the data set", "return")
+    count = len(facts.returns)
+    number = np.arange(count)
+    faint = float(np.clip(40 / np.sqrt(count) / 4, 0.15, 0.7))
+    axes.plot(number, facts.returns, ".", color=_FILL, alpha=faint, markersize=5, label="episode")
+    window = max(1, count // 20)
+    if count >= 20:
+        smooth = np.convolve(facts.returns, np.ones(window) / window, mode="valid")
+        middle = np.arange(len(smooth)) + (window - 1) / 2
+        words = f"mean of {window} neighbours" if window > 1 else "each"
+        axes.plot(middle, smooth, color=_LINE, linewidth=2, label=words)
+    axes.xaxis.set_major_formatter(lambda value, _: _grouped(value))
+    axes.set_xlim(-0.01 * count - 0.5, 1.01 * count)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.18 * (high - low))
+    axes.legend(frameon=False, fontsize=9.5, loc="upper right", ncols=2)
+
+
+def _draw_lengths(axes: Axes, facts: DataFacts) -> None:
+    """Draw the histogram of lengths, or say the one length that all episodes have."""
+    lengths = facts.lengths
+    if lengths.min() == lengths.max():
+        axes.set_axis_off()
+        axes.set_title("How long it lasts", loc="left", fontsize=12, color=_INK)
+        words = f"every episode lasts {_grouped(lengths[0])} steps"
+        if lengths[0] == facts.episode_limit:
+            words += ",\nthe limit"
+        axes.text(0.5, 0.5, words, ha="center", color=_FAINT, fontsize=12, transform=axes.transAxes)
+        return
+    _style(axes, "How long it lasts", "steps of an episode", "episodes")
+    axes.hist(lengths, bins=_bins(lengths), color=_FILL, edgecolor="white", linewidth=0.6)
+    mean = float(lengths.mean())
+    axes.axvline(mean, color=_MARK, linewidth=2, label=f"mean {mean:.1f}")
+    limit = f"limit {_grouped(facts.episode_limit)}"
+    axes.axvline(facts.episode_limit, color=_FAINT, linewidth=1.5, linestyle="--", label=limit)
+    axes.set_ylim(0, 1.22 * axes.get_ylim()[1])
+    axes.legend(frameon=False, fontsize=9.5, loc="upper right", ncols=2)
+
+
+def _draw_actions(axes: Axes, facts: DataFacts) -> None:
+    """Draw how often each agent takes each action, as squares."""
+    counts = facts.action_counts
+    agents, actions = counts.shape
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.set_title("What the agents do", loc="left", fontsize=12, color=_INK)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=max(float(share.max()), 1e-9), aspect="auto")
+    axes.set_xlabel("action", color=_INK)
+    axes.set_ylabel("agent", color=_INK)
+    axes.locator_params(integer=True)
+    axes.set_xticks(np.arange(0, actions, max(1, actions // 20)))
+    axes.set_yticks(np.arange(0, agents, max(1, agents // 20)))
+    axes.tick_params(colors=_FAINT, length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(1, actions) - 0.5, minor=True)
+    axes.set_yticks(np.arange(1, agents) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2 if counts.size <= _LEGIBLE else 0.5)
+    axes.tick_params(which="minor", length=0)
+    if counts.size > _LEGIBLE:
+        return
+    for (agent, action), value in np.ndenumerate(share):
+        colour = "white" if value > 0.6 * share.max() else _INK
+        words = "0" if value == 0 else "<1%" if value < 0.005 else f"{value:.0%}"
+        axes.text(action, agent, words, ha="center", va="center", color=colour, fontsize=9.5)
+
+
+def _bins(values: npt.NDArray[Any]) -> list[float]:
+    """Return edges of a histogram's bins; one bin per number where few whole ones occur."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return [low - 0.5, high + 0.5]
+    if high - low <= 60 and np.array_equal(values, np.round(values)):
+        return [float(edge) for edge in np.arange(low - 0.5, high + 1)]
+    count = int(np.clip(np.sqrt(len(values)), 10, 50))
+    return [float(edge) for edge in np.linspace(low, high, count + 1)]
+
+
+def _small_print(facts: DataFacts) -> str:
+    """Return the details below."""
+    returns, (agents, actions) = facts.returns, facts.action_counts.shape
+    parts = [
+        f"{_grouped(facts.lengths.sum())} steps",
+        f"{agents} agents, {actions} actions each",
+        f"returns {returns.min():.2f} to {returns.max():.2f}, standard deviation "
+        f"{returns.std():.2f}",
+    ]
+    if facts.reward:
+        parts.append(f"reward: {facts.reward}")
+    return " · ".join(parts)
+
+
+def _grouped(value: float) -> str:
+    """Return a whole number with its digits in groups of three."""
+    return f"{value:,.0f}".replace(",", " ")
+
+
+def _style(axes: Axes, title: str, across: str, up: str) -> None:
+    """Give axes their words and a quiet frame."""
+    axes.set_title(title, loc="left", fontsize=12, color=_INK)
+    axes.set_xlabel(across, color=_INK)
+    axes.set_ylabel(up, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_LINES)
+    axes.tick_params(colors=_FAINT)
+    axes.grid(color=_LINES, linewidth=0.6)
+    axes.set_axisbelow(True)
