@@ -51,7 +51,7 @@ def validate(config: Command) -> list[str]:
             f"trainer.warmup_steps: got {trainer.warmup_steps}, more than "
             f"trainer.steps {trainer.steps}"
         )
-    return problems + _validate_dataset(config)
+    return problems + _validate_sampling(config) + _validate_dataset(config)
 
 
 def _validate_model(model: ModelConfig) -> list[str]:
@@ -73,6 +73,26 @@ def _validate_model(model: ModelConfig) -> list[str]:
         )
     if model.dt_min > model.dt_max:
         problems.append(f"model.dt_min: got {model.dt_min}, above model.dt_max {model.dt_max}")
+    return problems
+
+
+def _validate_sampling(config: Command) -> list[str]:
+    trainer = getattr(config, "trainer", None)
+    trainer = getattr(trainer, "offline", trainer)
+    if not hasattr(trainer, "sampling"):
+        return []
+    problems = []
+    if trainer.windows == "consecutive" and trainer.window is None:
+        problems.append(
+            "trainer.windows: 'consecutive' needs the length of a window; give trainer.window"
+        )
+    if trainer.windows == "consecutive" and trainer.sampling != "uniform":
+        problems.append(
+            f"trainer.sampling: '{trainer.sampling}' does not go with "
+            "trainer.windows=consecutive, which takes every episode in turn; use uniform"
+        )
+    if trainer.return_temperature is not None and trainer.sampling != "return":
+        problems.append("trainer.return_temperature: means something with sampling=return only")
     return problems
 
 

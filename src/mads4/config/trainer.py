@@ -34,7 +34,13 @@ class TrainerConfig(Section):
     batch_size: Positive = 16
     """Trajectories (or windows) per step."""
     window: Positive | None = None
-    """Time steps of a random window of the trajectory; null for whole trajectories."""
+    """Time steps of a window of the trajectory; null for whole trajectories."""
+    windows: Literal["random", "consecutive"] = "random"
+    """Windows from anywhere, with no memory of before; or one after another, with memory carried."""
+    sampling: Literal["uniform", "length", "return"] = "uniform"
+    """How often trajectories come: all alike, or in proportion to their length or return."""
+    return_temperature: Rate | None = None
+    """Sampling by return: e-fold preference per this share of the returns' range; null: linear."""
     learning_rate: Rate = 1e-3
     """Peak learning rate."""
     ssm_learning_rate: SSMLearningRates = SSMLearningRates()
