@@ -7,7 +7,14 @@ from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
 
-from mads4.config import Command, GeneratedDataset, ModelConfig, RwareEnv
+from mads4.config import (
+    Command,
+    GeneratedDataset,
+    Mads4Config,
+    OfflineOnlineTrainerConfig,
+    OfflineTrainerConfig,
+    RwareEnv,
+)
 from mads4.errors import UserError, did_you_mean
 
 ConfigT = TypeVar("ConfigT", bound=Command)
@@ -43,18 +50,24 @@ def parse(values: Mapping[str, Any], schema: type[ConfigT]) -> ConfigT:
 
 def validate(config: Command) -> list[str]:
     """Return one line for each combination of values that cannot work together."""
-    model = getattr(config, "model", None)
-    problems = [] if model is None else _validate_model(model)
-    trainer = getattr(config, "trainer", None)
-    if trainer is not None and trainer.warmup_steps > trainer.steps:
-        problems.append(
-            f"trainer.warmup_steps: got {trainer.warmup_steps}, more than "
-            f"trainer.steps {trainer.steps}"
-        )
-    return problems + _validate_sampling(config) + _validate_dataset(config)
+    model, trainer = getattr(config, "model", None), getattr(config, "trainer", None)
+    problems = _validate_model(model) if isinstance(model, Mads4Config) else []
+    if isinstance(trainer, OfflineTrainerConfig):
+        problems += _validate_offline(trainer, "trainer")
+    if isinstance(trainer, OfflineOnlineTrainerConfig):
+        problems += _validate_offline(trainer.offline, "trainer.offline")
+    return problems + _validate_dataset(config)
 
 
-def _validate_model(model: ModelConfig) -> list[str]:
+def _validate_offline(trainer: OfflineTrainerConfig, where: str) -> list[str]:
+    if trainer.warmup_steps <= trainer.steps:
+        return []
+    return [
+        f"{where}.warmup_steps: got {trainer.warmup_steps}, more than {where}.steps {trainer.steps}"
+    ]
+
+
+def _validate_model(model: Mads4Config) -> list[str]:
     problems = []
     if model.parameterisation == "dplr":
         if model.discretisation == "zoh":
@@ -79,7 +92,7 @@ def _validate_model(model: ModelConfig) -> list[str]:
 def _validate_sampling(config: Command) -> list[str]:
     trainer = getattr(config, "trainer", None)
     trainer = getattr(trainer, "offline", trainer)
-    if not hasattr(trainer, "sampling"):
+    if trainer is None or not hasattr(trainer, "sampling"):
         return []
     problems = []
     if trainer.windows == "consecutive" and trainer.window is None:

@@ -36,7 +36,7 @@ class TrainerConfig(Section):
     window: Positive | None = None
     """Time steps of a window of the trajectory; null for whole trajectories."""
     windows: Literal["random", "consecutive"] = "random"
-    """Windows from anywhere, with no memory of before; or one after another, with memory carried."""
+    """Anywhere, with no memory of what was before; or one after another, memory carried along."""
     sampling: Literal["uniform", "length", "return"] = "uniform"
     """How often trajectories come: all alike, or in proportion to their length or return."""
     return_temperature: Rate | None = None
