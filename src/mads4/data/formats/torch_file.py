@@ -1,0 +1,188 @@
+"""The two file formats of ``torch.save``, read without torch: a zip archive, and the older one."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mads4.data.formats.pickle_machine import Machine
+from mads4.data.formats.pickle_names import StorageType, find
+from mads4.data.formats.pickle_source import Source
+from mads4.data.formats.pickle_values import Budget, RefusedError, naming
+
+Array = npt.NDArray[Any]
+
+LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""A number, pickled, at which files of torch before 1.6 are known: it stands in their first pickle,
+behind the protocol (and a frame)."""
+LEGACY_HEAD = 24
+"""Bytes within which `LEGACY_MAGIC` ends."""
+_LEGACY_PROTOCOL = 1001
+_MEMBER_BYTES = 1024
+"""Memory that Python's zip module takes for a member, generously."""
+_LISTED_BYTES = 46
+"""Least length of a member's entry in the archive's list of members."""
+
+
+class _Reference(NamedTuple):
+    """What a pickle says of a storage that stands outside it."""
+
+    dtype: np.dtype[Any]
+    key: str
+    size: int
+
+
+class TorchZip:
+    """A file of ``torch.save`` since torch 1.6: an archive of a pickle and the tensors' bytes."""
+
+    def __init__(self, path: Path, file: io.BufferedReader[Any], size: int, budget: Budget) -> None:
+        self._path = path
+        self._budget = budget
+        bounded = _Bounded(file, max(1 << 17, budget.left // _MEMBER_BYTES * _LISTED_BYTES))
+        self._zip = zipfile.ZipFile(bounded)
+        bounded.most = None
+        members = self._zip.infolist()
+        self._members = {info.filename: info for info in members}
+        budget.book(_MEMBER_BYTES * len(members))
+        if len(self._members) < len(members):
+            raise RefusedError("two members have one name")
+        if sum(info.file_size for info in members) > size:
+            raise RefusedError("its members are larger than itself")
+        roots = [name for name in self._members if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise RefusedError(f"it has {len(roots)} members data.pkl where torch.save writes one")
+        self._root = roots[0].removesuffix("data.pkl")
+        self._storages: dict[str, Array] = {}
+
+    def load(self) -> Any:
+        """Return what was saved."""
+        name = f"{self._root}data.pkl"
+        with self._zip:
+            if f"{self._root}byteorder" in self._members:
+                self._require_little(f"{self._root}byteorder")
+            with naming(self._path, name), self._open(name) as member:
+                source = Source(member, self._members[name].file_size)
+                value = Machine(source, self._budget, find).load(self._storage)
+                source.require_end()
+                _verify(member)
+                return value
+
+    def _require_little(self, name: str) -> None:
+        with naming(self._path, name), self._open(name) as member:
+            order = member.read(16)
+            _verify(member)
+            if order != b"little":
+                raise RefusedError(f"its numbers are in {order!r} order; read is b'little'")
+
+    def _open(self, name: str) -> Any:
+        """Open a member that is stored as it is: compressed ones are never torch's."""
+        if name not in self._members:
+            raise RefusedError("there is no such member")
+        info = self._members[name]
+        if info.flag_bits & 1 or info.compress_type != zipfile.ZIP_STORED:
+            raise RefusedError("it is compressed or encrypted, which torch.save never does")
+        if info.file_size != info.compress_size:
+            raise RefusedError("it has two sizes")
+        return self._zip.open(info)
+
+    def _storage(self, machine: Machine, reference: Any) -> Array:
+        dtype, key, size = _storage_reference(reference)
+        name = f"{self._root}data/{key}"
+        if key not in self._storages:
+            with naming(self._path, name), self._open(name) as member:
+                stored = self._members[name].file_size
+                if stored != size * dtype.itemsize:
+                    raise RefusedError(f"it has {stored} bytes for {size} numbers of type {dtype}")
+                machine.budget.book(stored + 256)
+                content = Source(member, stored).take(stored)
+                _verify(member)
+                self._storages[key] = np.frombuffer(content, dtype)
+        return _same_type(self._storages[key], dtype, key)
+
+
+class _Bounded(io.RawIOBase):
+    """Stands for a file and refuses to read more than `most` bytes at a time, unless it is None."""
+
+    def __init__(self, file: io.BufferedReader[Any], most: int) -> None:
+        self._file = file
+        self.most: int | None = most
+
+    def read(self, size: int = -1) -> bytes:
+        if self.most is None:
+            return self._file.read(size)
+        content = self._file.read(self.most + 1 if size < 0 else min(size, self.most + 1))
+        if len(content) > self.most:
+            raise RefusedError("its list of members is larger than its size allows")
+        return content
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+
+def load_legacy(machine: Machine) -> Any:
+    """Return the content of a file in torch's older format: pickles, then the storages.
+
+    Args:
+        machine: at the second pickle, behind the one with `LEGACY_MAGIC`.
+    """
+    if machine.load() != _LEGACY_PROTOCOL:
+        raise RefusedError("it is in a version of torch's older format that was never released")
+    system = machine.load()
+    if type(system) is not dict or system.get("little_endian") is not True:
+        raise RefusedError("its numbers are not in little-endian order")
+    storages: dict[str, Array] = {}
+
+    def storage(machine: Machine, reference: Any) -> Array:
+        dtype, key, size = _storage_reference(reference)
+        if key not in storages:
+            if size * dtype.itemsize > machine.source.left:
+                raise RefusedError(f"storage {key} is larger than the rest of the file")
+            machine.budget.book(size * dtype.itemsize + 256)
+            storages[key] = np.zeros(size, dtype)
+        return _same_type(storages[key], dtype, key)
+
+    value = machine.load(storage)
+    keys = machine.load()
+    if type(keys) is not list or sorted(map(str, keys)) != sorted(storages):
+        raise RefusedError("its list of storages is not that of its content")
+    for key in keys:
+        if machine.source.number("<q") != storages[key].size:
+            raise RefusedError(f"storage {key} has two sizes")
+        machine.source.take_into(storages[key].data.cast("B"))
+    machine.source.require_end()
+    return value
+
+
+def _storage_reference(reference: Any) -> _Reference:
+    """Return what a persistent reference says, after checking its form."""
+    if type(reference) is not tuple or len(reference) not in (5, 6) or reference[0] != "storage":
+        raise RefusedError("it refers to something outside that is no storage of a tensor")
+    _, kind, key, _, size = reference[:5]
+    if not isinstance(kind, StorageType) or type(key) is not str or type(size) is not int:
+        raise RefusedError("it refers to a storage in a way that torch does not")
+    if size < 0 or reference[5:] not in ((), (None,)):
+        raise RefusedError(f"storage {key} is a part of another or has a negative size")
+    return _Reference(np.dtype(kind.dtype), key, size)
+
+
+def _same_type(storage: Array, dtype: np.dtype[Any], key: str) -> Array:
+    if storage.dtype != dtype:
+        raise RefusedError(f"storage {key} is wanted as {dtype} and as {storage.dtype}")
+    return storage
+
+
+def _verify(member: Any) -> None:
+    """Read on to the member's end, where its checksum is compared."""
+    if member.read(1):
+        raise RefusedError("it is longer than it says")
