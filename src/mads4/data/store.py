@@ -28,13 +28,8 @@ import numpy as np
 
 import mads4
 from mads4.atomic import atomic_path, json_safe
-from mads4.data.content import (
-    Array,
-    StreamDigest,
-    content_fingerprint,
-    digest,
-    step_columns,
-)
+from mads4.data.chunks import Encoder, GrowingArray
+from mads4.data.content import Array, content_fingerprint, digest, step_columns
 from mads4.data.dataset import DatasetHeader, EpisodeRow, EpisodeTable
 from mads4.data.store_read import FORMAT, SCHEMA_VERSION, read_dataset, read_header
 from mads4.errors import UserError
@@ -88,8 +83,12 @@ def write_dataset(
     if path.is_dir():
         raise UserError(f"Cannot write the data set {path}: it is a folder. Give a file name.")
     try:
-        with atomic_path(path) as beside, h5py.File(beside, "w", libver="v110") as file:
-            writer = _Writer(file, spec, compress)
+        with (
+            atomic_path(path) as beside,
+            h5py.File(beside, "w", libver="v110") as file,
+            Encoder.started() as encoder,
+        ):
+            writer = _Writer(file, spec, encoder, compress)
             for episode in episodes:
                 writer.append(episode)
             about = behaviour() if callable(behaviour) else behaviour or {}
@@ -103,12 +102,12 @@ def write_dataset(
 class _Writer:
     """Appends episodes to an open HDF5 file and digests them on the way."""
 
-    def __init__(self, file: h5py.File, spec: EnvSpec, compress: bool) -> None:
+    def __init__(self, file: h5py.File, spec: EnvSpec, encoder: Encoder, compress: bool) -> None:
         self._file = file
         self._spec = spec
+        self._encoder = encoder
         self._compress = compress
-        self._steps: dict[str, h5py.Dataset] = {}
-        self._digests: dict[str, StreamDigest] = {}
+        self._steps: dict[str, GrowingArray] = {}
         self._rows: list[EpisodeRow] = []
 
     def append(self, episode: Episode) -> None:
@@ -116,18 +115,14 @@ class _Writer:
         columns = step_columns(self._spec, episode, len(self._rows))
         for name, block in columns.items():
             if name not in self._steps:
-                self._steps[name] = self._create(name, block)
-                self._digests[name] = StreamDigest()
+                self._steps[name] = GrowingArray(self._create(name, block), self._encoder)
             stored = self._steps[name]
             if stored.dtype != block.dtype:
                 raise UserError(
                     f"Episode {len(self._rows)} has a {name} of {block.dtype}, those before have "
                     f"{stored.dtype}. All must have one dtype."
                 )
-            first = len(stored)
-            stored.resize(first + len(block), axis=0)
-            stored[first:] = block
-            self._digests[name].update(block)
+            stored.append(block)
         self._rows.append(EpisodeRow.of(episode))
 
     def finish(self, behaviour: Mapping[str, Any], name: str) -> DatasetHeader:
@@ -140,7 +135,9 @@ class _Writer:
         for column, values in columns.items():
             group.create_dataset(column, data=values)
         group.create_dataset("offsets", data=np.concatenate([[0], np.cumsum(table.length)]))
-        digests = {key: stream.result() for key, stream in self._digests.items()}
+        streams = {key: stored.finish() for key, stored in self._steps.items()}
+        self._encoder.finish()
+        digests = {key: stream.result() for key, stream in streams.items()}
         digests |= {key: digest(values) for key, values in columns.items()}
         spec = self._spec.to_dict()
         fingerprint = content_fingerprint(spec, digests, table.metrics)
