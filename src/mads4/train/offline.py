@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mads4.data.consecutive import ConsecutiveSampler
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler, held_out_batches
 from mads4.models import Mads4Policy
 from mads4.nn.ssm import ssm_parameters
+from mads4.train.batches import DeviceBatches
+from mads4.train.carry import Carry
 from mads4.train.losses import behaviour_cloning
 
 VALIDATION_BATCH = 16
@@ -60,7 +63,7 @@ class OfflineTrainer:
     def __init__(
         self,
         policy: Mads4Policy,
-        sampler: SequenceSampler,
+        sampler: SequenceSampler | ConsecutiveSampler,
         held_out: Dataset,
         settings: OfflineSettings,
         device: torch.device,
@@ -70,6 +73,9 @@ class OfflineTrainer:
         self.held_out = held_out
         self.settings = settings
         self.device = device
+        ahead = device.type == "cuda" or sampler.dataset.on_demand
+        self._batches = DeviceBatches(sampler.batch, device, ahead=ahead, steps=settings.steps)
+        self._carry = Carry(policy)
         self.optimizer = _optimizer(policy, settings)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
@@ -86,9 +92,13 @@ class OfflineTrainer:
         factor = schedule_factor(step, self.settings)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-        batch = self.sampler.batch(step).to(self.device)
+        batch = self._batches.batch(step)
+        if isinstance(self.sampler, ConsecutiveSampler):
+            logits = self._carry.logits(batch, self.sampler.begins(step))
+        else:
+            logits = self.policy(batch)
         loss, accuracy = behaviour_cloning(
-            self.policy(batch), batch.action, batch.available_actions, batch.mask
+            logits, batch.action, batch.available_actions, batch.mask
         )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -115,13 +125,18 @@ class OfflineTrainer:
         return {"loss": loss_sum / steps, "accuracy": accuracy_sum / steps}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return weights and optimiser."""
-        return {"policy": self.policy.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Return weights, optimiser, and the memory that consecutive windows carry along."""
+        return {
+            "policy": self.policy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "carry": self._carry.state_dict(),
+        }
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self.policy.load_state_dict(values["policy"])
         self.optimizer.load_state_dict(values["optimizer"])
+        self._carry.load_state_dict(values.get("carry", {}))
 
 
 def _optimizer(policy: Mads4Policy, settings: OfflineSettings) -> torch.optim.AdamW:
