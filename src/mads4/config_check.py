@@ -60,11 +60,24 @@ def validate(config: Command) -> list[str]:
 
 
 def _validate_offline(trainer: OfflineTrainerConfig, where: str) -> list[str]:
-    if trainer.warmup_steps <= trainer.steps:
-        return []
-    return [
-        f"{where}.warmup_steps: got {trainer.warmup_steps}, more than {where}.steps {trainer.steps}"
-    ]
+    problems = []
+    if trainer.warmup_steps > trainer.steps:
+        problems.append(
+            f"{where}.warmup_steps: got {trainer.warmup_steps}, more than "
+            f"{where}.steps {trainer.steps}"
+        )
+    if trainer.windows == "consecutive" and trainer.window is None:
+        problems.append(
+            f"{where}.windows: 'consecutive' needs the length of a window; give {where}.window"
+        )
+    if trainer.windows == "consecutive" and trainer.sampling != "uniform":
+        problems.append(
+            f"{where}.sampling: '{trainer.sampling}' does not go with "
+            f"{where}.windows=consecutive, which takes every episode in turn; use uniform"
+        )
+    if trainer.return_temperature is not None and trainer.sampling != "return":
+        problems.append(f"{where}.return_temperature: means something with sampling=return only")
+    return problems
 
 
 def _validate_model(model: Mads4Config) -> list[str]:
@@ -86,26 +99,6 @@ def _validate_model(model: Mads4Config) -> list[str]:
         )
     if model.dt_min > model.dt_max:
         problems.append(f"model.dt_min: got {model.dt_min}, above model.dt_max {model.dt_max}")
-    return problems
-
-
-def _validate_sampling(config: Command) -> list[str]:
-    trainer = getattr(config, "trainer", None)
-    trainer = getattr(trainer, "offline", trainer)
-    if trainer is None or not hasattr(trainer, "sampling"):
-        return []
-    problems = []
-    if trainer.windows == "consecutive" and trainer.window is None:
-        problems.append(
-            "trainer.windows: 'consecutive' needs the length of a window; give trainer.window"
-        )
-    if trainer.windows == "consecutive" and trainer.sampling != "uniform":
-        problems.append(
-            f"trainer.sampling: '{trainer.sampling}' does not go with "
-            "trainer.windows=consecutive, which takes every episode in turn; use uniform"
-        )
-    if trainer.return_temperature is not None and trainer.sampling != "return":
-        problems.append("trainer.return_temperature: means something with sampling=return only")
     return problems
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from mads4.evaluate import Evaluation, play_behaviour
 from mads4.processes import keep_freed_memory
 from mads4.progress import Advance, progress_bar
 from mads4.report.video import with_header, write_gif
-from mads4.rollout import Moment, Played, Policy, rollout
+from mads4.rollout import Moment, Played, Policy, one_thread, rollout
 
 _LOG = logging.getLogger(__name__)
 
@@ -148,17 +148,6 @@ class Camera:
         values |= {name: f"{value:g}" for name, value in moment.metrics.items()}
         values["still asked for"] = f"{moment.return_to_go:.1f}"
         self._pictures.append(with_header(moment.env.render(), values))
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keep PyTorch to one CPU thread: a time step's products are too small to be worth sharing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def tell(advance: Advance) -> Callable[[Played], None]:

@@ -23,10 +23,10 @@ from mads4.envs.registry import EnvFactory
 from mads4.envs.vector import VectorEnv, make_vector
 from mads4.errors import UserError
 from mads4.evaluate import Evaluation, mean_interval
-from mads4.judge import one_thread, tell
-from mads4.models import Mads4Policy, PolicyState
+from mads4.judge import tell
+from mads4.models import Mads4Policy, PolicyState, SequencePolicy
 from mads4.progress import progress_bar
-from mads4.rollout import rollout
+from mads4.rollout import one_thread, rollout
 from mads4.train.losses import behaviour_cloning
 from mads4.types import Decision, FloatArray, PolicyInput, SequenceBatch
 
@@ -81,8 +81,17 @@ class OrderedPolicy:
         return self._policy.reset_rows(state, rows)
 
 
-def require_chain(policy: Mads4Policy, source: str) -> None:
-    """Raise `UserError` unless the agents of the policy of `source` hand something on."""
+def require_chain(policy: SequencePolicy, source: str) -> Mads4Policy:
+    """Return the policy of `source` if its agents hand something on.
+
+    Raises:
+        UserError: there is nothing that could be lost, cut or reordered.
+    """
+    if not isinstance(policy, Mads4Policy):
+        raise UserError(
+            f"The policy of {source} is a {type(policy).__name__}: its agents decide alone. Give "
+            "one that was trained with model=mads4."
+        )
     if policy.spec.n_agents == 1:
         raise UserError(
             f"The policy of {source} plays with a single agent: there is no chain to probe. "
@@ -95,6 +104,7 @@ def require_chain(policy: Mads4Policy, source: str) -> None:
             "policy that was trained with model.message=output, state or logits, or "
             "model.share_action=true."
         )
+    return policy
 
 
 def disturbances(

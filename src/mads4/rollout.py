@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.vector import LocalVector, VectorEnv
 from mads4.lockstep import Game, Group, Moment, Played, Policy, Queue, Watch
 
-__all__ = ["Moment", "Played", "Policy", "rollout"]
+__all__ = ["Moment", "Played", "Policy", "one_thread", "rollout"]
 
 
 def rollout(
@@ -73,3 +74,14 @@ def rollout(
             if group.active:
                 group.decide()
             yield from finished
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep PyTorch to one CPU thread: a time step's products are too small to be worth sharing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

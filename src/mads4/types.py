@@ -6,7 +6,7 @@ This module imports neither torch nor hydra at run time, so that every other mod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -158,10 +158,13 @@ class SequenceBatch:
     mask: torch.Tensor
     """(B, T) bool, True on real steps."""
 
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> SequenceBatch:
+        """Return the batch of what `function` makes of each tensor."""
+        return SequenceBatch(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
     def to(self, device: torch.device | str) -> SequenceBatch:
         """Return the batch on `device`."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)}
-        return SequenceBatch(**moved)
+        return self.map(lambda values: values.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)

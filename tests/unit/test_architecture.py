@@ -54,7 +54,7 @@ ALLOWED = {
     "judge": BELOW_BUILD - {"train"},
     "probe": BELOW_BUILD,
     "build": BELOW_BUILD | {"build"},
-    "experiment": BELOW_BUILD | {"build", "probe"},
+    "experiment": BELOW_BUILD | {"build", "experiment", "probe"},
 }
 """Part of the package -> parts it may import; `cli` may import everything."""
 

@@ -54,12 +54,18 @@ def run(command: str, argv: list[str]) -> int:
 
     from mads4 import build, checkpoint
     from mads4.export import export_agent
+    from mads4.models import Mads4Policy
 
     source = checkpoint.find(request.checkpoint)
     payload = checkpoint.load(source)
     if "policy" not in payload or "spec" not in payload:
         raise UserError(f"{source} holds no policy; give a run directory of `mads4 train`.")
     policy = build.trained_policy(payload)
+    if not isinstance(policy, Mads4Policy):
+        raise UserError(
+            f"{source} is a {type(policy).__name__}; agents of their own are written for "
+            "model=mads4 only."
+        )
     n_agents = policy.spec.n_agents
     if request.number is not None and request.number >= n_agents:
         raise UserError(

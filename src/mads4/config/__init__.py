@@ -26,8 +26,14 @@ from mads4.config.dataset import (
 from mads4.config.env import CustomEnv, EnvConfig, MatrixGameEnv, RwareEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
 from mads4.config.fields import Section, SSMParameter
-from mads4.config.model import KernelConfig, ModelConfig
-from mads4.config.trainer import SSMLearningRates, TrainerConfig
+from mads4.config.model import KernelConfig, Mads4Config, MlpConfig, ModelConfig
+from mads4.config.online import OnlineTrainerConfig
+from mads4.config.trainer import (
+    OfflineOnlineTrainerConfig,
+    OfflineTrainerConfig,
+    SSMLearningRates,
+    TrainerConfig,
+)
 
 __all__ = [
     "AlberdiceDataset",
@@ -46,10 +52,15 @@ __all__ = [
     "GeneratedDataset",
     "KernelConfig",
     "LoggerConfig",
+    "Mads4Config",
     "MadtDataset",
     "MatrixGameEnv",
+    "MlpConfig",
     "ModelConfig",
+    "OfflineOnlineTrainerConfig",
+    "OfflineTrainerConfig",
     "OgMarlDataset",
+    "OnlineTrainerConfig",
     "ProbeConfig",
     "RecordedDataset",
     "RwareEnv",

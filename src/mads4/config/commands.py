@@ -10,8 +10,8 @@ from mads4.config.dataset import DatasetConfig, GeneratedDataset
 from mads4.config.env import EnvConfig, RwareEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
 from mads4.config.fields import Device, Name, NotNegative, Positive, Rate, Section, Target
-from mads4.config.model import KernelConfig, ModelConfig
-from mads4.config.trainer import TrainerConfig
+from mads4.config.model import KernelConfig, Mads4Config, ModelConfig
+from mads4.config.trainer import OfflineTrainerConfig, TrainerConfig
 
 
 class Command(Section):
@@ -38,9 +38,9 @@ class Config(Command):
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
     env: EnvConfig = RwareEnv()
     dataset: DatasetConfig = GeneratedDataset()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = Mads4Config()
     kernel: KernelConfig = KernelConfig()
-    trainer: TrainerConfig = TrainerConfig()
+    trainer: TrainerConfig = OfflineTrainerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     logger: LoggerConfig = LoggerConfig()
 

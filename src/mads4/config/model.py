@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from mads4.config.fields import Positive, Rate, Section, SSMParameter
 
 
-class ModelConfig(Section):
+class Mads4Config(Section):
     """The MADS4 policy."""
 
     name: Literal["mads4"] = "mads4"
@@ -66,6 +66,26 @@ class ModelConfig(Section):
     """Feed the agent's own previous action."""
     normalisation: Literal["shared", "per_agent"] = "shared"
     """Statistics that scale observations and states: one for all agents, or each its own."""
+
+
+class MlpConfig(Section):
+    """A feed-forward policy: no memory, and nothing handed on."""
+
+    name: Literal["mlp"] = "mlp"
+    """Policy architecture."""
+    n_layers: Positive = 2
+    """Hidden layers behind the embedding."""
+    d_model: Positive = 128
+    """Their width, in features."""
+    use_return: bool = True
+    """Condition on the return-to-go."""
+    use_global_state: bool = True
+    """Feed the global state."""
+    use_previous_action: bool = False
+    """Feed the agent's own previous action."""
+
+
+ModelConfig: TypeAlias = Annotated[Mads4Config | MlpConfig, Field(discriminator="name")]
 
 
 class KernelConfig(Section):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from mads4.config.fields import NotNegative, Positive, Rate, Section
+from mads4.config.online import OnlineTrainerConfig
 
 
 class SSMLearningRates(Section):
@@ -24,7 +25,7 @@ class SSMLearningRates(Section):
     """Of the feedthrough."""
 
 
-class TrainerConfig(Section):
+class OfflineTrainerConfig(Section):
     """Offline training by supervised sequence modelling."""
 
     name: Literal["offline"] = "offline"
@@ -61,3 +62,20 @@ class TrainerConfig(Section):
     """Steps between checkpoints that are kept for good; null keeps last and best only."""
     log_interval: Positive = 50
     """Steps between two lines of metrics."""
+
+
+class OfflineOnlineTrainerConfig(Section):
+    """Offline training, then online training of what came of it, in one run."""
+
+    name: Literal["offline_online"] = "offline_online"
+    """Kind of training."""
+    offline: OfflineTrainerConfig = OfflineTrainerConfig()
+    """The first part."""
+    online: OnlineTrainerConfig = OnlineTrainerConfig()
+    """The second part."""
+
+
+TrainerConfig: TypeAlias = Annotated[
+    OfflineTrainerConfig | OnlineTrainerConfig | OfflineOnlineTrainerConfig,
+    Field(discriminator="name"),
+]

@@ -22,10 +22,13 @@ class Trainer(Protocol):
     """What the loop needs of a trainer."""
 
     device: torch.device
+    phase: str
+    """What metrics of updates are logged under, for example ``offline``."""
+    validation_phase: str
+    """What metrics of validations are logged under."""
 
-    @property
-    def agent_steps_per_update(self) -> int:
-        """Decisions learned from in one update."""
+    def agent_steps(self, step: int) -> int:
+        """Return how many decisions the first `step` updates have learned from."""
         ...
 
     def update(self, step: int) -> dict[str, Tensor]:
@@ -33,7 +36,27 @@ class Trainer(Protocol):
         ...
 
     def validate(self) -> dict[str, float]:
-        """Return held-out metrics, ``loss`` among them, without touching any random stream."""
+        """Return what the policy is judged by, without touching any random stream."""
+        ...
+
+    def criterion(self, metrics: Mapping[str, float]) -> float:
+        """Return the number among `validate`'s by which the best is chosen; less is better."""
+        ...
+
+    def judged_policy(self) -> dict[str, Any]:
+        """Return the weights that the latest validation is about."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint shall say besides the weights, as plain values."""
+        ...
+
+    def summary(self, state: TrainState) -> dict[str, Any]:
+        """Return what the run's summary shall say about the training."""
+        ...
+
+    def progress(self, metrics: Mapping[str, float]) -> str:
+        """Say in a few words how it goes, given the metrics logged last."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,12 +94,14 @@ class Checkpoints:
     def save_last(self, trainer: Trainer, state: TrainState) -> None:
         """Save weights, optimiser, counters and random streams."""
         values = trainer.state_dict()
+        values |= trainer.facts()
         values |= {"state": state.to_dict(), "random": random_state(trainer.device)}
         checkpoint.save(self.folder / "last.pt", self._about | values)
 
     def save_weights(self, trainer: Trainer, state: TrainState, name: str) -> None:
-        """Save the weights as ``<name>.pt``."""
-        values = {"policy": trainer.state_dict()["policy"], "state": state.to_dict()}
+        """Save the weights that the latest validation is about as ``<name>.pt``."""
+        values = trainer.facts()
+        values |= {"policy": trainer.judged_policy(), "state": state.to_dict()}
         checkpoint.save(self.folder / f"{name}.pt", self._about | values)
 
     def restore(self, trainer: Trainer) -> TrainState:
@@ -107,18 +132,19 @@ def fit(
     intervals: Intervals,
     checkpoints: Checkpoints,
     tracker: Tracker,
-    on_step: Callable[[TrainState, float], None],
+    on_step: Callable[[TrainState, Mapping[str, float]], None],
 ) -> TrainState:
     """Train from `state` to ``intervals.steps``; save before leaving, however one leaves.
 
-    `on_step` is called with the state and the latest logged loss after every step.
+    `on_step` is called with the state and the metrics logged last after every step.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came, and ``last.pt`` has been saved, even if the
             signal came in the very last step: what follows the training is not wanted either.
     """
     recent: list[dict[str, Tensor]] = []
-    loss, began, before = float("nan"), time.perf_counter(), state.seconds
+    latest: dict[str, float] = {}
+    began, before = time.perf_counter(), state.seconds
     saved = state.step
     with stop_on_signals() as stop:
         while state.step < intervals.steps and not stop.requested:
@@ -128,18 +154,18 @@ def fit(
             ended = state.step == intervals.steps
             if state.step % intervals.log == 0 or ended:
                 metrics = _mean(recent)
-                loss, speed = metrics["loss"], trainer.agent_steps_per_update * state.step
-                metrics["agent_steps_per_second"] = speed / state.seconds
-                tracker.log(state.step, {f"offline/{k}": v for k, v in metrics.items()})
+                metrics["agent_steps_per_second"] = trainer.agent_steps(state.step) / state.seconds
+                _log(tracker, state.step, trainer.phase, metrics)
+                latest |= metrics
                 recent.clear()
             if state.step % intervals.validation == 0 or ended:
-                _validate(trainer, state, checkpoints, tracker)
+                latest |= _validate(trainer, state, checkpoints, tracker)
             if intervals.keep and state.step % intervals.keep == 0:
                 checkpoints.save_weights(trainer, state, f"step_{state.step:08d}")
             if state.step % intervals.checkpoint == 0 or ended:
                 checkpoints.save_last(trainer, state)
                 saved = state.step
-            on_step(state, loss)
+            on_step(state, latest)
         if saved < state.step:
             checkpoints.save_last(trainer, state)
     if stop.requested:
@@ -149,13 +175,19 @@ def fit(
 
 def _validate(
     trainer: Trainer, state: TrainState, checkpoints: Checkpoints, tracker: Tracker
-) -> None:
+) -> dict[str, float]:
+    """Judge the policy, keep it if it is the best so far, and return the metrics by phase."""
     metrics = trainer.validate()
-    tracker.log(state.step, {f"validation/{k}": v for k, v in metrics.items()})
-    if metrics["loss"] < state.best_validation_loss:
-        state.best_validation_loss = metrics["loss"]
-        state.best_step = state.step
+    _log(tracker, state.step, trainer.validation_phase, metrics)
+    found = trainer.criterion(metrics)
+    if found < state.best_criterion:
+        state.best_criterion, state.best_step = found, state.step
         checkpoints.save_weights(trainer, state, "best")
+    return {f"{trainer.validation_phase}/{name}": value for name, value in metrics.items()}
+
+
+def _log(tracker: Tracker, step: int, phase: str, metrics: Mapping[str, float]) -> None:
+    tracker.log(step, {f"{phase}/{name}": value for name, value in metrics.items()})
 
 
 def _mean(rows: list[dict[str, Tensor]]) -> dict[str, float]:

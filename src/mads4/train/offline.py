@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from mads4.data.consecutive import ConsecutiveSampler
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler, held_out_batches
-from mads4.models import Mads4Policy
+from mads4.models import SequencePolicy
 from mads4.nn.ssm import ssm_parameters
 from mads4.train.batches import DeviceBatches
 from mads4.train.carry import Carry
 from mads4.train.losses import behaviour_cloning
+from mads4.train.state import TrainState
 
 VALIDATION_BATCH = 16
 """Trajectories at once; only speed and memory depend on it."""
@@ -60,9 +61,12 @@ class OfflineTrainer:
         device: where batches go.
     """
 
+    phase = "offline"
+    validation_phase = "validation"
+
     def __init__(
         self,
-        policy: Mads4Policy,
+        policy: SequencePolicy,
         sampler: SequenceSampler | ConsecutiveSampler,
         held_out: Dataset,
         settings: OfflineSettings,
@@ -79,12 +83,11 @@ class OfflineTrainer:
         self.optimizer = _optimizer(policy, settings)
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
 
-    @property
-    def agent_steps_per_update(self) -> int:
-        """Decisions that one batch holds (padding included)."""
+    def agent_steps(self, step: int) -> int:
+        """Return how many decisions `step` batches hold (padding included)."""
         dataset = self.sampler.dataset
         steps = self.sampler.window or int(dataset.table.length.max())
-        return self.sampler.batch_size * steps * dataset.spec.n_agents
+        return step * self.sampler.batch_size * steps * dataset.spec.n_agents
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Take optimiser step `step` (from 0) and return its metrics as 0-d tensors."""
@@ -124,6 +127,29 @@ class OfflineTrainer:
             steps += weight
         return {"loss": loss_sum / steps, "accuracy": accuracy_sum / steps}
 
+    def criterion(self, metrics: Mapping[str, float]) -> float:
+        """Return the validation loss."""
+        return metrics["loss"]
+
+    def judged_policy(self) -> dict[str, Any]:
+        """Return the weights as they are."""
+        return self.policy.state_dict()
+
+    def facts(self) -> dict[str, Any]:
+        """Return nothing: the data's summary says all."""
+        return {}
+
+    def summary(self, state: TrainState) -> dict[str, Any]:
+        """Return the validation loss that the best weights were chosen by."""
+        return {"best_validation_loss": state.best_criterion}
+
+    def progress(self, metrics: Mapping[str, float]) -> str:
+        """Say what the losses are."""
+        words = [f"loss {metrics['loss']:.3f}"] if "loss" in metrics else []
+        if "validation/loss" in metrics:
+            words.append(f"held out {metrics['validation/loss']:.3f}")
+        return ", ".join(words)
+
     def state_dict(self) -> dict[str, Any]:
         """Return weights, optimiser, and the memory that consecutive windows carry along."""
         return {
@@ -139,7 +165,7 @@ class OfflineTrainer:
         self._carry.load_state_dict(values.get("carry", {}))
 
 
-def _optimizer(policy: Mads4Policy, settings: OfflineSettings) -> torch.optim.AdamW:
+def _optimizer(policy: SequencePolicy, settings: OfflineSettings) -> torch.optim.AdamW:
     """AdamW; state-space parameters learn at rates of their own, the dynamics are not decayed."""
     ssm = ssm_parameters(policy)
     known = {id(parameter) for group in ssm.values() for parameter in group}

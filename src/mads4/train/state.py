@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
+
+from mads4.errors import UserError
 
 
 @dataclass
@@ -16,9 +18,10 @@ class TrainState:
     step: int = 0
     """Optimiser steps taken."""
     best_step: int = 0
-    """Step of the lowest validation loss so far; 0 before the first validation."""
-    best_validation_loss: float = float("inf")
-    """Nats per agent-step."""
+    """Step at which the best weights so far were judged; 0 before the first validation."""
+    best_criterion: float = float("inf")
+    """What they were chosen by (less is better): offline the validation loss, in nats per
+    agent-step; online minus the return of the training episodes."""
     seconds: float = 0.0
     """Wall-clock time spent on the steps taken, over all processes of the run."""
 
@@ -28,7 +31,16 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainState:
-        """Restore what `to_dict` returned."""
+        """Restore what `to_dict` returned.
+
+        Raises:
+            UserError: another version of mads4 wrote it.
+        """
+        if set(values) != {field.name for field in fields(cls)}:
+            raise UserError(
+                "The run was begun by another version of mads4. Go on with that version, or start "
+                "a new run (in a new directory, with init_from=<this run> to keep the weights)."
+            )
         return cls(**values)
 
 

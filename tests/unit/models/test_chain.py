@@ -76,7 +76,7 @@ def test_forward_is_step_unrolled(options: dict[str, Any], agent_order: str, dro
 
 
 def segment(batch: SequenceBatch, steps: slice) -> SequenceBatch:
-    return SequenceBatch(**{name: values[:, steps] for name, values in vars(batch).items()})
+    return batch.map(lambda values: values[:, steps])
 
 
 @pytest.mark.parametrize("options", CHAINS, ids=name)
@@ -127,7 +127,7 @@ def test_states_are_chosen_and_joined_by_environment() -> None:
         parts = [state.select(torch.tensor([row])) for row in (2, 0)]
         chosen, joined = state.select(rows), join(parts)
         again = segment(batch, slice(0, 3))
-        picked = SequenceBatch(**{key: values[rows] for key, values in vars(again).items()})
+        picked = again.map(lambda values: values[rows])
         wanted = policy.sequence(again, state=state).logits[rows]
         for found in (chosen, joined):
             torch.testing.assert_close(policy.sequence(picked, state=found).logits, wanted)

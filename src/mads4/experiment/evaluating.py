@@ -1,0 +1,80 @@
+"""`mads4 evaluate`, and the evaluation at the end of a training."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from mads4 import build
+from mads4.atomic import write_json
+from mads4.config import Config, EvaluateConfig
+from mads4.envs.registry import EnvFactory
+from mads4.evaluate import target_returns
+from mads4.experiment.sources import known_returns, trained
+from mads4.judge import Judge
+from mads4.report.picture import RESULT_PICTURE, result_picture, target_figure
+from mads4.report.summary import SUMMARY_FILE
+from mads4.report.table import result_table
+from mads4.tracking import Tracker, read_metrics
+
+_LOG = logging.getLogger(__name__)
+
+
+def evaluate(config: EvaluateConfig, run_dir: Path) -> None:
+    """Play the policy of a checkpoint and write what came of it."""
+    device = build.device(config.device, config.threads)
+    payload, make_env = trained(config)
+    with Tracker(run_dir, tensorboard=True) as tracker:
+        summary = summarise(config.name, payload, make_env, config, run_dir, device, {})
+        summary["checkpoint"] = str(config.checkpoint)
+        publish(summary, run_dir, tracker, payload["state"]["step"])
+
+
+def summarise(
+    name: str,
+    payload: Mapping[str, Any],
+    make_env: EnvFactory,
+    config: Config | EvaluateConfig,
+    run_dir: Path,
+    device: torch.device,
+    times: Mapping[str, float],
+) -> dict[str, Any]:
+    """Evaluate the checkpoint's policy for every return target; return ``summary.json``."""
+    began = time.perf_counter()
+    settings = config.evaluator
+    judge = Judge(make_env, settings, device, config.progress)
+    policy = build.trained_policy(payload, settings.precision).to(device)
+    targets = target_returns(settings.targets, known_returns(payload))
+    baselines = judge.baselines() if settings.baselines else {}
+    results = judge.policy(policy, targets, baselines, run_dir)
+    data = payload["data"]
+    return {
+        "name": name,
+        "seed": payload["seed"],
+        "env": payload["spec"],
+        "model": payload["model"],
+        "reward_definition": payload["spec"]["reward"],
+        "data": data and data | {"quality": data["behaviour"].get("quality")},
+        "eval": results,
+        "baselines": baselines,
+        "time": {**times, "evaluate_s": time.perf_counter() - began},
+    }
+
+
+def publish(summary: dict[str, Any], run_dir: Path, tracker: Tracker, step: int) -> None:
+    """Write ``summary.json``, the picture and TensorBoard's figures, and show the table."""
+    for target, values in summary["eval"].items():
+        numbers = {k: v for k, v in values.items() if isinstance(v, float)}
+        name = target.replace("*", "x")
+        tracker.log(step, {f"eval/{k}.{name}": v for k, v in numbers.items()})
+    write_json(run_dir / SUMMARY_FILE, summary)
+    tracker.figure("eval/target_against_achieved", target_figure(summary), step)
+    result_picture(summary, read_metrics(run_dir), run_dir / RESULT_PICTURE)
+    Console().print(result_table(summary))
+    _LOG.info("picture: %s", run_dir / RESULT_PICTURE)

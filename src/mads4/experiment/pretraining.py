@@ -1,0 +1,67 @@
+"""Offline training from a data set."""
+
+from __future__ import annotations
+
+import torch
+
+from mads4 import build
+from mads4.atomic import json_safe
+from mads4.config import Config, OfflineTrainerConfig
+from mads4.data.dataset import Dataset
+from mads4.data.sampler import SequenceSampler
+from mads4.envs.registry import EnvFactory
+from mads4.errors import UserError
+from mads4.experiment.sources import initialise, policy_checkpoint
+from mads4.experiment.stage import Stage
+from mads4.train.offline import OfflineTrainer
+
+SPLIT_SEED = 0
+"""The held-out episodes are the same for all runs on a data set, so that losses compare."""
+
+
+def pretraining(config: Config, make_env: EnvFactory, device: torch.device) -> Stage:
+    """Return the offline stage that `config` describes.
+
+    Raises:
+        UserError: data, model or checkpoint do not fit.
+    """
+    data = build.dataset(config.dataset, make_env, config.progress)
+    assert isinstance(config.trainer, OfflineTrainerConfig)
+    trainer = _trainer(config, config.trainer, data, device)
+    return Stage(
+        label="training",
+        config=config,
+        trainer=trainer,
+        policy=trainer.policy,
+        intervals=build.intervals(config.trainer),
+        make_env=make_env,
+        spec=data.spec,
+        data=json_safe(data.summary()),  # a user's own reader may describe it in numpy types
+    )
+
+
+def _trainer(
+    config: Config, settings: OfflineTrainerConfig, data: Dataset, device: torch.device
+) -> OfflineTrainer:
+    if len(data) < 2:
+        raise UserError(
+            f"The data set '{data.name}' has {len(data)} episode; training needs at least two, "
+            "one of them to hold out for the validation loss."
+        )
+    training, held_out = data.split(config.dataset.validation_fraction, SPLIT_SEED)
+    model = build.policy(config.model, data.spec, config.kernel.backend)
+    build.normalise(model, training)
+    if config.init_from is not None:
+        payload = policy_checkpoint(config.init_from)
+        initialise(model, payload, config.init_from, data.spec)
+    sampler = SequenceSampler(
+        training,
+        settings.batch_size,
+        settings.window,
+        config.seed,
+        sampling=settings.sampling,
+        return_temperature=settings.return_temperature,
+    )
+    return OfflineTrainer(
+        model.to(device), sampler, held_out, build.offline_settings(settings), device
+    )

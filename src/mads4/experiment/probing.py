@@ -1,0 +1,48 @@
+"""`mads4 probe`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from rich.console import Console
+
+from mads4 import build
+from mads4.atomic import write_json
+from mads4.config import ProbeConfig
+from mads4.evaluate import target_returns
+from mads4.experiment.sources import known_returns, trained
+from mads4.probe import Probe, require_chain
+from mads4.report.probe_picture import PROBE_PICTURE, probe_picture
+from mads4.report.probe_table import PROBE_FILE, probe_tables
+
+_LOG = logging.getLogger(__name__)
+
+
+def probe(config: ProbeConfig, run_dir: Path) -> None:
+    """Disturb the chain of a checkpoint's policy and write what that costs.
+
+    Raises:
+        UserError: a policy without a chain, or anything else the user can mend.
+    """
+    device = build.device(config.device, config.threads)
+    payload, make_env = trained(config)
+    policy = require_chain(
+        build.trained_policy(payload, config.precision).to(device), config.checkpoint
+    )
+    asked = payload["config"]["evaluator"]["targets"][0] if config.target is None else config.target
+    (target,) = target_returns([asked], known_returns(payload)).values()
+    result = {
+        "name": config.name,
+        "checkpoint": config.checkpoint,
+        "env": payload["spec"],
+        "model": payload["model"],
+        "seed": config.seed,
+        "target_return": target,
+        **Probe(make_env, config, device).run(policy, target),
+    }
+    write_json(run_dir / PROBE_FILE, result)
+    probe_picture(result, run_dir / PROBE_PICTURE)
+    for table in probe_tables(result):
+        Console().print(table)
+    _LOG.info("picture: %s", run_dir / PROBE_PICTURE)

@@ -1,0 +1,108 @@
+"""A training from its first step to its last, in a directory of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mads4 import checkpoint
+from mads4.atomic import write_json
+from mads4.config import Config, Section
+from mads4.envs.registry import EnvFactory
+from mads4.kernels.backends import Choice
+from mads4.progress import progress_bar
+from mads4.provenance import PROVENANCE_FILE, collect_provenance
+from mads4.tracking import Tracker
+from mads4.train.loop import Checkpoints, Intervals, Trainer, fit
+from mads4.train.state import TrainState
+from mads4.types import EnvSpec
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is trained, how long, and what its checkpoints say about it."""
+
+    label: str
+    """For the progress bar."""
+    config: Config
+    """As it is in force: with the stage's own trainer, and the model as it was built."""
+    trainer: Trainer
+    policy: torch.nn.Module
+    intervals: Intervals
+    make_env: EnvFactory
+    spec: EnvSpec
+    data: Mapping[str, Any]
+    """Summary of the data set, as JSON values; empty where there is none."""
+    before: Mapping[str, Any] | None = None
+    """Checkpoint that training began with."""
+    close: Callable[[], None] = field(default=lambda: None)
+    """Ends what the trainer holds beyond memory."""
+
+    def about(self) -> dict[str, Any]:
+        """Return what a checkpoint says besides the weights."""
+        return {
+            "model": plain(self.config.model),
+            "spec": self.spec.to_dict(),
+            "env": {"name": self.make_env.name, "arguments": dict(self.make_env.arguments)},
+            "data": dict(self.data),
+            "seed": self.config.seed,
+            "config": plain(self.config),
+        }
+
+
+def run_stage(
+    stage: Stage,
+    run_dir: Path,
+    device: torch.device,
+    kernel: Choice,
+    finish: Callable[[TrainState, Tracker], None],
+) -> None:
+    """Train to the end, or go on to it, then call `finish` with the tracker still open."""
+    write_json(run_dir / PROVENANCE_FILE, _provenance(stage, device, kernel))
+    checkpoints = Checkpoints(run_dir / checkpoint.FOLDER, stage.about())
+    state = checkpoints.restore(stage.trainer)
+    config = stage.config
+    _LOG.info("run directory: %s", run_dir)
+    if state.step:
+        _LOG.info("continuing at step %d", state.step)
+    with Tracker(run_dir, config.logger.tensorboard, start_step=state.step) as tracker:
+        tracker.text("config", _as_text(config))
+        with progress_bar(stage.label, stage.intervals.steps, config.progress) as advance:
+
+            def on_step(now: TrainState, metrics: Mapping[str, float]) -> None:
+                advance(now.step, stage.trainer.progress(metrics))
+
+            try:
+                state = fit(stage.trainer, state, stage.intervals, checkpoints, tracker, on_step)
+            finally:
+                stage.close()
+        finish(state, tracker)
+
+
+def _provenance(stage: Stage, device: torch.device, kernel: Choice) -> dict[str, Any]:
+    keys = ("name", "fingerprint", "episodes")
+    return collect_provenance(
+        seed=stage.config.seed,
+        device=str(device),
+        spec=stage.spec,
+        dataset={key: stage.data.get(key) for key in keys},
+        kernel_backend=kernel.backend.name,
+        kernel_reason=kernel.reason,
+    )
+
+
+def plain(section: Section) -> dict[str, Any]:
+    """Return a section as JSON values."""
+    return section.model_dump(mode="json")
+
+
+def _as_text(config: Config) -> str:
+    """Return the configuration for TensorBoard's text page."""
+    return f"```json\n{config.model_dump_json(indent=2)}\n```"

@@ -1,0 +1,73 @@
+"""How a policy stands in online training: its returns, its best, and whether it has fallen."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from mads4.rollout import Played
+
+Verdict = Literal["best", "fallen", "usual"]
+
+_NUMBERS = ("best_return", "best_average", "lowest", "environment_steps", "falls")
+
+
+class Standing:
+    """Judges by the returns of training's own episodes, averaged over some iterations.
+
+    Args:
+        best_return: best return of a single episode known so far.
+        smoothing: iterations that are averaged.
+        tolerated: share of the best average that may be lost; None for any.
+    """
+
+    def __init__(self, best_return: float, smoothing: int, tolerated: float | None) -> None:
+        self.best_return = best_return
+        self.best_average = float("-inf")
+        self.lowest = 0.0
+        self.environment_steps = 0
+        self.falls = 0
+        self._tolerated = tolerated
+        self._recent: deque[float] = deque(maxlen=smoothing)
+
+    @property
+    def settled(self) -> bool:
+        """Whether there are enough iterations to average."""
+        return len(self._recent) == self._recent.maxlen
+
+    @property
+    def average(self) -> float:
+        """Mean return of the latest iterations."""
+        return sum(self._recent) / max(len(self._recent), 1)
+
+    def judge(self, played: Sequence[Played]) -> Verdict:
+        """Take in an iteration's episodes; after a fall the averaging begins anew."""
+        returns = [one.episode_return for one in played]
+        self.environment_steps += sum(one.length for one in played)
+        self.best_return = max(self.best_return, *returns)
+        self.lowest = min(returns)
+        self._recent.append(sum(returns) / len(returns))
+        if not self.settled:
+            return "usual"
+        if self.average > self.best_average:
+            self.best_average = self.average
+            return "best"
+        allowed = float("inf") if self._tolerated is None else self._tolerated
+        if self.best_average - self.average > allowed * abs(self.best_average):
+            self._recent.clear()
+            self.falls += 1
+            return "fallen"
+        return "usual"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        numbers = {name: getattr(self, name) for name in _NUMBERS}
+        return {**numbers, "recent": list(self._recent)}
+
+    def load_state_dict(self, values: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        for name in _NUMBERS:
+            setattr(self, name, values[name])
+        self._recent.clear()
+        self._recent.extend(values["recent"])
