@@ -17,10 +17,15 @@ from mads4.errors import UserError
 from mads4.progress import progress_bar
 
 MEBIBYTE = 1 << 20
+WIDE = 130
+"""Columns of a terminal from which all of the table fits."""
+PIPE_WIDTH = 200
+"""Columns where the output goes to a file or another program."""
 _COLUMNS = (
     *("name", "environment", "scenario", "quality", "format"),
     *("episodes", "size", "mean return", "licence", "source", "here"),
 )
+_TOLD_BY_THE_NAME = ("environment", "scenario", "quality", "format")
 
 
 def list_sets(args: argparse.Namespace) -> None:
@@ -99,31 +104,39 @@ def _of_file(path: Path, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
+    """Print a table; columns in which nothing is known are left out, and repetitions if narrow."""
     from rich.console import Console
     from rich.table import Table
 
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    cells = [_cells(row) for row in rows]
+    wide = console.width >= WIDE
+    columns = [name for name in _COLUMNS if any(row[name] for row in cells)]
+    columns = [name for name in columns if wide or name not in _TOLD_BY_THE_NAME]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in _COLUMNS:
-        right = column in ("episodes", "size", "mean return")
-        table.add_column(column, justify="right" if right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(
-            _short(row["name"]),
-            *(row[key] for key in ("env", "scenario", "quality", "format")),
-            *("" if row[key] is None else text(row[key]) for key, text in _NUMBERS),
-            *(row["licence"], row["source"], "yes" if row["here"] else ""),
-        )
-    Console().print(table)
+    for name in columns:
+        right = name in ("episodes", "size", "mean return")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    for row in cells:
+        table.add_row(*(row[name] for name in columns))
+    console.print(table)
     sys.stdout.write(
         f"\n{len(rows)} data sets; empty: not known. Data directory: {data_directory()}\n"
     )
 
 
-_NUMBERS = (
-    ("episodes", str),
-    ("bytes", lambda size: f"{size / MEBIBYTE:.1f} MiB"),
-    ("return_mean", lambda mean: f"{mean:.2f}"),
-)
+def _cells(row: dict[str, Any]) -> dict[str, str]:
+    """Return a row's text by column."""
+    episodes, size, mean = row["episodes"], row["bytes"], row["return_mean"]
+    return {
+        "name": _short(row["name"]),
+        "environment": row["env"],
+        **{key: row[key] for key in ("scenario", "quality", "format", "licence", "source")},
+        "episodes": "" if episodes is None else str(episodes),
+        "size": "" if size is None else f"{size / MEBIBYTE:.1f} MiB",
+        "mean return": "" if mean is None else f"{mean:.2f}",
+        "here": "yes" if row["here"] else "no",
+    }
 
 
 def _short(name: str) -> str:

@@ -158,7 +158,7 @@ def _differences(made_from: dict[str, Any], found: dict[str, Any]) -> str:
     )
 
 
-def _print_table(path: Path, facts: dict[str, object]) -> None:
+def _print_table(path: Path, facts: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -166,6 +166,21 @@ def _print_table(path: Path, facts: dict[str, object]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in facts.items():
-        shown = f"{value:.3f}" if isinstance(value, float) else value
-        table.add_row(key, json.dumps(shown) if isinstance(shown, dict) else str(shown))
+        if isinstance(value, dict):
+            for name, one in value.items():
+                table.add_row(f"{key}.{name}", _in_short(one))
+        else:
+            table.add_row(key, f"{value:.3f}" if isinstance(value, float) else str(value))
     Console().print(table)
+
+
+def _in_short(value: Any) -> str:
+    """Return a part of the origin on a line or two; --json has all of it."""
+    if isinstance(value, dict) and "sha256" in value:
+        return f"{value['count']} files, {value['bytes']} bytes, SHA-256 {value['sha256']}"
+    if isinstance(value, dict) and "reasons" in value:
+        reasons = "; ".join(f"{why} ({n})" for why, n in value["reasons"].items())
+        return f"{value['episodes']} episodes" + (f": {reasons}" if reasons else "")
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        return "\n".join(f"{one.get('name')}: {one.get('fingerprint', '')}" for one in value)
+    return value if isinstance(value, str) else json.dumps(value)

@@ -17,6 +17,11 @@ def run(command: str, argv: list[str]) -> int:
     parser.add_argument(
         "--each", action="store_true", help="a row for each run instead of means over seeds"
     )
+    parser.add_argument(
+        "--mix",
+        action="store_true",
+        help="average even over runs of different data sets or reward definitions",
+    )
     args = parser.parse_args(argv)
 
     from mads4.report import compare
@@ -25,7 +30,7 @@ def run(command: str, argv: list[str]) -> int:
     if len(runs) == 1 and args.csv is None:
         _show_one(runs[0])
         return 0
-    frame = compare.compare(args.paths, over_seeds=not args.each)
+    frame = compare.compare(args.paths, over_seeds=not args.each, mix=args.mix)
     sys.stdout.write(compare.to_markdown(frame))
     if args.csv is not None:
         compare.write_csv(frame, args.csv)

@@ -90,7 +90,7 @@ def download(
             try:
                 found = _fetch_whole(address, part, timeout)
             except _RefusedError as error:
-                logger.warning("%s: %s", address, error)
+                logger.info("%s: %s", address, error)
                 problems.append(f"{address}: {error}")
                 continue
             _record(path, found)

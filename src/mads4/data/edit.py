@@ -34,7 +34,7 @@ class Stored:
             "name": header.name,
             "fingerprint": header.fingerprint,
             "episodes": len(header),
-            "behaviour": dict(header.behaviour),
+            "behaviour": _condensed(header.behaviour),
         }
 
 
@@ -115,7 +115,13 @@ def merge(parents: Sequence[Stored]) -> Edited:
     first = parents[0]
     seen: dict[str, Path] = {}
     for parent in parents:
-        first.header.spec.require_compatible(parent.header.spec, str(first.path), str(parent.path))
+        wrong = first.header.spec.differences(parent.header.spec)
+        if wrong:
+            raise UserError(
+                f"{first.path} and {parent.path} cannot be merged: {'; '.join(wrong)}. Data sets "
+                "of one environment, reward definition and encoding can (what a format does not "
+                "tell is given to `mads4 data convert` with --env, --scenario and --reward)."
+            )
         fingerprint = parent.header.fingerprint
         if fingerprint in seen:
             raise UserError(
@@ -227,6 +233,14 @@ def _origin(parents: Sequence[Stored], operation: Mapping[str, Any]) -> dict[str
         "operation": dict(operation),
         "parents": [parent.identity() for parent in parents],
     }
+
+
+def _condensed(behaviour: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parent's origin without the lists that only the parent itself needs."""
+    kept = {key: value for key, value in behaviour.items() if key != "skipped"}
+    if isinstance(kept.get("source"), Mapping):
+        kept["source"] = {key: value for key, value in kept["source"].items() if key != "files"}
+    return kept
 
 
 def _said(operation: Mapping[str, Any]) -> str:

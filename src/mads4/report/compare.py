@@ -35,12 +35,13 @@ _HEADINGS = {
 }
 
 
-def compare(paths: Sequence[Path], over_seeds: bool = True) -> pd.DataFrame:
+def compare(paths: Sequence[Path], over_seeds: bool = True, mix: bool = False) -> pd.DataFrame:
     """Return a table of runs, one row per run (or group of seeds) and return asked for.
 
     Args:
         paths: Run directories, or folders that hold them (a sweep, ``outputs/<name>``).
         over_seeds: Average runs that differ in nothing but their seed.
+        mix: Average also runs of different data sets or reward definitions, with a warning.
 
     Returns:
         Columns: ``name``; settings that differ between the runs, under their configuration key;
@@ -49,10 +50,10 @@ def compare(paths: Sequence[Path], over_seeds: bool = True) -> pd.DataFrame:
 
     Raises:
         UserError: when nothing is found, or what would be averaged is not of one reward
-            definition and one data set.
+            definition and one data set, unless `mix`; or not of one scenario.
     """
     frame = collect(find_runs(paths))
-    return average_over_seeds(frame) if over_seeds else frame
+    return average_over_seeds(frame, mix) if over_seeds else frame
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
@@ -91,14 +92,15 @@ def collect(runs: Sequence[Path]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, *_RESULTS[:-1]])
 
 
-def average_over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+def average_over_seeds(frame: pd.DataFrame, mix: bool = False) -> pd.DataFrame:
     """Return the means over seeds of the rows of `collect` that differ in nothing else.
 
     The interval of several seeds is a 95% bootstrap interval of the mean of the runs' means; that
     of a single run stays what its own episodes gave.
 
     Raises:
-        UserError: when rows of one group differ in reward definition or data set.
+        UserError: when rows of one group differ in reward definition or data set and are not to
+            be mixed, or in scenario.
     """
     import pandas as pd
 
@@ -107,9 +109,9 @@ def average_over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for values, group in frame.groupby(keys, sort=False, dropna=False):
         label = ", ".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
-        _require_one(group, "reward", "reward definitions", label)
         _require_one(group, "scenario", "scenarios", label)
-        _require_one(group, "fingerprint", "data sets", label)
+        _require_one(group, "reward", "reward definitions", label, mix)
+        _require_one(group, "fingerprint", "data sets", label, mix)
         for target, same in group.groupby("target", sort=False, dropna=False):
             row = dict(zip(keys, values, strict=True)) | {"target": target}
             rows.append(row | _average(same, label))
@@ -185,18 +187,24 @@ def bootstrap_interval(values: np.ndarray[Any, Any]) -> tuple[float, float]:
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def _require_one(group: pd.DataFrame, column: str, what: str, label: str) -> None:
-    """Raise `UserError` when the rows that would be averaged differ in `column`."""
+def _require_one(
+    group: pd.DataFrame, column: str, what: str, label: str, mix: bool = False
+) -> None:
+    """Raise `UserError`, or only warn, when the rows that would be averaged differ in `column`."""
     values = group.drop_duplicates(column)
     if len(values) > 1:
         listed = "; ".join(
             f"{value or 'unknown'} in {run}"
             for value, run in zip(values[column], values["run"], strict=True)
         )
-        raise UserError(
-            f"The runs of {label} are of different {what}, so their mean means nothing: {listed}. "
-            "Report them in separate calls, or without averaging over seeds."
-        )
+        wrong = f"The runs of {label} are of different {what}, so their mean means nothing"
+        if not mix:
+            mixed = "" if column == "scenario" else ", or insist with --mix"
+            raise UserError(
+                f"{wrong}: {listed}. Report them in separate calls, or without averaging over "
+                f"seeds{mixed}."
+            )
+        _LOG.warning("%s: %s", wrong, listed)
 
 
 def _settings(run: Path) -> dict[str, str]:

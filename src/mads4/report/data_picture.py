@@ -38,6 +38,11 @@ class DataFacts:
     action_counts: npt.NDArray[Any]
     """(N, A) how often each agent took each action."""
 
+    @property
+    def one_length(self) -> int | None:
+        """The length of all episodes, None where they differ."""
+        return int(self.lengths[0]) if self.lengths.min() == self.lengths.max() else None
+
 
 def data_picture(facts: DataFacts, path: Path) -> None:
     """Write a PNG of a data set.
@@ -48,16 +53,18 @@ def data_picture(facts: DataFacts, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    agents = len(facts.action_counts)
-    tall = max(3.6, min(1.6 + 0.42 * agents, 9.0))
-    figure = Figure(figsize=(12.5, 4.6 + tall), layout="constrained", facecolor="white")
+    tall = float(np.clip(1.4 + 0.42 * len(facts.action_counts), 2.4, 6.0))
+    figure = Figure(figsize=(12.5, 5.0 + tall), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.2, h_pad=0.15)  # type: ignore[union-attr,call-arg]
     figure.suptitle(headline(facts), fontsize=15, fontweight="bold", color=_INK)
-    grid = figure.add_gridspec(2, 2, height_ratios=(3.6, tall), width_ratios=(1, 1.15))
+    grid = figure.add_gridspec(2, 2, height_ratios=(3.4, tall), width_ratios=(1, 1.15))
     _draw_returns(figure.add_subplot(grid[0, 0]), facts)
     _draw_order(figure.add_subplot(grid[0, 1]), facts)
-    _draw_lengths(figure.add_subplot(grid[1, 0]), facts)
-    _draw_actions(figure.add_subplot(grid[1, 1]), facts)
+    if facts.one_length is None:
+        _draw_lengths(figure.add_subplot(grid[1, 0]), facts)
+        _draw_actions(figure.add_subplot(grid[1, 1]), facts)
+    else:  # nothing to see in a histogram of one bar
+        _draw_actions(figure.add_subplot(grid[1, :]), facts)
     figure.supxlabel(_small_print(facts), fontsize=8.5, color=_FAINT)
     with atomic_path(path) as beside:
         figure.savefig(beside, format="png", dpi=130)
@@ -66,8 +73,7 @@ def data_picture(facts: DataFacts, path: Path) -> None:
 def headline(facts: DataFacts) -> str:
     """Return what the data set holds, in a sentence."""
     count, mean = len(facts.returns), float(facts.returns.mean())
-    where = f" of {facts.place}" if facts.place else ""
-    return f"{facts.title}: {_grouped(count)} episodes{where}, mean return {mean:.2f}"
+    return f"{facts.place or facts.title}: {_grouped(count)} episodes, mean return {mean:.2f}"
 
 
 def _draw_returns(axes: Axes, facts: DataFacts) -> None:
@@ -75,12 +81,12 @@ def _draw_returns(axes: Axes, facts: DataFacts) -> None:
     _style(axes, "How good it is", "return of an episode", "episodes")
     returns = facts.returns
     axes.hist(returns, bins=_bins(returns), color=_FILL, edgecolor="white", linewidth=0.6)
+    axes.locator_params(axis="y", integer=True)
     low, high = np.quantile(returns, (0.25, 0.75))
     axes.axvspan(low, high, color=_LINE, alpha=0.10, lw=0, label="middle half")
     mean = float(returns.mean())
     axes.axvline(mean, color=_MARK, linewidth=2, label=f"mean {mean:.2f}")
-    axes.set_ylim(0, 1.22 * axes.get_ylim()[1])
-    axes.legend(frameon=False, fontsize=9.5, loc="upper right", ncols=2)
+    _legend(axes)
 
 
 def _draw_order(axes: Axes, facts: DataFacts) -> None:
@@ -96,67 +102,63 @@ def _draw_order(axes: Axes, facts: DataFacts) -> None:
         middle = np.arange(len(smooth)) + (window - 1) / 2
         words = f"mean of {window} neighbours" if window > 1 else "each"
         axes.plot(middle, smooth, color=_LINE, linewidth=2, label=words)
+    axes.locator_params(axis="x", integer=True)
     axes.xaxis.set_major_formatter(lambda value, _: _grouped(value))
     axes.set_xlim(-0.01 * count - 0.5, 1.01 * count)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.18 * (high - low))
-    axes.legend(frameon=False, fontsize=9.5, loc="upper right", ncols=2)
+    _legend(axes)
 
 
 def _draw_lengths(axes: Axes, facts: DataFacts) -> None:
-    """Draw the histogram of lengths, or say the one length that all episodes have."""
+    """Draw the histogram of lengths."""
     lengths = facts.lengths
-    if lengths.min() == lengths.max():
-        axes.set_axis_off()
-        axes.set_title("How long it lasts", loc="left", fontsize=12, color=_INK)
-        words = f"every episode lasts {_grouped(lengths[0])} steps"
-        if lengths[0] == facts.episode_limit:
-            words += ",\nthe limit"
-        axes.text(0.5, 0.5, words, ha="center", color=_FAINT, fontsize=12, transform=axes.transAxes)
-        return
     _style(axes, "How long it lasts", "steps of an episode", "episodes")
     axes.hist(lengths, bins=_bins(lengths), color=_FILL, edgecolor="white", linewidth=0.6)
+    axes.locator_params(axis="y", integer=True)
     mean = float(lengths.mean())
     axes.axvline(mean, color=_MARK, linewidth=2, label=f"mean {mean:.1f}")
     limit = f"limit {_grouped(facts.episode_limit)}"
     axes.axvline(facts.episode_limit, color=_FAINT, linewidth=1.5, linestyle="--", label=limit)
-    axes.set_ylim(0, 1.22 * axes.get_ylim()[1])
-    axes.legend(frameon=False, fontsize=9.5, loc="upper right", ncols=2)
+    _legend(axes)
 
 
 def _draw_actions(axes: Axes, facts: DataFacts) -> None:
     """Draw how often each agent takes each action, as squares."""
+    from matplotlib.colors import LinearSegmentedColormap
+
     counts = facts.action_counts
     agents, actions = counts.shape
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.set_title("What the agents do", loc="left", fontsize=12, color=_INK)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=max(float(share.max()), 1e-9), aspect="auto")
+    legible, most = counts.size <= _LEGIBLE, float(share.max())
+    title = "What the agents do" + ("" if legible else f" (darkest: {most:.0%})")
+    axes.set_title(title, loc="left", fontsize=12, color=_INK)
+    shades = LinearSegmentedColormap.from_list("shades", ("#F4F8FB", _FILL, _LINE))
+    axes.imshow(share, cmap=shades, vmin=0, vmax=max(most, 0.5) if legible else most, aspect="auto")
     axes.set_xlabel("action", color=_INK)
     axes.set_ylabel("agent", color=_INK)
-    axes.locator_params(integer=True)
-    axes.set_xticks(np.arange(0, actions, max(1, actions // 20)))
-    axes.set_yticks(np.arange(0, agents, max(1, agents // 20)))
+    axes.set_xticks(np.arange(0, actions, -(-actions // 18)))
+    axes.set_yticks(np.arange(0, agents, -(-agents // 18)))
     axes.tick_params(colors=_FAINT, length=0)
     axes.spines[:].set_visible(False)
     axes.set_xticks(np.arange(1, actions) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, agents) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=2 if counts.size <= _LEGIBLE else 0.5)
+    axes.grid(which="minor", color="white", linewidth=2 if legible else 0.5)
     axes.tick_params(which="minor", length=0)
-    if counts.size > _LEGIBLE:
+    if not legible:
         return
     for (agent, action), value in np.ndenumerate(share):
-        colour = "white" if value > 0.6 * share.max() else _INK
+        colour = "white" if value > 0.7 * max(most, 0.5) else _INK
         words = "0" if value == 0 else "<1%" if value < 0.005 else f"{value:.0%}"
         axes.text(action, agent, words, ha="center", va="center", color=colour, fontsize=9.5)
 
 
 def _bins(values: npt.NDArray[Any]) -> list[float]:
-    """Return edges of a histogram's bins; one bin per number where few whole ones occur."""
+    """Return edges of a histogram's bins; whole numbers are never divided unevenly."""
     low, high = float(values.min()), float(values.max())
     if low == high:
         return [low - 0.5, high + 0.5]
-    if high - low <= 60 and np.array_equal(values, np.round(values)):
-        return [float(edge) for edge in np.arange(low - 0.5, high + 1)]
+    if np.array_equal(values, np.round(values)):
+        step = int(np.ceil((high - low + 1) / 50))  # each bin as many whole numbers
+        return [float(edge) for edge in np.arange(low - 0.5, high + step, step)]
     count = int(np.clip(np.sqrt(len(values)), 10, 50))
     return [float(edge) for edge in np.linspace(low, high, count + 1)]
 
@@ -164,8 +166,12 @@ def _bins(values: npt.NDArray[Any]) -> list[float]:
 def _small_print(facts: DataFacts) -> str:
     """Return the details below."""
     returns, (agents, actions) = facts.returns, facts.action_counts.shape
+    every = facts.one_length
+    limit = " (the limit)" if every == facts.episode_limit else ""
     parts = [
-        f"{_grouped(facts.lengths.sum())} steps",
+        *([facts.title] if facts.place else []),
+        f"{_grouped(facts.lengths.sum())} steps"
+        + ("" if every is None else f", {_grouped(every)} in every episode{limit}"),
         f"{agents} agents, {actions} actions each",
         f"returns {returns.min():.2f} to {returns.max():.2f}, standard deviation "
         f"{returns.std():.2f}",
@@ -178,6 +184,19 @@ def _small_print(facts: DataFacts) -> str:
 def _grouped(value: float) -> str:
     """Return a whole number with its digits in groups of three."""
     return f"{value:,.0f}".replace(",", " ")
+
+
+def _legend(axes: Axes) -> None:
+    """Explain the lines above the picture, where nothing is hidden."""
+    axes.legend(
+        frameon=False,
+        fontsize=9.5,
+        ncols=2,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=0.1,
+        labelcolor=_INK,
+    )
 
 
 def _style(axes: Axes, title: str, across: str, up: str) -> None:

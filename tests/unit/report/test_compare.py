@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,29 @@ def test_a_repeated_seed_counts_once(
     ],
 )
 def test_what_differs_is_not_averaged(
-    sweep: Path, summary: dict[str, Any], change: dict[str, Any], what: str
+    sweep: Path,
+    summary: dict[str, Any],
+    change: dict[str, Any],
+    what: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     one = write_run(sweep / "9", summary, seed=2, mean=30.0)
     (sweep / "9" / "summary.json").write_text(json.dumps(one | change))
     with pytest.raises(UserError, match=what):
         compare([sweep])
     assert len(compare([sweep], over_seeds=False)) == 10
+    caplog.clear()
+    mixed = compare([sweep], mix=True)
+    assert mixed["seeds"].max() == 3
+    assert re.search(what, caplog.text)
+
+
+def test_scenarios_are_never_mixed(sweep: Path, summary: dict[str, Any]) -> None:
+    one = write_run(sweep / "9", summary, seed=2, mean=30.0)
+    one["env"] = one["env"] | {"scenario": "elsewhere"}
+    (sweep / "9" / "summary.json").write_text(json.dumps(one))
+    with pytest.raises(UserError, match="different scenarios"):
+        compare([sweep], mix=True)
 
 
 def test_failed_and_missing_runs(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
