@@ -5,7 +5,7 @@ from mads4.build.devices import device
 from mads4.build.environments import env_spec, environment
 from mads4.build.policies import normalise, policy, trained_policy
 from mads4.build.recordings import generated_path, record
-from mads4.build.training import intervals, offline_settings
+from mads4.build.training import intervals, offline_settings, sampler
 from mads4.data.directory import data_directory
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "offline_settings",
     "policy",
     "record",
+    "sampler",
     "trained_policy",
 ]

@@ -8,7 +8,6 @@ from mads4 import build
 from mads4.atomic import json_safe
 from mads4.config import Config, OfflineTrainerConfig
 from mads4.data.dataset import Dataset
-from mads4.data.sampler import SequenceSampler
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.experiment.sources import initialise, policy_checkpoint
@@ -54,14 +53,7 @@ def _trainer(
     if config.init_from is not None:
         payload = policy_checkpoint(config.init_from)
         initialise(model, payload, config.init_from, data.spec)
-    sampler = SequenceSampler(
-        training,
-        settings.batch_size,
-        settings.window,
-        config.seed,
-        sampling=settings.sampling,
-        return_temperature=settings.return_temperature,
-    )
+    sampler = build.sampler(settings, training, config.seed, device)
     return OfflineTrainer(
         model.to(device), sampler, held_out, build.offline_settings(settings), device
     )
