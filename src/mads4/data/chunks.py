@@ -34,7 +34,7 @@ class Encoder:
 
     def __init__(self, compressors: ThreadPoolExecutor, hasher: ThreadPoolExecutor) -> None:
         self._compressors, self._hasher = compressors, hasher
-        self._waiting: deque[tuple[h5py.Dataset, int, Future[None], Future[bytes]]] = deque()
+        self._waiting: deque[tuple[GrowingArray, int, Future[None], Future[bytes]]] = deque()
 
     @classmethod
     @contextmanager
@@ -43,11 +43,11 @@ class Encoder:
         with ThreadPoolExecutor(THREADS) as compressors, ThreadPoolExecutor(1) as hasher:
             yield cls(compressors, hasher)
 
-    def add(self, stored: h5py.Dataset, first: int, rows: Array, stream: StreamDigest) -> None:
+    def add(self, array: GrowingArray, first: int, rows: Array) -> None:
         """Take one chunk's rows, which nobody may change afterwards, and write earlier ones."""
-        hashed = self._hasher.submit(stream.update, rows)
-        encoded = self._compressors.submit(encode, rows, stored.chunks[0], filters(stored))
-        self._waiting.append((stored, first, hashed, encoded))
+        hashed = self._hasher.submit(array.stream.update, rows)
+        encoded = self._compressors.submit(encode, rows, array.chunk_shape[0], array.filters)
+        self._waiting.append((array, first, hashed, encoded))
         while len(self._waiting) > 4 * THREADS:
             self._write_oldest()
 
@@ -57,27 +57,25 @@ class Encoder:
             self._write_oldest()
 
     def _write_oldest(self) -> None:
-        stored, first, hashed, encoded = self._waiting.popleft()
+        array, first, hashed, encoded = self._waiting.popleft()
         hashed.result()
-        content = encoded.result()
-        stored.id.write_direct_chunk((first, *(0,) * (stored.ndim - 1)), content)
+        array.write(first, encoded.result())
 
 
 class GrowingArray:
     """A resizable HDF5 array of whole rows per chunk, and the digest of what was appended."""
 
     def __init__(self, stored: h5py.Dataset, encoder: Encoder) -> None:
-        self.stored = stored
-        self._stream = StreamDigest()
-        self._encoder = encoder
-        self._flushed = self._filled = 0
-        self._chunk = self._empty()
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Dtype of all rows."""
-        dtype: np.dtype = self.stored.dtype
-        return dtype
+        plan = stored.id.get_create_plist()
+        self.filters = tuple(plan.get_filter(k)[0] for k in range(plan.get_nfilters()))
+        """Codes of the filters in the order in which HDF5 applies them."""
+        self.chunk_shape: tuple[int, ...] = stored.chunks
+        self.dtype: np.dtype = stored.dtype
+        self.stream = StreamDigest()
+        """Complete when the encoder has finished."""
+        self._stored, self._encoder = stored, encoder
+        self._room = self._passed_on = self._filled = 0
+        self._chunk = np.empty(self.chunk_shape, self.dtype)
 
     def append(self, rows: Array) -> None:
         """Copy rows, and pass them on a chunk at a time."""
@@ -87,29 +85,28 @@ class GrowingArray:
             self._chunk[self._filled : self._filled + count] = rows[done : done + count]
             self._filled, done = self._filled + count, done + count
             if self._filled == len(self._chunk):
-                self._flush()
+                self._pass_on()
 
-    def finish(self) -> StreamDigest:
-        """Pass on the last rows; the digest is complete when the encoder has finished."""
+    def flush(self) -> None:
+        """Pass on the last rows, before the encoder finishes."""
         if self._filled:
-            self._flush()
-        return self._stream
+            self._pass_on()
 
-    def _flush(self) -> None:
-        self.stored.resize(self._flushed + self._filled, axis=0)
-        rows = self._chunk[: self._filled]
-        self._encoder.add(self.stored, self._flushed, rows, self._stream)
-        self._flushed, self._filled = self._flushed + self._filled, 0
-        self._chunk = self._empty()
+    def write(self, first: int, content: bytes) -> None:
+        """Write an encoded chunk; HDF5 is slow to resize, so the array grows by halves."""
+        if first >= self._room:
+            self._room = max(first + self.chunk_shape[0], first * 3 // 2)
+            self._stored.resize(self._room, axis=0)
+        self._stored.id.write_direct_chunk((first, *(0,) * (len(self.chunk_shape) - 1)), content)
 
-    def _empty(self) -> Array:
-        return np.empty(self.stored.chunks, self.stored.dtype)
+    def close(self) -> None:
+        """Cut the array to its rows, after the encoder has finished."""
+        self._stored.resize(self._passed_on, axis=0)
 
-
-def filters(stored: h5py.Dataset) -> tuple[int, ...]:
-    """Return the codes of an array's filters in the order in which HDF5 applies them."""
-    plan = stored.id.get_create_plist()
-    return tuple(plan.get_filter(k)[0] for k in range(plan.get_nfilters()))
+    def _pass_on(self) -> None:
+        self._encoder.add(self, self._passed_on, self._chunk[: self._filled])
+        self._passed_on, self._filled = self._passed_on + self._filled, 0
+        self._chunk = np.empty(self.chunk_shape, self.dtype)
 
 
 def encode(rows: Array, chunk_rows: int, codes: tuple[int, ...]) -> bytes:

@@ -135,9 +135,12 @@ class _Writer:
         for column, values in columns.items():
             group.create_dataset(column, data=values)
         group.create_dataset("offsets", data=np.concatenate([[0], np.cumsum(table.length)]))
-        streams = {key: stored.finish() for key, stored in self._steps.items()}
+        for stored in self._steps.values():
+            stored.flush()
         self._encoder.finish()
-        digests = {key: stream.result() for key, stream in streams.items()}
+        for stored in self._steps.values():
+            stored.close()
+        digests = {key: stored.stream.result() for key, stored in self._steps.items()}
         digests |= {key: digest(values) for key, values in columns.items()}
         spec = self._spec.to_dict()
         fingerprint = content_fingerprint(spec, digests, table.metrics)

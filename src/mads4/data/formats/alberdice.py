@@ -173,12 +173,11 @@ def _mapped(folder: Path, keys: Iterable[str] = LAYOUT) -> dict[str, Array]:
 
 def _map(path: Path) -> Array:
     try:
-        array: Array = np.lib.format.open_memmap(path, mode="r")
+        return np.asarray(np.lib.format.open_memmap(path, mode="r"))
     except _UNREADABLE as error:
         raise UserError(
             f"{path} cannot be read as a plain NumPy array: {error}. Restore it from a copy."
         ) from error
-    return array
 
 
 def _episodes_in_use(path: Path, room: int) -> int:
