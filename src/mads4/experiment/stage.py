@@ -87,7 +87,7 @@ def run_stage(
 
 
 def _provenance(stage: Stage, device: torch.device, kernel: Choice) -> dict[str, Any]:
-    keys = ("name", "fingerprint", "episodes")
+    keys = ("name", "fingerprint", "episodes", "reward_definition", "behaviour")
     return collect_provenance(
         seed=stage.config.seed,
         device=str(device),
