@@ -36,6 +36,7 @@ class RefusedError(ValueError):
     """Why a pickle is not read: damage, a name that is not allowed, or too much memory."""
 
 
+_NUMBERS = (bool, int, float)
 _FAILURES = (
     *(EOFError, IndexError, KeyError, NotImplementedError, OverflowError, RuntimeError),
     *(TypeError, ValueError, struct.error, zipfile.BadZipFile),
@@ -121,7 +122,8 @@ def decode_run(run: bytes) -> Run:
         floats: Run = np.frombuffer(run, _FLOATS)["value"].astype("<f8").view(Run)
         return floats
     if run[0] == ord("K"):
-        return np.frombuffer(run, np.uint8)[1::2].copy().view(Run)
+        small: Run = np.frombuffer(run, np.uint8)[1::2].copy().view(Run)
+        return small
     flags: npt.NDArray[np.bool_] = np.frombuffer(run, np.uint8) == 0x88
     marks: Run = flags.view(Run)
     return marks
@@ -133,20 +135,19 @@ def as_array(value: Any) -> Array:
     Raises:
         ValueError: anything else, among it a list in a list.
     """
-    if isinstance(value, bool | int | float | np.ndarray | np.generic):
+    if type(value) in _NUMBERS or isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     if type(value) not in (list, tuple):
         raise ValueError(f"a {type(value).__name__}")
     if len(value) == 1 and type(value[0]) is Run:
         return np.asarray(value[0]).view(np.ndarray)
-    parts = [item if type(item) is Run else _single(item) for item in value]
-    return np.concatenate(parts) if parts else np.empty(0)
+    if all(type(item) in _NUMBERS for item in value):
+        return np.asarray(value)
+    return np.concatenate([item if type(item) is Run else _one(item) for item in value])
 
 
-def _single(item: Any) -> Array:
-    array = (
-        np.asarray(item) if isinstance(item, bool | int | float | np.generic | np.ndarray) else None
-    )
+def _one(item: Any) -> Array:
+    array = np.asarray(item) if isinstance(item, (*_NUMBERS, np.ndarray, np.generic)) else None
     if array is None or array.size != 1:
         raise ValueError(f"a list with a {type(item).__name__} in it")
     return array.reshape(1)

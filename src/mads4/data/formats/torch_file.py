@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mads4.data.bounded import BoundedReader
 from mads4.data.formats.pickle_machine import Machine
 from mads4.data.formats.pickle_names import StorageType, find
 from mads4.data.formats.pickle_source import Source
@@ -43,7 +44,7 @@ class TorchZip:
     def __init__(self, path: Path, file: io.BufferedReader[Any], size: int, budget: Budget) -> None:
         self._path = path
         self._budget = budget
-        bounded = _Bounded(file, max(1 << 17, budget.left // _MEMBER_BYTES * _LISTED_BYTES))
+        bounded = BoundedReader(file, max(1 << 17, budget.left // _MEMBER_BYTES * _LISTED_BYTES))
         self._zip = zipfile.ZipFile(bounded)
         bounded.most = None
         members = self._zip.infolist()
@@ -103,31 +104,6 @@ class TorchZip:
                 _verify(member)
                 self._storages[key] = np.frombuffer(content, dtype)
         return _same_type(self._storages[key], dtype, key)
-
-
-class _Bounded(io.RawIOBase):
-    """Stands for a file and refuses to read more than `most` bytes at a time, unless it is None."""
-
-    def __init__(self, file: io.BufferedReader[Any], most: int) -> None:
-        self._file = file
-        self.most: int | None = most
-
-    def read(self, size: int = -1) -> bytes:
-        if self.most is None:
-            return self._file.read(size)
-        content = self._file.read(self.most + 1 if size < 0 else min(size, self.most + 1))
-        if len(content) > self.most:
-            raise RefusedError("its list of members is larger than its size allows")
-        return content
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seekable(self) -> bool:
-        return True
 
 
 def load_legacy(machine: Machine) -> Any:

@@ -1,0 +1,155 @@
+"""Data in the layout of MADT (Meng et al. 2022): a folder with one ``torch.save`` file per episode.
+
+A file holds a list over the agents of lists over the steps of ::
+
+    [global_state, observation, [action], [reward], done, available_actions]
+
+whose entries are lists, NumPy arrays or tensors; what follows the six (a value estimate, in files
+that MADT's own training wrote) is not read. Files are taken in the order of their names, so that
+"the first 1000 episodes" are the same everywhere.
+
+- The global state is each agent's own view of it (`EnvSpec.state_per_agent`).
+- The reward is the team's, repeated for every agent: the wrapper that recorded SMAC hands all
+  agents the same number. An episode whose agents differ cannot be read as a team's and is skipped.
+- ``done`` is an agent's own: a unit that died is done while the others fight on. The episode is
+  over where all are. Where that is its last step and before the step limit, it terminated;
+  otherwise, and at the limit, where the data cannot tell the task's end from the clock's, it was
+  truncated.
+
+Skipped by rule, and listed in `MadtRecording.skipped`, are also episodes whose agents have unequal
+numbers of steps, that go on after their end or beyond the limit, and whose values no environment
+can have had (an unavailable action, a number that is not finite). Files that are damaged, or not of
+this layout, or whose sizes differ from the others' raise.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mads4.data.formats.madt_episode import MadtEpisode, Sizes, SkippedError
+from mads4.errors import UserError
+from mads4.types import EnvSpec, Episode
+
+__all__ = ["LIMITS", "MadtRecording", "open_madt"]
+
+FORMAT = "madt"
+READER_VERSION = 1
+LIMITS: Mapping[str, int] = {
+    "3m": 60,
+    "5m_vs_6m": 70,
+    "2c_vs_64zg": 400,
+    "6h_vs_8z": 150,
+    "corridor": 400,
+}
+"""SMAC map → steps after which its episodes are cut."""
+
+_QUALITIES = ("good", "medium", "poor", "expert", "random", "replay")
+_NAMES = ("name", "scenario", "reward", "state_encoding")
+_LOG = logging.getLogger(__name__)
+
+
+def open_madt(path: Path | str, env: EnvSpec | None = None) -> MadtRecording:
+    """Open a folder ``<map>/<quality>/`` of episode files.
+
+    Args:
+        path: the folder; its name and that of the one above say map and quality.
+        env: the environment that the data were recorded in; it gives the names and the step limit.
+            Without it the limit is that of a map in `LIMITS`, and otherwise the length of the
+            longest episode, for which all files have to be read.
+
+    Raises:
+        UserError: no folder, no files in it, or a file that is damaged, foreign or unsafe.
+    """
+    folder = Path(path).expanduser()
+    files = _files(folder)
+    scenario, quality = _names(folder)
+    limit = env.episode_limit if env is not None else LIMITS.get(scenario, 0)
+    first, longest = _survey(files if not limit else files[:1])
+    spec = EnvSpec(
+        **{key: getattr(env, key, "") for key in _NAMES},
+        n_agents=first.agents,
+        obs_dim=first.observation,
+        state_dim=first.state,
+        n_actions=first.actions,
+        episode_limit=limit or longest,
+        state_per_agent=True,
+    )
+    origin = {
+        "format": FORMAT,
+        "reader_version": READER_VERSION,
+        "folder": folder.name,
+        "map": scenario,
+        "quality": quality,
+    }
+    name = "-".join(filter(None, (scenario, quality)))
+    return MadtRecording(name, spec, origin, files, folder)
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    """Return the episodes' files, sorted by name; hidden ones are none."""
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}. Check the path of the data set.")
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    files = tuple(path for path in visible if path.is_file())
+    if not files:
+        inside = ", ".join(path.name for path in visible) or "nothing"
+        raise UserError(
+            f"{folder} holds no episodes: expected is a folder with a file of torch.save for each, "
+            f"such as <map>/<quality>; there is {inside}."
+        )
+    return files
+
+
+def _names(folder: Path) -> tuple[str, str]:
+    """Return map and quality, as far as the folders' names say them."""
+    folder = folder.resolve()
+    if folder.name.lower() in _QUALITIES:
+        return folder.parent.name, folder.name.lower()
+    return folder.name, ""
+
+
+def _survey(files: tuple[Path, ...]) -> tuple[Sizes, int]:
+    """Return the sizes of the first episode, and the steps of the longest."""
+    sizes, longest = None, 0
+    for path in files:
+        episode = MadtEpisode(path)
+        sizes = sizes or episode.sizes
+        longest = max(longest, *episode.lengths)
+    assert sizes is not None
+    return sizes, longest
+
+
+@dataclass
+class MadtRecording:
+    """A `Recording` in a folder of files, which are read when their turn comes."""
+
+    name: str
+    spec: EnvSpec
+    origin: Mapping[str, Any]
+    files: tuple[Path, ...]
+    folder: Path
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def episodes(self) -> Iterator[Episode]:
+        """Yield the episodes in the order of their files' names, which number them.
+
+        Raises:
+            UserError: a file that is damaged, foreign or unsafe, or no episode that can be used.
+        """
+        self.skipped.clear()
+        for number, path in enumerate(self.files):
+            try:
+                yield MadtEpisode(path).episode(self.spec, number)
+            except SkippedError as error:
+                self.skipped[path.name] = str(error)
+        if not self.skipped:
+            return
+        name, reason = next(iter(self.skipped.items()))
+        what = f"{len(self.skipped)} of {len(self.files)} episodes in {self.folder}"
+        if len(self.skipped) == len(self.files):
+            raise UserError(f"{what} can be used none of: {name} {reason}.")
+        _LOG.warning("%s were skipped, the first, %s, because it %s", what, name, reason)
