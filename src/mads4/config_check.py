@@ -117,12 +117,16 @@ def _validate_dataset(config: Command) -> list[str]:
 
 def describe(error: ValidationError, schema: type[Command]) -> list[str]:
     """Return one line for each field that is wrong, in the user's words."""
-    allowed = expectations(schema)
+    allowed, tagged = expectations(schema), _tagged(schema)
     found: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        key = _dotted(item["loc"], allowed)
+        loc = item["loc"]
+        kind = f"{loc[0]}={loc[1]}" if loc[0] in tagged and len(loc) > 2 else None
+        key = _dotted(loc if kind is None else (loc[0], *loc[2:]), allowed)
         given = _shown(item["input"])
-        if item["type"] == "extra_forbidden":
+        if item["type"] == "extra_forbidden" and key in allowed:
+            line = f"{key}: does not go with {kind}; leave it out, or choose another {loc[0]}."
+        elif item["type"] == "extra_forbidden":
             line = f"{key}: unknown key.{suggest(key, allowed)}"
         elif item["type"] == "missing":
             line = f"{key}: missing, expected {allowed[key]}"
@@ -174,6 +178,15 @@ def suggest(key: str, allowed: Iterable[str]) -> str:
     if elsewhere:
         return f" Did you mean '{elsewhere[0]}'?"
     return f" Allowed here: {', '.join(siblings)}." if siblings else ""
+
+
+def _tagged(schema: type[Command]) -> set[str]:
+    """Return the groups of several kinds, in whose error paths pydantic names the kind."""
+    return {
+        name
+        for name, node in schema.model_json_schema()["properties"].items()
+        if any("discriminator" in one for one in (node, *node.get("anyOf", [])))
+    }
 
 
 def _branches(root: Node, node: Node) -> list[Node]:

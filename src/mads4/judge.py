@@ -74,14 +74,17 @@ class Judge:
         policy: Policy,
         targets: Mapping[str, float],
         baselines: Mapping[str, Mapping[str, Any]],
-        run_dir: Path,
+        run_dir: Path | None = None,
     ) -> dict[str, dict[str, Any]]:
-        """Return the policy's results for every return target; film the first if wanted."""
+        """Return the policy's results for every return target; film the first if wanted.
+
+        Films go to `run_dir`; without it there are none.
+        """
         settings = self._settings
         scale = {
             f"{role}_return": float(values["return_mean"]) for role, values in baselines.items()
         }
-        camera = Camera(settings.video_steps) if settings.video else None
+        camera = Camera(settings.video_steps) if settings.video and run_dir else None
         results: dict[str, dict[str, Any]] = {}
         with ExitStack() as stack:
             stack.enter_context(one_thread())
@@ -103,7 +106,7 @@ class Judge:
                     )
                     evaluation = Evaluation.of(episodes, target, tell(advance))
                 results[name] = evaluation.summary(**scale)
-        if camera is not None:
+        if camera is not None and run_dir is not None:
             write_gif(run_dir / VIDEO, camera.frames, fps=10)
             _LOG.info("video: %s", run_dir / VIDEO)
         return results

@@ -44,8 +44,12 @@ def summarise(
     run_dir: Path,
     device: torch.device,
     times: Mapping[str, float],
+    before: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate the checkpoint's policy for every return target; return ``summary.json``."""
+    """Evaluate the checkpoint's policy for every return target; return ``summary.json``.
+
+    Where training began with another checkpoint, `before`, that one is asked for the first target.
+    """
     began = time.perf_counter()
     settings = config.evaluator
     judge = Judge(make_env, settings, device, config.progress)
@@ -53,6 +57,11 @@ def summarise(
     targets = target_returns(settings.targets, known_returns(payload))
     baselines = judge.baselines() if settings.baselines else {}
     results = judge.policy(policy, targets, baselines, run_dir)
+    earlier = {}
+    if before is not None:
+        began_with = build.trained_policy(before, settings.precision).to(device)
+        asked = target_returns(settings.targets[:1], known_returns(before))
+        earlier = judge.policy(began_with, asked, baselines)
     data = payload["data"]
     return {
         "name": name,
@@ -62,6 +71,7 @@ def summarise(
         "reward_definition": payload["spec"]["reward"],
         "data": data and data | {"quality": data["behaviour"].get("quality")},
         "eval": results,
+        "before": earlier,
         "baselines": baselines,
         "time": {**times, "evaluate_s": time.perf_counter() - began},
     }

@@ -50,7 +50,9 @@ def train(config: Config, run_dir: Path) -> None:
     def finish(state: TrainState, tracker: Tracker) -> None:
         payload = checkpoint.load(checkpoint.find(run_dir))
         times = {"collect_s": prepared, "train_s": state.seconds}
-        summary = summarise(config.name, payload, make_env, config, run_dir, device, times)
+        summary = summarise(
+            config.name, payload, make_env, config, run_dir, device, times, stage.before
+        )
         summary["train"] = _train_summary(stage, state)
         summary["time"]["agent_steps_per_s"] = stage.trainer.agent_steps(state.step) / max(
             state.seconds, 1e-9

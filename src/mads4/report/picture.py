@@ -10,6 +10,8 @@ import numpy as np
 
 from mads4.atomic import atomic_path
 from mads4.report import summary as read
+from mads4.report.learning import draw_learning
+from mads4.report.style import FAINT, INK, grouped, leave_empty, quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +25,6 @@ _COLOURS = {
     "extra": "#CC79A7",
     "expert": "#009E73",
 }  # Okabe and Ito
-_TRAINING, _HELD_OUT, _BEST = "#E69F00", "#0072B2", "#D55E00"
-_INK, _FAINT, _LINES = "#26323D", "#6B7784", "#D9DEE3"
 
 
 RESULT_PICTURE = "result.png"
@@ -53,11 +53,11 @@ def result_picture(
     height = max(5.0, 2.6 + 0.55 * len(results))
     figure = Figure(figsize=(12.5, height), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.25, h_pad=0.12)  # type: ignore[union-attr,call-arg]
-    figure.suptitle(title or headline(summary), fontsize=15, fontweight="bold", color=_INK)
+    figure.suptitle(title or headline(summary), fontsize=15, fontweight="bold", color=INK)
     learning, returns = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    _draw_learning(learning, summary, metrics)
+    draw_learning(learning, summary, metrics)
     _draw_returns(returns, results, read.unit(summary))
-    figure.supxlabel(_small_print(summary, results), fontsize=8.5, color=_FAINT)
+    figure.supxlabel(_small_print(summary, results), fontsize=8.5, color=FAINT)
     with atomic_path(path) as beside:
         figure.savefig(beside, format="png", dpi=130)
 
@@ -86,7 +86,7 @@ def target_figure(summary: Mapping[str, Any]) -> Figure:
 
     figure = Figure(figsize=(5.2, 4.6), layout="constrained", facecolor="white")
     axes = figure.subplots()
-    _style(axes)
+    quiet(axes)
     evaluations = [part for part in read.targets(summary) if part.get("target_return") is not None]
     asked = np.array([float(part["target_return"]) for part in evaluations])
     reached = np.array([float(part["return_mean"]) for part in evaluations])
@@ -94,7 +94,7 @@ def target_figure(summary: Mapping[str, Any]) -> Figure:
     low, high = read.number(data, "return_min"), read.number(data, "return_max")
     known = [value for value in (low, high, *asked, *reached) if value is not None]
     limits = (min([0.0, *known]), 1.05 * max([1.0, *known]))
-    axes.plot(limits, limits, color=_FAINT, linewidth=1, linestyle="--", label="as asked")
+    axes.plot(limits, limits, color=FAINT, linewidth=1, linestyle="--", label="as asked")
     if low is not None and high is not None:
         colour = _COLOURS["data"]
         axes.axvspan(low, high, color=colour, alpha=0.16, lw=0, label="returns in the data")
@@ -116,76 +116,13 @@ def _policies(summary: Mapping[str, Any]) -> list[read.Result]:
     ]
 
 
-def _draw_learning(axes: Axes, summary: Mapping[str, Any], metrics: pd.DataFrame) -> None:
-    """Draw training and held-out loss against training steps, and mark the best checkpoint."""
-    _style(axes)
-    axes.set_title("How it learnt", loc="left", fontsize=12, color=_INK)
-    axes.set_xlabel("training steps", color=_INK)
-    axes.set_ylabel("error in predicting the recorded actions\n(cross-entropy, lower is better)")
-    training = _loss(metrics, held_out=False)
-    held_out = _loss(metrics, held_out=True)
-    if training is None and held_out is None:
-        _leave_empty(axes, "no losses were recorded")
-        return
-    if training is not None:
-        window = max(1, len(training[1]) // 25)
-        smooth = training[1].rolling(window, min_periods=1, center=True).mean()
-        axes.plot(*training, color=_TRAINING, alpha=0.3, linewidth=0.8)
-        axes.plot(training[0], smooth, color=_TRAINING, linewidth=2, label="on the training data")
-    if held_out is not None:
-        label = "on episodes it never saw"
-        axes.plot(*held_out, "o-", color=_HELD_OUT, linewidth=2, markersize=3.5, label=label)
-        _mark_best(axes, summary, held_out)
-    drawn = [losses for _, losses in filter(None, (training, held_out))]
-    top = max(float(losses.iloc[len(losses) // 50 :].max()) for losses in drawn)
-    axes.set_ylim(0, 1.08 * top)
-    axes.locator_params(axis="x", integer=True)
-    axes.xaxis.set_major_formatter(lambda value, _: _grouped(value))
-    axes.legend(frameon=False, fontsize=10, loc="upper right")
-
-
-def _loss(metrics: pd.DataFrame, held_out: bool) -> tuple[pd.Series, pd.Series] | None:
-    """Return steps and values of the (held-out) loss, None when it was not recorded."""
-    names = [
-        name
-        for name in map(str, metrics.columns)
-        if name.endswith("loss") and ("validation" in name) == held_out
-    ]
-    if not names or metrics[names[0]].dropna().empty:
-        return None
-    rows = metrics[["step", names[0]]].dropna()
-    return rows["step"], rows[names[0]]
-
-
-def _mark_best(
-    axes: Axes, summary: Mapping[str, Any], held_out: tuple[pd.Series, pd.Series]
-) -> None:
-    """Ring the held-out loss at the checkpoint that is evaluated."""
-    steps, losses = (np.asarray(part, dtype=float) for part in held_out)
-    best_step = read.number(read.section(summary, "train"), "best_step")
-    index = int(losses.argmin() if best_step is None else np.abs(steps - best_step).argmin())
-    step, loss = steps[index], losses[index]
-    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 2, "markersize": 12}
-    axes.plot(step, loss, "o", color=_BEST, **ring)
-    text = f"best checkpoint: step {_grouped(step)}, error {loss:.3f}"
-    axes.annotate(
-        text,
-        (step, loss),
-        (0.98, 0.78),
-        textcoords="axes fraction",
-        ha="right",
-        color=_BEST,
-        arrowprops={"arrowstyle": "-", "color": _BEST, "shrinkB": 7},
-    )
-
-
 def _draw_returns(axes: Axes, results: list[read.Result], unit: str) -> None:
     """Draw one bar per result, with interval, value and normalised score written beside it."""
-    _style(axes)
-    axes.set_title("What it achieves", loc="left", fontsize=12, color=_INK)
-    axes.set_xlabel(unit, color=_INK)
+    quiet(axes)
+    axes.set_title("What it achieves", loc="left", fontsize=12, color=INK)
+    axes.set_xlabel(unit, color=INK)
     if not results:
-        _leave_empty(axes, "no results yet")
+        leave_empty(axes, "no results yet")
         return
     positions = list(range(len(results)))[::-1]
     for position, result in zip(positions, results, strict=True):
@@ -195,14 +132,14 @@ def _draw_returns(axes: Axes, results: list[read.Result], unit: str) -> None:
         score = "" if result.score is None else f"  score {result.score:.2f}"
         axes.annotate(
             f"$\\bf{{{result.mean:.1f}}}${score}", (end, position), (6, 0),
-            textcoords="offset points", va="center", color=_INK, fontsize=10.5,
+            textcoords="offset points", va="center", color=INK, fontsize=10.5,
         )  # fmt: skip
     axes.set_yticks(positions, [result.label for result in results], fontsize=10.5)
-    axes.tick_params(axis="y", length=0, labelcolor=_INK)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
     ends = [value for r in results for value in (r.mean, r.low, r.high) if value is not None]
     axes.set_xlim(min(0.0, 1.1 * min(ends)), 1.45 * max([*ends, 1e-9]))
     axes.grid(visible=False, axis="y")
-    axes.axvline(0, color=_INK, linewidth=0.8)
+    axes.axvline(0, color=INK, linewidth=0.8)
 
 
 def _whisker(axes: Axes, position: float, result: read.Result, upright: bool) -> None:
@@ -210,7 +147,7 @@ def _whisker(axes: Axes, position: float, result: read.Result, upright: bool) ->
     if result.low is None or result.high is None:
         return
     reach = np.array([[result.mean - result.low], [result.high - result.mean]])
-    style: dict[str, Any] = {"color": _INK, "capsize": 4, "linewidth": 1.3, "fmt": "none"}
+    style: dict[str, Any] = {"color": INK, "capsize": 4, "linewidth": 1.3, "fmt": "none"}
     if upright:
         axes.errorbar([position], [result.mean], yerr=reach, **style)
     else:
@@ -236,25 +173,5 @@ def _small_print(summary: Mapping[str, Any], results: list[read.Result]) -> str:
         origin.append(f"{seconds / 60:.1f} minutes of training")
     parameters = read.number(read.section(summary, "train"), "parameters")
     if parameters is not None:
-        origin.append(f"{_grouped(parameters)} parameters")
+        origin.append(f"{grouped(parameters)} parameters")
     return " · ".join(parts) + "\n" + " · ".join(origin)
-
-
-def _grouped(value: float) -> str:
-    """Return a whole number with its digits in groups of three."""
-    return f"{value:,.0f}".replace(",", " ")
-
-
-def _leave_empty(axes: Axes, why: str) -> None:
-    """Say in words why there is nothing to see."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, why, ha="center", color=_FAINT, fontsize=11, transform=axes.transAxes)
-
-
-def _style(axes: Axes) -> None:
-    """Give axes a quiet frame: what is drawn counts, not the box."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_LINES)
-    axes.tick_params(colors=_FAINT)
-    axes.grid(color=_LINES, linewidth=0.6)
-    axes.set_axisbelow(True)

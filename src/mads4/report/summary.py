@@ -140,6 +140,8 @@ def results(
 ) -> list[Result]:
     """Return everybody's results in the order they are read: random, data, policy, …, experts.
 
+    A policy that was trained online comes with what it was before.
+
     Args:
         summary: A ``summary.json``; whatever part is absent is left out.
         extra: Further results by label, each like an entry of ``eval``; for example the same
@@ -155,6 +157,9 @@ def results(
     if "random" in baselines:
         found.append(statistics(summary, "random", "random actions", baselines.pop("random")))
     found += _data(summary)
+    for values in section(summary, "before").values():
+        label = f"{policy} before, asked for {values['target_return']:.3g}"
+        found.append(statistics(summary, "extra", label, values))
     for values in targets(summary):
         asked = number(values, "target_return")
         label = policy if asked is None else f"{policy} asked for {asked:.3g}"
