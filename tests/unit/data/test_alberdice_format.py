@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from mads4.data.dataset import Dataset
-from mads4.data.formats import alberdice
 from mads4.data.formats.recording import open_recording
 from mads4.data.store import read_dataset, write_dataset
 from mads4.envs.matrix_game import MatrixGame

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from mads4.data.dataset import Dataset
 from mads4.data.formats import alberdice
 from mads4.data.formats.alberdice import open_alberdice
 from mads4.data.formats.alberdice_write import write_alberdice
+from mads4.data.store import read_dataset, write_dataset
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
@@ -95,3 +99,64 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="Cannot write"):
         write_alberdice(tmp_path / "file" / "walk", SPEC, make_episodes(1))
+
+
+REAL = {"buffer_02": 50.0, "buffer_02_20": 50.0, "buffer_00_02_20": 33.29, "buffer_random": 0.15}
+
+
+@pytest.mark.skipif(
+    "MADS4_ALBERDICE_DIR" not in os.environ, reason="MADS4_ALBERDICE_DIR does not name the folder"
+)
+@pytest.mark.parametrize("name", REAL)
+def test_real_recordings_convert_and_come_back(tmp_path: Path, name: str) -> None:
+    source = Path(os.environ["MADS4_ALBERDICE_DIR"]) / name
+    recording = open_alberdice(source)
+    header = write_dataset(tmp_path / "x.h5", recording.spec, recording.episodes())
+    data = read_dataset(tmp_path / "x.h5")
+    assert data.fingerprint == header.fingerprint
+    assert data.table.length.tolist() == [50] * 100
+    assert round(float(data.returns.mean()), 2) == REAL[name]
+    exported = write_alberdice(
+        tmp_path / "back", data.spec, (data.episode(k) for k in range(len(data)))
+    )
+    again = open_alberdice(exported)
+    assert Dataset.from_episodes(again.spec, again.episodes()).fingerprint == data.fingerprint
+    for key in ("actions", "actions_onehot", "avail_actions", "filled", "obs", "state"):
+        ours, theirs = np.load(exported / f"{key}.npy"), np.load(source / f"{key}.npy")
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), key
+        np.testing.assert_array_equal(ours[:, :50], theirs[:, :50])
+    for key in ("filled", "reward", "terminated"):
+        theirs = np.load(source / f"{key}.npy")
+        np.testing.assert_array_equal(np.load(exported / f"{key}.npy"), theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="sparse files, and memory in KiB")
+def test_a_folder_larger_than_the_memory_it_takes(tmp_path: Path) -> None:
+    spec = replace(SPEC, obs_dim=1500, episode_limit=500, n_agents=4)
+    shape = (200, 501, 4)
+    for key, dtype, axes in (
+        ("actions", "i8", (*shape, 1)),
+        ("avail_actions", "u1", (*shape, 3)),
+        ("filled", "u1", (*shape[:2], 1)),
+        ("obs", "f4", (*shape, 1500)),  # 2.4 GB of zeros that take no space
+        ("reward", "f4", (*shape[:2], 1)),
+        ("state", "f4", (*shape[:2], 4)),
+        ("terminated", "u1", (*shape[:2], 1)),
+    ):
+        array = np.lib.format.open_memmap(tmp_path / f"{key}.npy", "w+", dtype, axes)
+        if key in ("avail_actions", "filled"):
+            array[...] = 1
+    (tmp_path / "meta.json").write_text('{"episodes_in_buffer": 200}')
+    script = (
+        "import resource, sys\n"
+        "from mads4.data.formats.alberdice import open_alberdice\n"
+        "episodes = open_alberdice(sys.argv[1]).episodes()\n"
+        "seen = sum(e.observation.sum() + e.length for e in episodes)\n"
+        "print(int(seen), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    steps, mib = map(int, told.split())
+    assert steps == 200 * spec.episode_limit
+    assert mib < 300

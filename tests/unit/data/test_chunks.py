@@ -1,0 +1,110 @@
+"""Chunks encoded outside of HDF5 are what HDF5 itself would read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mads4.data.chunks import Encoder, GrowingArray, encode, fletcher32
+from mads4.data.content import digest
+
+FILTERS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "checksum": {"fletcher32": True},
+    "shuffle": {"shuffle": True},
+    "deflate": {"compression": "gzip", "compression_opts": 1},
+    "all": {
+        "compression": "gzip",
+        "compression_opts": 1,
+        "shuffle": True,
+        "fletcher32": True,
+    },
+}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any),
+    row=st.sampled_from([(), (1,), (2, 3)]),
+    dtype=st.sampled_from(["<f4", "|u1", "<i8"]),
+    filters=st.sampled_from(list(FILTERS)),
+    chunk=st.integers(1, 50),
+)
+def test_hdf5_reads_what_was_appended(
+    tmp_path_factory: pytest.TempPathFactory,
+    lengths: list[int],
+    row: tuple[int, ...],
+    dtype: str,
+    filters: str,
+    chunk: int,
+) -> None:
+    rng = np.random.default_rng(len(lengths))
+    blocks = [(100 * rng.random((length, *row))).astype(dtype) for length in lengths]
+    whole = np.concatenate(blocks)
+    path = tmp_path_factory.mktemp("chunks") / "x.h5"
+    with h5py.File(path, "w", libver="v110") as file, Encoder.started() as encoder:
+        stored = file.create_dataset(
+            "x", (0, *row), dtype, maxshape=(None, *row), chunks=(chunk, *row), **FILTERS[filters]
+        )
+        array = GrowingArray(stored, encoder)
+        for block in blocks:
+            array.append(block)
+            block[...] = 0  # callers may go on with their memory
+        array.flush()
+        encoder.finish()
+        array.close()
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["x"][()], whole)
+    assert array.stream.result() == digest(whole)
+
+
+@settings(max_examples=60, deadline=None)
+@given(length=st.integers(1, 400_000), kind=st.sampled_from(["random", "zeros", "ones", "words"]))
+def test_the_checksum_is_hdf5_s(
+    tmp_path_factory: pytest.TempPathFactory, length: int, kind: str
+) -> None:
+    rng = np.random.default_rng(length)
+    content = {
+        "random": rng.integers(256, size=length, dtype=np.uint8),
+        "zeros": np.zeros(length, np.uint8),
+        "ones": np.full(length, 255, np.uint8),
+        "words": np.resize(np.array([0, 1, 255, 254], np.uint8), length),
+    }[kind]
+    with h5py.File(tmp_path_factory.mktemp("sum") / "x.h5", "w") as file:
+        stored = file.create_dataset("x", data=content, chunks=(length,), fletcher32=True)
+        file.flush()
+        _, chunk = stored.id.read_direct_chunk((0,))
+    assert int.from_bytes(chunk[-4:], "little") == fletcher32(content)
+
+
+def test_a_flipped_bit_is_found_by_hdf5(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        stored = file.create_dataset("x", (64,), "<f4", chunks=(64,), **FILTERS["all"])
+        content = bytearray(encode(np.arange(64, dtype="<f4"), 64, (2, 1, 3)))
+        content[len(content) // 2] ^= 1
+        stored.id.write_direct_chunk((0,), bytes(content))
+    with h5py.File(path) as file, pytest.raises(OSError, match="read data"):
+        file["x"][()]
+
+
+def test_other_filters_are_refused() -> None:
+    with pytest.raises(ValueError, match="filter 32000 cannot be encoded"):
+        encode(np.zeros(3), 3, (h5py.h5z.FILTER_LZF,))
+
+
+def test_errors_of_the_threads_are_raised(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file, Encoder.started() as encoder:
+        stored = file.create_dataset(
+            "x", (0,), "f4", maxshape=(None,), chunks=(4,), compression="lzf"
+        )
+        array = GrowingArray(stored, encoder)
+        array.append(np.zeros(4, np.float32))
+        with pytest.raises(ValueError, match="cannot be encoded"):
+            encoder.finish()
