@@ -6,6 +6,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mads4.data import edit
 from mads4.data.convert import convert as write_converted
 from mads4.data.dataset import DatasetHeader
 from mads4.data.formats.recording import Recording
-from mads4.data.guess import guess_format
+from mads4.data.guess import looks_like
 from mads4.errors import UserError
 from mads4.progress import Advance, progress_bar
 from mads4.types import Episode
@@ -121,15 +122,15 @@ def _export(source: Source, target: Path, args: argparse.Namespace) -> Path:
         if args.to == "alberdice":
             from mads4.data.formats.alberdice_write import write_alberdice
 
-            _make_room(target, args)
-            return write_alberdice(target, spec, episodes)
+            with _replacing(target, args):
+                return write_alberdice(target, spec, episodes)
         from mads4.data.formats.og_marl_write import write_og_marl
 
         uid = args.uid or (source.entry and source.entry.quality.title())
         if not uid:
             raise UserError("--to og_marl: name the recording to write, for example --uid Expert.")
-        _make_room(target / uid, args)
-        return write_og_marl(target, spec, episodes, uid)
+        with _replacing(target / uid, args):
+            return write_og_marl(target, spec, episodes, uid)
 
 
 def _told(episodes: Iterator[Episode], advance: Advance) -> Iterator[Episode]:
@@ -143,20 +144,33 @@ def _require_free(target: Path, args: argparse.Namespace) -> None:
     if not target.exists():
         return
     read = [*getattr(args, "sources", []), *([args.source] if hasattr(args, "source") else [])]
-    if any(Path(path).expanduser().resolve() == target.resolve() for path in read):
-        raise UserError(f"{target} is what is being read. Give the result another name.")
+    for path in (Path(name).expanduser().resolve() for name in read):
+        if path == target.resolve() or target.resolve() in path.parents:
+            raise UserError(f"{target} is what is being read. Give the result another name.")
     if not args.force:
         raise UserError(f"{target} exists. Give another name, or --force to replace it.")
 
 
-def _make_room(target: Path, args: argparse.Namespace) -> None:
-    """Remove a folder that is to be replaced, if it is a data set and nothing else."""
+@contextmanager
+def _replacing(target: Path, args: argparse.Namespace) -> Iterator[None]:
+    """Put a folder aside while another takes its place, and back if that fails.
+
+    Only what is a data set in the format to be written is ever replaced.
+    """
     _require_free(target, args)
     if not target.exists():
+        yield
         return
-    if not target.is_dir() or guess_format(target) != args.to:
+    if not target.is_dir() or looks_like(target) != args.to:
         raise UserError(f"{target} is no data set in the format {args.to}; it is left alone.")
-    shutil.rmtree(target)
+    aside = target.with_name(f".{target.name}.replaced")
+    target.replace(aside)
+    try:
+        yield
+    except BaseException:
+        aside.replace(target)
+        raise
+    shutil.rmtree(aside)
 
 
 def _parts(text: str) -> Sequence[float | int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mads4.data.archive import extract
 from mads4.data.download import download
 from mads4.data.registry import Entry
 from mads4.errors import UserError
@@ -24,8 +25,6 @@ def fetch(entry: Entry, on_progress: Progress | None = None) -> Path:
         found = download(
             entry.addresses, entry.archive, sha256=entry.sha256, on_progress=on_progress
         )
-        from mads4.data.archive import extract
-
         extract(found.path, entry.place)
     return locate(entry)
 

@@ -22,10 +22,7 @@ def guess_format(path: Path) -> str:
             f"There is no file or folder {path}, nor a data set of that name in the registry "
             "(mads4 data list)."
         )
-    if path.is_file():
-        found = "hdf5" if _head(path).startswith(HDF5_HEAD) else None
-    else:
-        found = _of_folder(path)
+    found = looks_like(path)
     if found is None:
         raise UserError(
             f"{path} looks like none of the known formats: an .h5 file (hdf5), a folder with "
@@ -35,10 +32,17 @@ def guess_format(path: Path) -> str:
     return found
 
 
+def looks_like(path: Path) -> str | None:
+    """Return the format that a file or folder looks like, None if it is none of them."""
+    if path.is_file():
+        return "hdf5" if _head(path).startswith(HDF5_HEAD) else None
+    return _of_folder(path)
+
+
 def _of_folder(folder: Path) -> str | None:
     if (folder / "filled.npy").is_file() and (folder / "actions.npy").is_file():
         return "alberdice"
-    if folder.suffix == ".vlt" or (folder.parent.suffix == ".vlt"):
+    if folder.suffix == ".vlt" or folder.parent.suffix == ".vlt":
         return "og_marl"
     if any(folder.glob("*/metadata.json")) or (folder / "metadata.json").is_file():
         return "og_marl"
