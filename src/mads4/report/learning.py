@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -44,12 +45,12 @@ def _draw_practice(axes: Axes, summary: Mapping[str, Any], metrics: pd.DataFrame
         at = best["online/environment_steps"].iloc[0], best["online/return_average"].iloc[0]
         axes.plot(*at, "o", color=_BEST, label=f"best checkpoint: {at[1]:.1f}", **_RING)
     axes.set_xlabel("environment steps", color=INK)
-    axes.set_ylabel(f"training episodes: {read.unit(summary)}")
+    axes.set_ylabel("\n".join(["return in training", *textwrap.wrap(read.unit(summary), 48)]))
     low = min(0.0, float(rows["online/return_mean"].min()))
-    axes.set_ylim(low, 1.25 * max(float(rows["online/return_mean"].max()), mean or 0.0, 1e-9))
+    axes.set_ylim(low, 1.08 * max(float(rows["online/return_mean"].max()), mean or 0.0, 1e-9))
     axes.xaxis.set_major_formatter(lambda value, _: grouped(value))
     axes.locator_params(axis="x", nbins=5)
-    axes.legend(frameon=False, fontsize=10, loc="upper left")
+    axes.legend(frameon=False, fontsize=10, loc="lower right")
 
 
 def _draw_losses(axes: Axes, summary: Mapping[str, Any], metrics: pd.DataFrame) -> None:
