@@ -34,7 +34,7 @@ def normalise(model: SequencePolicy, training: Dataset, least_return: float = 1e
 
     Returns are scaled by the largest one, or by `least_return` if none is as large.
     """
-    found = normalisation(training, model.embedding.per_agent)
+    found = normalisation(training, per_agent=model.embedding.normalisation == "per_agent")
     model.embedding.set_normalisation(
         {
             "observation_mean": torch.from_numpy(found.observation_mean),

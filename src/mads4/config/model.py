@@ -83,6 +83,8 @@ class MlpConfig(Section):
     """Feed the global state."""
     use_previous_action: bool = False
     """Feed the agent's own previous action."""
+    normalisation: Literal["shared", "per_agent"] = "shared"
+    """Statistics that scale observations and states: one for all agents, or each its own."""
 
 
 ModelConfig: TypeAlias = Annotated[Mads4Config | MlpConfig, Field(discriminator="name")]

@@ -81,13 +81,20 @@ class Critic(nn.Module):
         latent_dim: features of the policy's latents.
         width: features of the hidden layers.
         n_layers: hidden layers behind the embedding.
+        normalisation: ``shared`` or ``per_agent``, as the policy's, whose statistics it takes.
     """
 
     def __init__(
-        self, spec: EnvSpec, latent_dim: int, *, width: int = 128, n_layers: int = 2
+        self,
+        spec: EnvSpec,
+        latent_dim: int,
+        *,
+        width: int = 128,
+        n_layers: int = 2,
+        normalisation: str = "shared",
     ) -> None:
         super().__init__()
-        self.embedding = InputEmbedding(spec, width)
+        self.embedding = InputEmbedding(spec, width, normalisation=normalisation)
         self.own_memory = nn.Linear(latent_dim, width, bias=False)
         self.team_memory = nn.Linear(latent_dim, width, bias=False)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(n_layers))

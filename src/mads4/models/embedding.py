@@ -53,7 +53,7 @@ class InputEmbedding(nn.Module):
         if normalisation not in NORMALISATIONS:
             allowed = ", ".join(NORMALISATIONS)
             raise ValueError(f"normalisation: got '{normalisation}', expected one of {allowed}.")
-        self.per_agent = normalisation == "per_agent"
+        self.normalisation = normalisation
         self.observation = nn.Linear(spec.obs_dim, d_model)
         self.agent = nn.Embedding(spec.n_agents, d_model)
         self.state = nn.Linear(spec.state_dim, d_model, bias=False) if use_state else None
@@ -61,7 +61,7 @@ class InputEmbedding(nn.Module):
         self.previous_action = (
             nn.Embedding(spec.n_actions + 1, d_model) if use_previous_action else None
         )
-        agents = (spec.n_agents,) if self.per_agent else ()
+        agents = (spec.n_agents,) if normalisation == "per_agent" else ()
         seen, shown = (*agents, spec.obs_dim), (*agents[: spec.state_per_agent], spec.state_dim)
         self.register_buffer("observation_mean", torch.zeros(seen))
         self.register_buffer("observation_std", torch.ones(seen))

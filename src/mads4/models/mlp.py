@@ -28,6 +28,7 @@ class MlpPolicy(SequencePolicy):
         use_return: condition on the return-to-go.
         use_global_state: feed the global state.
         use_previous_action: feed the agent's own previous action.
+        normalisation: ``shared`` or ``per_agent``, see `InputEmbedding`.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class MlpPolicy(SequencePolicy):
         use_return: bool = True,
         use_global_state: bool = True,
         use_previous_action: bool = False,
+        normalisation: str = "shared",
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -50,6 +52,7 @@ class MlpPolicy(SequencePolicy):
             use_return=use_return,
             use_state=use_global_state,
             use_previous_action=use_previous_action,
+            normalisation=normalisation,
         )
         self.hidden = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(n_layers))
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(n_layers + 1))

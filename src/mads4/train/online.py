@@ -83,7 +83,12 @@ class OnlineTrainer:
         self.cloning = cloning
         self.leash = Leash(config.leash_weight if pretrained else 0.0, config.leash_divergence)
         self.reference = copy.deepcopy(policy).requires_grad_(False) if self.leash.weight else None
-        self.critic = Critic(policy.spec, policy.latent_dim, width=config.critic_width).to(device)
+        self.critic = Critic(
+            policy.spec,
+            policy.latent_dim,
+            width=config.critic_width,
+            normalisation=policy.embedding.normalisation,
+        ).to(device)
         self.critic.embedding.set_normalisation(dict(policy.embedding.named_buffers()))
         _freeze(policy, config.freeze)
         self.actor_optimizer = torch.optim.Adam(
