@@ -111,8 +111,9 @@ class Machine:
     def text(self, layout: str) -> None:
         """Push a text in UTF-8 whose length comes first; it may hold lone surrogates."""
         size = self.source.number(layout)
+        self.source.require(size)
         self.budget.book(size)
-        value = self.source.take(size).decode("utf-8", "surrogatepass")
+        value = self.source.text(size)
         self.budget.free(size)
         widest = 1 if value.isascii() or max(value) < "\u0100" else 4
         self.push(value, 64 + widest * len(value))
@@ -120,12 +121,14 @@ class Machine:
     def binary(self, layout: str) -> None:
         """Push bytes whose length comes first."""
         size = self.source.number(layout)
+        self.source.require(size)
         self.budget.book(48 + size)
         self.push(self.source.take(size))
 
     def mutable_binary(self) -> None:
         """Push a bytearray."""
         size = self.source.number("<Q")
+        self.source.require(size)
         self.budget.book(64 + 2 * size)
         self.push(bytearray(self.source.take(size)))
 

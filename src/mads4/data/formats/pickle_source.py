@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import struct
 from typing import Any, Protocol
 
@@ -45,14 +46,27 @@ class Source:
             RefusedError: fewer are left.
         """
         if len(self._buffer) - self._at < size:
-            if size > self.left:
-                raise RefusedError(f"it asks for {size} bytes where only {self.left} are left")
+            self.require(size)
             if size > BLOCK:
                 return self._take_large(size)
             self._fill(size)
         start = self._at
         self._at += size
         return self._buffer[start : self._at]
+
+    def require(self, size: int) -> None:
+        """Raise `RefusedError` if fewer than `size` bytes are left."""
+        if size > self.left:
+            raise RefusedError(f"it asks for {size} bytes where only {self.left} are left")
+
+    def text(self, size: int) -> str:
+        """Return the next `size` bytes of UTF-8 (lone surrogates, too) as text, read in blocks."""
+        if size <= BLOCK:
+            return self.take(size).decode("utf-8", "surrogatepass")
+        decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
+        starts = range(0, size, BLOCK)
+        blocks = [decoder.decode(self.take(min(BLOCK, size - at))) for at in starts]
+        return "".join([*blocks, decoder.decode(b"", final=True)])
 
     def number(self, layout: str) -> Any:
         """Return the next number; `layout` as in `struct`."""
@@ -100,8 +114,7 @@ class Source:
     def take_into(self, view: memoryview) -> None:
         """Fill a buffer with the next bytes."""
         size = len(view)
-        if size > self.left:
-            raise RefusedError(f"it asks for {size} bytes where only {self.left} are left")
+        self.require(size)
         have = min(size, len(self._buffer) - self._at)
         view[:have] = self._buffer[self._at : self._at + have]
         self._at += have
