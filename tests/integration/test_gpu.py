@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fakes import SPEC, make_batch, make_policy, time_step
+from fakes import SPEC, make_batch, make_policy, matching_data, time_step
+from mads4.data.sampler import SequenceSampler
+from mads4.train.batches import DeviceBatches
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,3 +39,16 @@ def test_steps_are_the_same() -> None:
             expected, there = other.step(time_step(moved, t), there)
             torch.testing.assert_close(expected.logits.cpu(), decision.logits)
             assert torch.equal(expected.action.cpu(), decision.action)
+
+
+def test_batches_copied_beside_the_computation_are_the_same() -> None:
+    device = torch.device("cuda")
+    data = matching_data()
+    pinned, plain = (SequenceSampler(data, 6, 5, pin_memory=pin) for pin in (True, False))
+    assert pinned.batch(0).observation.is_pinned()
+    batches = DeviceBatches(pinned.batch, device, ahead=True, steps=50)
+    for step in range(50):
+        torch.randn(500, 500, device=device) @ torch.randn(500, 500, device=device)
+        found, expected = batches.batch(step), plain.batch(step)
+        for name, value in vars(found).items():
+            assert value.is_cuda and torch.equal(value.cpu(), getattr(expected, name))

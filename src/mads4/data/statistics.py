@@ -16,7 +16,10 @@ STD_FLOOR = 1e-2
 """Least standard deviation to divide by: a feature that hardly varies must not be blown up."""
 
 BLOCK_ROWS = 16_384
-"""Steps per block: bounds the float64 copies to some tens of megabytes."""
+"""Most steps per block."""
+
+BLOCK_VALUES = 1 << 23
+"""Most values per block: its float64 copies take 64 MiB each."""
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -81,16 +84,18 @@ def _statistics(
 
 
 def _blocks(dataset: Dataset, values: Array | StoredArray) -> Iterator[npt.NDArray[Any]]:
-    """Yield the rows of the view's episodes, `BLOCK_ROWS` at a time, in memory that is reused."""
-    block = np.empty((BLOCK_ROWS, *values.shape[1:]), values.dtype)
+    """Yield the rows of the view's episodes, a block at a time, in memory that is reused."""
+    width = int(np.prod(values.shape[1:]))
+    size = max(1, min(BLOCK_ROWS, BLOCK_VALUES // width))
+    block = np.empty((size, *values.shape[1:]), values.dtype)
     filled = 0
     for first, length in zip(dataset.start.tolist(), dataset.table.length.tolist(), strict=True):
         done = 0
         while done < length:
-            rows = min(length - done, BLOCK_ROWS - filled)
+            rows = min(length - done, size - filled)
             rows_into(block[filled : filled + rows], values, first + done)
             filled, done = filled + rows, done + rows
-            if filled == BLOCK_ROWS:
+            if filled == size:
                 yield block
                 filled = 0
     if filled:

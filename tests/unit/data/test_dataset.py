@@ -91,6 +91,35 @@ def test_split_seeds_differ_and_nonsense_is_refused(dataset: Dataset) -> None:
     assert nothing.summary()["return_mean"] is None
 
 
+@pytest.mark.parametrize(("rows", "values"), [(7, 1 << 23), (1 << 14, 20), (1 << 14, 1)])
+def test_normalisation_of_each_agent(
+    rows: int, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mads4.data.statistics.BLOCK_ROWS", rows)
+    monkeypatch.setattr("mads4.data.statistics.BLOCK_VALUES", values)
+    spec = replace(SPEC, state_encoding="float", state_per_agent=True)
+    rng = np.random.default_rng(1)
+    scale = np.array([[1.0], [50.0]], np.float32)
+    episodes = []
+    for k in range(6):
+        episode = make_episode(rng, 9, spec, k)
+        observation = (episode.observation + 3) * scale
+        observation[:, 1, 0] = 1
+        episodes.append(replace(episode, observation=observation))
+    view = Dataset.from_episodes(spec, episodes).select([0, 3, 4])
+    found = normalisation(view, per_agent=True)
+    for name in ("observation", "state"):
+        exact = np.concatenate([getattr(episodes[k], name) for k in (0, 3, 4)]).astype(np.float64)
+        mean, std = exact.mean(0), exact.std(0)
+        if name == "observation":
+            mean[1, 0], std[1, 0] = 0, 1  # always 1: kept as it is, for that agent alone
+        assert mean.shape == (2, exact.shape[-1])
+        np.testing.assert_allclose(getattr(found, f"{name}_mean"), mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(getattr(found, f"{name}_std"), std, rtol=1e-5)
+    shared = normalisation(view).observation_mean
+    assert shared.shape == (spec.obs_dim,)
+
+
 @pytest.mark.parametrize("encoding", ["default", "float"])
 def test_normalisation_is_that_of_the_view(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mads4.data.statistics.BLOCK_ROWS", 7)
