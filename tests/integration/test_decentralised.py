@@ -13,7 +13,7 @@ import pytest
 
 from fakes import SMALL, SPEC, make_policy
 from mads4 import build, checkpoint
-from mads4.config import ModelConfig
+from mads4.config import Mads4Config
 from mads4.envs.registry import EnvFactory
 from mads4.rollout import rollout
 
@@ -61,7 +61,7 @@ def test_other_chains(
     policy.embedding.state_mean.fill_(0.0)  # as for all binary states
     policy.embedding.state_std.fill_(1.0)
     payload = {
-        "model": ModelConfig(**SMALL, **options).model_dump(mode="json"),
+        "model": Mads4Config(**SMALL, **options).model_dump(mode="json"),
         "spec": SPEC.to_dict(),
         "policy": policy.state_dict(),
         "env": {"name": "custom", "arguments": {"factory": "fakes:MatchingEnv"}},

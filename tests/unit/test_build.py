@@ -19,9 +19,9 @@ from mads4.config import (
     CustomEnv,
     FileDataset,
     GeneratedDataset,
-    ModelConfig,
+    Mads4Config,
+    OfflineTrainerConfig,
     RwareEnv,
-    TrainerConfig,
 )
 from mads4.data.store import read_header, write_dataset
 from mads4.envs.registry import EnvFactory
@@ -171,7 +171,7 @@ def test_bugs_in_a_reader_are_not_hidden() -> None:
 
 
 def test_every_model_option_reaches_the_policy() -> None:
-    options = ModelConfig(
+    options = Mads4Config(
         n_layers=2,
         d_model=8,
         d_state=4,
@@ -199,16 +199,16 @@ def test_every_model_option_reaches_the_policy() -> None:
     trained = {name for name, value in block.s4.ssm.named_parameters() if value.requires_grad}
     assert trained == {"row"}
     assert policy.hand_off.width == 5
-    assert build.policy(ModelConfig(message="none"), SPEC).hand_off.width == 0
+    assert build.policy(Mads4Config(message="none"), SPEC).hand_off.width == 0
     embedding = policy.embedding
     assert embedding.return_to_go is embedding.state is embedding.previous_action is None
     with pytest.raises(UserError, match=r"model: parameterisation=dplr cannot"):
-        build.policy(ModelConfig(parameterisation="dplr"), SPEC)
+        build.policy(Mads4Config(parameterisation="dplr"), SPEC)
 
 
 def test_normalisation_is_that_of_the_training_episodes() -> None:
     training, _ = matching_data(8).split(0.25, 0)
-    policy = build.policy(ModelConfig(n_layers=1, d_model=4, d_state=2), SPEC)
+    policy = build.policy(Mads4Config(n_layers=1, d_model=4, d_state=2), SPEC)
     build.normalise(policy, training)
     rows = training.observation[training.rows()].reshape(-1, SPEC.obs_dim)
     embedding = policy.embedding
@@ -224,7 +224,7 @@ def test_normalisation_is_that_of_the_training_episodes() -> None:
 def test_data_without_any_reward_do_not_divide_by_zero() -> None:
     data = matching_data(3)
     nothing = replace(data, table=replace(data.table, episode_return=np.zeros(3)))
-    policy = build.policy(ModelConfig(n_layers=1, d_model=4, d_state=2), SPEC)
+    policy = build.policy(Mads4Config(n_layers=1, d_model=4, d_state=2), SPEC)
     build.normalise(policy, nothing)
     silent = make_batch()
     silent = replace(silent, return_to_go=torch.zeros_like(silent.return_to_go))
@@ -234,7 +234,7 @@ def test_data_without_any_reward_do_not_divide_by_zero() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_a_checkpoints_policy_acts_as_the_trained_one(precision: str) -> None:
-    config = ModelConfig(n_layers=1, d_model=8, d_state=4, dropout=0.5)
+    config = Mads4Config(n_layers=1, d_model=8, d_state=4, dropout=0.5)
     trained = build.policy(config, SPEC)
     build.normalise(trained, matching_data(4))
     payload = {
@@ -252,7 +252,9 @@ def test_a_checkpoints_policy_acts_as_the_trained_one(precision: str) -> None:
 
 
 def test_the_trainers_numbers_arrive() -> None:
-    config = TrainerConfig(steps=7, warmup_steps=2, grad_clip=0.5, keep_every=3, log_interval=4)
+    config = OfflineTrainerConfig(
+        steps=7, warmup_steps=2, grad_clip=0.5, keep_every=3, log_interval=4
+    )
     settings = build.offline_settings(config)
     assert (settings.steps, settings.warmup_steps, settings.grad_clip) == (7, 2, 0.5)
     intervals = build.intervals(config)

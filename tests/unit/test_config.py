@@ -17,11 +17,14 @@ from mads4.config import (
     EvaluatorConfig,
     FileDataset,
     GeneratedDataset,
+    Mads4Config,
     MatrixGameEnv,
-    ModelConfig,
+    MlpConfig,
+    OfflineOnlineTrainerConfig,
+    OfflineTrainerConfig,
+    OnlineTrainerConfig,
     RwareEnv,
     Section,
-    TrainerConfig,
 )
 from mads4.config_check import ConfigError, expectations, fields, parse, suggest, validate
 
@@ -35,7 +38,8 @@ SECTIONS = [
         EvaluateConfig,
         EvaluatorConfig,
     ),
-    *(FileDataset, GeneratedDataset, MatrixGameEnv, ModelConfig, RwareEnv, TrainerConfig),
+    *(FileDataset, GeneratedDataset, MatrixGameEnv, Mads4Config, MlpConfig, RwareEnv),
+    *(OfflineTrainerConfig, OnlineTrainerConfig, OfflineOnlineTrainerConfig),
 ]
 
 
@@ -92,8 +96,8 @@ def test_configurations_are_read_only() -> None:
 
 
 def test_whole_numbers_are_numbers_but_not_the_other_way_round() -> None:
-    assert TrainerConfig(grad_clip=1).grad_clip == 1.0
-    assert problems({"trainer": {"steps": 1e3}}) == [
+    assert OfflineTrainerConfig(grad_clip=1).grad_clip == 1.0
+    assert problems({"trainer": {"name": "offline", "steps": 1e3}}) == [
         "trainer.steps: got 1000.0, expected a whole number >= 1"
     ]
 
@@ -103,8 +107,8 @@ def test_all_mistakes_are_told_at_once() -> None:
         {
             "sede": 1,
             "env": {"name": "rware", "reward": "money"},
-            "model": {"mesage": "none", "trainable": ["A", "E"]},
-            "trainer": {"learning_rate": "fast", "window": 0},
+            "model": {"name": "mads4", "mesage": "none", "trainable": ["A", "E"]},
+            "trainer": {"name": "offline", "learning_rate": "fast", "window": 0},
             "logger": 3,
         }
     )
@@ -128,11 +132,12 @@ def test_alternatives_are_chosen_by_name() -> None:
     assert isinstance(config.env, CustomEnv)
     assert isinstance(config.dataset, FileDataset)
     assert problems({"dataset": {"name": "flie"}}) == [
-        "dataset.name: got 'flie', expected generated or file or alberdice or custom"
+        "dataset.name: got 'flie', expected generated or file or madt or alberdice "
+        "or og_marl or custom"
     ]
     assert problems({"dataset": {"path": "x.h5"}}) == [
-        "dataset: choose a kind first, dataset=generated or dataset=file or dataset=alberdice "
-        "or dataset=custom"
+        "dataset: choose a kind first, dataset=generated or dataset=file or dataset=madt "
+        "or dataset=alberdice or dataset=og_marl or dataset=custom"
     ]
 
 
@@ -145,8 +150,8 @@ def test_what_must_be_given() -> None:
 def test_impossible_combinations() -> None:
     assert validate(Config()) == []
     config = Config(
-        model=ModelConfig(parameterisation="dplr", dt_min=0.5, dt_max=0.1),
-        trainer=TrainerConfig(steps=10),
+        model=Mads4Config(parameterisation="dplr", dt_min=0.5, dt_max=0.1),
+        trainer=OfflineTrainerConfig(steps=10),
         env=CustomEnv(factory="a:b"),
     )
     keys = [line.split(":")[0] for line in validate(config)]
@@ -156,6 +161,9 @@ def test_impossible_combinations() -> None:
         "trainer.warmup_steps",
         "dataset.behaviour",
     ]
+    both = OfflineOnlineTrainerConfig(offline=OfflineTrainerConfig(steps=10))
+    (line,) = validate(Config(trainer=both))
+    assert line.startswith("trainer.offline.warmup_steps: got 200, more than")
     assert validate(CollectConfig(env=CustomEnv(factory="a:b"))) != []
     assert validate(EvaluateConfig(checkpoint="x", env=CustomEnv(factory="a:b"))) == []
 

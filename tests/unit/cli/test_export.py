@@ -15,7 +15,7 @@ import mads4.export
 from fakes import SMALL, SPEC, make_policy
 from mads4 import checkpoint
 from mads4.cli.export import Request, parse
-from mads4.config import ModelConfig
+from mads4.config import Mads4Config
 from mads4.errors import UserError
 from mads4.export import read_program
 from mads4.models.agent import Agent
@@ -29,7 +29,7 @@ OPTIONS = {"message": "state", "share_action": True}
 def run_dir(tmp_path: Path) -> Path:
     """A run directory with the checkpoint of an untrained policy."""
     payload = {
-        "model": ModelConfig(**SMALL, **OPTIONS).model_dump(mode="json"),
+        "model": Mads4Config(**SMALL, **OPTIONS).model_dump(mode="json"),
         "spec": THREE.to_dict(),
         "policy": make_policy(THREE, torch.float32, **OPTIONS).state_dict(),
         "env": {"name": "custom", "arguments": {"factory": "fakes:MatchingEnv"}},

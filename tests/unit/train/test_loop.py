@@ -96,7 +96,7 @@ def test_what_is_left_after_training(tmp_path: Path) -> None:
         row["step"]: row["validation/loss"] for row in rows(tmp_path) if "validation/loss" in row
     }
     assert set(validations) == {4, 8}
-    assert last["state"]["best_validation_loss"] == min(validations.values())
+    assert last["state"]["best_criterion"] == min(validations.values())
     assert (
         best["state"]["step"]
         == last["state"]["best_step"]

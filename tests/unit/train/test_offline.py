@@ -173,4 +173,4 @@ def test_it_learns() -> None:
 def test_agent_steps_are_counted_with_padding() -> None:
     trainer = make_trainer()
     longest = int(trainer.sampler.dataset.table.length.max())
-    assert trainer.agent_steps_per_update == 4 * longest * 2
+    assert trainer.agent_steps(3) == 3 * 4 * longest * 2
