@@ -36,6 +36,8 @@ _FAILURES = (
 )
 """What Python's modules raise for damaged archives."""
 
+_MOST_PADDING = 1 << 24
+
 _COMPRESSIONS: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -173,6 +175,7 @@ def _members(archive: Path, limits: _Limits) -> Iterator[_Member]:
             if start.startswith(magic):
                 with opener(file) as plain:
                     yield from _tar_members(archive, plain, limits)
+                    _verify(plain)
                 return
         yield from _tar_members(archive, file, limits)
 
@@ -208,6 +211,14 @@ def _tar_members(archive: Path, file: IO[bytes], limits: _Limits) -> Iterator[_M
                 if not info.isreg() and not info.isdir():
                     raise _RefusedError("it is a link or a device, which no data set needs")
             yield _Member(info.name, info.size, info.isdir(), partial(_open, opened, info))
+
+
+def _verify(compressed: IO[bytes]) -> None:
+    """Read on to the end, where the checksum is compared; tar pads with some zeros."""
+    for _ in range(_MOST_PADDING // _BLOCK):
+        if not compressed.read(_BLOCK):
+            return
+    raise _RefusedError(f"more than {_MOST_PADDING} bytes follow its last member")
 
 
 def _open(opened: tarfile.TarFile, info: Any) -> IO[bytes]:

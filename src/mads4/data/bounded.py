@@ -24,12 +24,13 @@ class BoundedReader(io.RawIOBase):
         Raises:
             ValueError: these are more than `most`.
         """
-        if self.most is None:
-            return self._file.read(size)
-        content = self._file.read(self.most + 1 if size < 0 else min(size, self.most + 1))
-        if len(content) > self.most:
+        if size < 0:
+            here = self._file.tell()
+            size = self._file.seek(0, io.SEEK_END) - here
+            self._file.seek(here)
+        if self.most is not None and size > self.most:
             raise ValueError(f"its list of members asks for more than {self.most} bytes")
-        return content
+        return self._file.read(size)
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Move as in any file."""
