@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from mads4.behaviour.registry import make_behaviour
 from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
+from mads4.envs.supervision import Incidents
 from mads4.envs.vector import VectorEnv, make_vector
 from mads4.evaluate import Evaluation, play_behaviour
 from mads4.processes import keep_freed_memory
@@ -91,7 +93,7 @@ class Judge:
             keep_freed_memory()
             envs = stack.enter_context(closing(self._environments()))
             for name, target in targets.items():
-                what = f"asked for {target:.3g}"
+                what, before = f"asked for {target:.3g}", replace(envs.incidents)
                 with progress_bar(what, settings.episodes, self._progress) as advance:
                     episodes = rollout(
                         policy,
@@ -105,11 +107,18 @@ class Judge:
                         watch=camera if not results else None,
                     )
                     evaluation = Evaluation.of(episodes, target, tell(advance))
-                results[name] = evaluation.summary(**scale)
+                results[name] = evaluation.summary(**scale) | self._incidents(envs, before)
         if camera is not None and run_dir is not None:
             write_gif(run_dir / VIDEO, camera.frames, fps=10)
             _LOG.info("video: %s", run_dir / VIDEO)
         return results
+
+    def _incidents(self, envs: VectorEnv, before: Incidents) -> dict[str, int]:
+        """Return how often supervised environments have failed since `before`."""
+        found = envs.incidents.since(before)
+        if found != Incidents():
+            _LOG.warning("environments: %s", ", ".join(f"{k} {v}" for k, v in found.to_dict().items()))
+        return found.to_dict() if self._make_env.supervision else {}
 
     def _environments(self) -> VectorEnv:
         """Return the environments; the one that is filmed stays in this process."""

@@ -21,7 +21,7 @@ from mads4.seeding import EpisodeStreams, environment_seed
 from mads4.types import BoolArray, Decision, Episode, PolicyInput, TimeStep
 
 MAX_ATTEMPTS = 3
-"""Worker processes an episode may bring down before it is given up."""
+"""How often an episode may bring down a worker process or break before it is given up."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Played:
     metrics: dict[str, float]
     """Sums over the episode of the environment's metrics."""
     restarts: int = field(default=0, compare=False)
-    """How often it was played again because its worker process was lost."""
+    """How often it was played again because its worker process was lost, or it broke."""
     episode: Episode | None = field(default=None, compare=False, repr=False)
     """All that happened, if it was recorded."""
     last: TimeStep | None = field(default=None, compare=False, repr=False)
@@ -87,19 +87,21 @@ class Queue:
         self.restarts: Counter[int] = Counter()
         self._blamed: Counter[int] = Counter()
 
-    def lose(self, indices: Sequence[int], blamed: Sequence[int], reason: str) -> None:
-        """Count, and report, that a worker process was lost while it played `indices`."""
+    def lose(self, indices: Sequence[int], blamed: Sequence[int], loss: Loss) -> None:
+        """Count, and report, that the episodes `indices` came to nothing."""
         self.restarts.update(indices)
         self._blamed.update(blamed)
         for index in blamed:
             if self._blamed[index] >= MAX_ATTEMPTS:
                 raise UserError(
-                    f"Episode {index} of seed {self.seed} has brought down {MAX_ATTEMPTS} worker "
-                    f"processes (the last {reason}). Use evaluator.workers=0 to see what happens, "
-                    "or raise evaluator.worker_timeout if the environment is merely slow."
+                    f"Episode {index} of seed {self.seed} has failed {MAX_ATTEMPTS} times (the "
+                    f"last time {loss.who} {loss.reason}). Use evaluator.workers=0 to see what "
+                    "happens, or, if the environment is merely slow, raise "
+                    "evaluator.worker_timeout (a game's env.supervision.reset_timeout and "
+                    "env.supervision.step_timeout)."
                 )
-        names = ", ".join(map(str, indices))
-        _LOG.warning("A worker process %s; playing episodes %s again.", reason, names)
+        who, names = loss.who.capitalize(), ", ".join(map(str, indices))
+        _LOG.warning("%s %s; playing episodes %s again.", who, loss.reason, names)
 
 
 @dataclass(frozen=True)
@@ -239,7 +241,7 @@ class Group:
         if not rows:
             return
         queue, index = self._game.queue, self._index
-        queue.lose(index[rows].tolist(), index[blamed].tolist(), loss.reason)
+        queue.lose(index[rows].tolist(), index[blamed].tolist(), loss)
         for row in rows:
             self._begin(row, int(index[row]))
 

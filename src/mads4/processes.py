@@ -8,10 +8,13 @@ import os
 import pickle
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 
 from mads4.errors import UserError
@@ -42,22 +45,50 @@ def become_worker() -> None:
     """Prepare this process to be one that `start_worker` started.
 
     SIGTERM unwinds the stack, so that environments are closed; the process leads a group of its
-    own, so that what an environment starts (simulators) can be killed with it.
+    own, so that what an environment starts (simulators) can be killed with it. That happens even if
+    the parent is gone and this process hangs.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+        threading.Thread(target=_outlive_no_parent, daemon=True).start()
+
+
+def _outlive_no_parent() -> None:
+    """Kill this process's group once its parent has died and it had time to leave by itself."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        time.sleep(STOP_SECONDS)
+        os.killpg(0, signal.SIGKILL)
 
 
 def end_worker(process: SpawnProcess, patience: float = STOP_SECONDS) -> None:
-    """Wait `patience` seconds for a worker to leave, then kill it and all that it started."""
+    """Wait `patience` seconds for a worker to leave, then kill it; kill all that it has started."""
     process.join(patience)
+    if hasattr(os, "killpg") and process.pid is not None:
+        with suppress(OSError):  # nobody is left, or it has not yet become the leader of a group
+            os.killpg(process.pid, signal.SIGKILL)
     if process.exitcode is None:
-        if hasattr(os, "killpg") and process.pid is not None:
-            with suppress(OSError):  # it has not yet become the leader of a group
-                os.killpg(process.pid, signal.SIGKILL)
         process.kill()
         process.join()
+
+
+def group_memory(group: int) -> int | None:
+    """Return the bytes that the processes of a group hold in memory; None where nobody can tell.
+
+    Pages that they share are counted for each. Linux only: read from the process table.
+    """
+    page, total, known = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0, 0, False
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        known = True
+        if int(fields[2]) == group:
+            total += int(fields[21]) * page
+    return total if known else None
 
 
 def require_picklable(value: object, what: str, otherwise: str) -> None:

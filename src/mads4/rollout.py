@@ -33,8 +33,8 @@ def rollout(
     """Play `episodes` episodes, as many at a time as there are environments; yield each finished.
 
     Episode k's environment, actions, order and losses depend on (seed, k) alone, not on how many
-    environments are played at once, in which processes, or whether one of these was lost and the
-    episode played again. (Matrix products of different batch sizes can differ in their last bits;
+    environments are played at once, in which processes, or whether one of these was lost, or the
+    episode broke, and was played again. (Matrix products of different batch sizes can differ in their last bits;
     give a float64 policy where the same numbers are wanted to the last episode.)
 
     Args:
@@ -54,7 +54,7 @@ def rollout(
         record: yield whole episodes (`Played.episode`), in memory.
 
     Raises:
-        UserError: when one episode has brought down `MAX_ATTEMPTS` worker processes.
+        UserError: when one episode has failed `MAX_ATTEMPTS` times.
     """
     vector = LocalVector(envs) if isinstance(envs, Sequence) and envs else envs
     if episodes < 1 or isinstance(vector, Sequence):

@@ -394,7 +394,7 @@ def test_a_deadly_episode_is_given_up(tmp_path: Path) -> None:
     make_env = partial(TroubledEnv, "kill", environment_seed(5, 3), str(tmp_path), 99)
     with (
         closing(WorkerVector(make_env, 4, 1)) as envs,
-        pytest.raises(UserError, match=r"^Episode 3 of seed 5 has brought down 3 worker processes"),
+        pytest.raises(UserError, match=r"^Episode 3 of seed 5 has failed 3 times"),
     ):
         play_in(make_policy(), envs)
 

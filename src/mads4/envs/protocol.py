@@ -10,6 +10,14 @@ import numpy.typing as npt
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 
+class BrokenEpisodeError(Exception):
+    """A simulator failed, so that the running episode says nothing about whoever plays it.
+
+    Raised by an environment's `reset` or `step`. The episode is thrown away and played again, from
+    its beginning; the environment must be able to begin it. The message follows "an environment".
+    """
+
+
 @runtime_checkable
 class MultiAgentEnv(Protocol):
     """A cooperative environment with a fixed number of agents and discrete actions."""

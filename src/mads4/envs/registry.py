@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from mads4.envs.protocol import EnvOptions, MultiAgentEnv
+from mads4.envs.supervision import Supervision
 from mads4.errors import UserError, did_you_mean
 from mads4.types import EnvSpec
 
@@ -51,6 +52,8 @@ class EnvFactory:
     """``matrix_game``, ``rware`` or ``custom``."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `make_env`."""
+    supervision: Supervision | None = None
+    """How to look after the environments, if each of them needs a process of its own."""
 
     def __call__(self) -> MultiAgentEnv:
         """Return a new environment."""

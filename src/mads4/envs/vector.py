@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mads4.envs.board import Board, Seat
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.protocol import BrokenEpisodeError, MultiAgentEnv
+from mads4.envs.supervision import Incidents, Supervision
 from mads4.types import EnvSpec
 
 TIMEOUT = 60.0
@@ -21,14 +22,16 @@ ROWS_PER_WORKER = 4
 
 @dataclass(frozen=True)
 class Loss:
-    """Environments whose worker process was lost; it is replaced, their episodes are not."""
+    """Environments whose episodes came to nothing: they have to be played from the beginning."""
 
     rows: tuple[int, ...]
     """All environments that begin anew."""
     blamed: tuple[int, ...]
-    """Those of them that may have brought the process down."""
+    """Those of them whose fault it may be."""
     reason: str
-    """What happened, to follow "a worker process"."""
+    """What happened, to follow `who`."""
+    who: str = "a worker process"
+    """Who failed."""
 
 
 class VectorEnv(Protocol):
@@ -61,6 +64,11 @@ class VectorEnv(Protocol):
         """Wait until a group's environments have done so; return those that were lost over it."""
         ...
 
+    @property
+    def incidents(self) -> Incidents:
+        """What has gone wrong so far."""
+        ...
+
     def metrics(self, row: int) -> Mapping[str, float]:
         """Return the sums of an episode's metrics: once it is over, or, in this process, so far."""
         ...
@@ -84,7 +92,9 @@ class LocalVector:
 
     def __init__(self, envs: Sequence[MultiAgentEnv], owned: bool = False) -> None:
         self.spec = envs[0].spec
+        self.incidents = Incidents()
         self.board = Board.over(self.spec, len(envs))
+        self._losses: list[Loss] = []
         self._seats = [Seat(env, self.board, row) for row, env in enumerate(envs)]
         self._owned = owned
 
@@ -95,11 +105,14 @@ class LocalVector:
     def send(self, rows: slice) -> None:
         """Do what the board orders."""
         for seat in self._seats[rows]:
-            seat.obey()
+            _, loss = attend(seat)
+            self._losses += [loss] if loss else []
 
     def wait(self, rows: slice) -> list[Loss]:
-        """Return at once: it is done, and nothing can be lost."""
-        return []
+        """Return at once the episodes that broke: all is done."""
+        lost, self._losses = self._losses, []
+        self.incidents.episodes_broken += len(lost)
+        return lost
 
     def metrics(self, row: int) -> Mapping[str, float]:
         """Return the sums of an episode's metrics so far."""
@@ -118,6 +131,14 @@ class LocalVector:
                 stack.enter_context(closing(seat.env))
 
 
+def attend(seat: Seat) -> tuple[bool, Loss | None]:
+    """Let an environment obey; return whether that ended an episode, or how it broke."""
+    try:
+        return seat.obey(), None
+    except BrokenEpisodeError as error:
+        return False, Loss((seat.row,), (seat.row,), str(error), "an environment")
+
+
 def make_vector(
     make_env: Callable[[], MultiAgentEnv],
     size: int,
@@ -126,24 +147,32 @@ def make_vector(
     timeout: float = TIMEOUT,
     local: int = 0,
 ) -> VectorEnv:
-    """Return `size` environments to be stepped together.
+    """Return `size` environments to be stepped together, fewer if their supervision wants that.
 
     Args:
-        make_env: makes one; picklable where worker processes are used.
+        make_env: makes one; picklable where worker processes are used. If it has an attribute
+            `supervision`, each environment gets a process of its own, unless `workers` is 0.
         size: how many, at least one.
         workers: processes that step them; 0 steps them in this one; None chooses.
-        timeout: seconds without an answer after which a worker process counts as hung.
+        timeout: seconds without an answer after which a worker process counts as hung; of no
+            account where the supervision sets others.
         local: the first so many environments stay in this process in any case, to be looked at.
 
     Raises:
         UserError: when `make_env` cannot be sent to worker processes.
     """
+    supervision: Supervision | None = getattr(make_env, "supervision", None)
+    if supervision is not None:
+        size = min(size, supervision.processes or usable_cores())
+        workers = 0 if workers == 0 else size
     workers = default_workers(size) if workers is None else workers
     workers = min(workers, size - local)
     if workers > 0:
         from mads4.envs.vector_worker import WorkerVector  # few need processes
 
-        return WorkerVector(make_env, size, workers, timeout=timeout, local=local)
+        return WorkerVector(
+            make_env, size, workers, timeout=timeout, local=local, supervision=supervision
+        )
     with ExitStack() as stack:
         envs = [stack.enter_context(closing(make_env())) for _ in range(size)]
         stack.pop_all()
@@ -156,5 +185,10 @@ def default_workers(size: int) -> int:
     One core is left to the policy: with 32 environments of RWARE on two cores, one process plays
     1.46 times as many steps as none and 1.27 times as many as two (`benchmarks/evaluation.py`).
     """
+    return min(usable_cores() - 1, size // ROWS_PER_WORKER) if size >= 2 * ROWS_PER_WORKER else 0
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min((cores or 1) - 1, size // ROWS_PER_WORKER) if size >= 2 * ROWS_PER_WORKER else 0
+    return cores or 1

@@ -7,43 +7,41 @@ the pipes go only which rows to see to and, for episodes that ended, the sums of
 from __future__ import annotations
 
 import time
-import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from ctypes import c_ubyte
-from multiprocessing.connection import Connection, wait
+from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import RawArray
-from typing import Any
 
 import numpy as np
 
-from mads4.envs.board import Board, Seat
+from mads4.envs.board import RESET, Board, Seat
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.vector import TIMEOUT, Loss
+from mads4.envs.supervision import Incidents, Supervision
+from mads4.envs.vector import TIMEOUT, Loss, attend
+from mads4.envs.vector_process import Answer, Worker
 from mads4.errors import UserError
-from mads4.processes import become_worker, end_worker, require_picklable, start_worker
+from mads4.processes import STOP_SECONDS, end_worker, require_picklable
 from mads4.types import EnvSpec
-
-START_SECONDS = 300.0
-"""Time for a process to import and make its environments, before `timeout` applies."""
 
 MAX_STARTS = 3
 """Processes that may end in a row without having made their environments."""
 
+MIB = 1 << 20
+
 LEAST_TO_SPLIT = 16
 """Environments from which half of them are stepped while the policy decides for the others."""
-
-Range = tuple[int, int]
-Answer = Mapping[int, Mapping[str, float]] | UserError | str
-"""Metrics of the episodes that ended, by row; or what went wrong."""
 
 
 class WorkerVector:
     """Environments dealt out to worker processes; see `mads4.envs.vector.VectorEnv`.
 
     A process that dies, or gives no answer for `timeout` seconds, is replaced; its environments are
-    reported by `wait` as lost.
+    reported by `wait` as lost, as are those that report broken episodes themselves. Under
+    supervision a process has one environment, and is also replaced after a broken episode and, once
+    it has grown too large, before the next one; what it started is killed with it.
 
     Args:
         make_env: makes one environment; picklable.
@@ -51,6 +49,7 @@ class WorkerVector:
         workers: number of processes, at most ``size - local``.
         timeout: seconds.
         local: the first so many environments live in this process.
+        supervision: of the environments; its timeouts are used in place of `timeout`.
 
     Raises:
         UserError: when `make_env` cannot be pickled; from `wait`, what an environment raised, or
@@ -66,23 +65,30 @@ class WorkerVector:
         *,
         timeout: float = TIMEOUT,
         local: int = 0,
+        supervision: Supervision | None = None,
     ) -> None:
         require_picklable(make_env, "The environment", "evaluator.workers=0")
-        self._timeout = timeout
+        self.incidents = Incidents()
+        self._supervision = supervision or Supervision(
+            reset_timeout=timeout, step_timeout=timeout, pause=0.0
+        )
+        self._supervised = supervision is not None
+        self._leaving: list[tuple[SpawnProcess, float]] = []
         self._metrics: dict[int, Mapping[str, float]] = {}
         self._losses: list[Loss] = []
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         with ExitStack() as stack:
             envs = [stack.enter_context(closing(make_env())) for _ in range(local)]
             self.spec = envs[0].spec if envs else _spec_of(make_env)
             buffer = RawArray(c_ubyte, Board.size(self.spec, size))
             self.board = Board.over(self.spec, size, buffer)
             self._seats = [Seat(env, self.board, row) for row, env in enumerate(envs[:local])]
-            self._job = (make_env, self.spec, size, buffer)
+            weigh = self._supervision.memory_mib is not None
+            self._job = (make_env, self.spec, size, buffer, weigh)
             stack.callback(self._end_workers)
             for first in range(workers):
                 rows = range(local + first, size, workers)
-                self._workers.append(_Worker(self._job, rows))
+                self._workers.append(Worker(self._job, rows))
             self._closing = stack.pop_all()
 
     def groups(self, rows: int) -> list[slice]:
@@ -92,21 +98,35 @@ class WorkerVector:
 
     def send(self, rows: slice) -> None:
         """Let the processes begin; then see to the environments that live here."""
-        for worker in self._workers:
-            worker.send((rows.start, rows.stop))
+        self._reap()
+        rules = self._supervision
+        for index, worker in enumerate(self._workers):
+            asked = [row for row in worker.rows if rows.start <= row < rows.stop]
+            orders = self.board.order[asked]
+            large = worker.memory > (rules.memory_mib or np.inf) * MIB
+            if large and len(orders) == len(worker.rows) and (orders == RESET).all():
+                worker = self._retire(index)
+            slow = (orders == RESET).any()
+            worker.send(
+                (rows.start, rows.stop), rules.reset_timeout if slow else rules.step_timeout
+            )
         for seat in self._seats[rows]:
-            seat.obey()
+            _, loss = attend(seat)
+            if loss:
+                self.incidents.episodes_broken += 1
+                self._losses.append(loss)
 
     def wait(self, rows: slice) -> list[Loss]:
         """Wait for the processes' answers; return the environments that were lost."""
         while waiting := {w.connection: w for w in self._workers if w.owes(rows)}:
-            patience = min(worker.patience(self._timeout) for worker in waiting.values())
+            patience = min(worker.patience() for worker in waiting.values())
             heard = wait(list(waiting), patience)
             for connection in heard:
                 self._hear(waiting[connection])  # type: ignore[index]  # returns what it was given
             for worker in waiting.values():
-                if not heard and worker.patience(self._timeout) <= 0:
-                    self._replace(worker, f"gave no answer for {self._timeout:g} s")
+                if not heard and worker.patience() <= 0:
+                    self.incidents.processes_lost += 1
+                    self._replace(worker, f"gave no answer for {worker.allowed:g} s")
         return self._take_losses(rows)
 
     def metrics(self, row: int) -> Mapping[str, float]:
@@ -126,21 +146,48 @@ class WorkerVector:
             worker.dismiss()
         for worker in self._workers:
             end_worker(worker.process)
+        self._reap(at_once=True)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _retire(self, index: int) -> Worker:
+        """Put a fresh process in a large one's place, between two episodes; return it."""
+        old = self._workers[index]
+        old.dismiss()
+        self._leaving.append((old.process, time.monotonic()))
+        self.incidents.planned_restarts += 1
+        self._workers[index] = Worker(self._job, old.rows)
+        return self._workers[index]
+
+    def _reap(self, at_once: bool = False) -> None:
+        """See off the processes that were told to leave, those that do not listen by force."""
+        for entry in list(self._leaving):
+            process, since = entry
+            patience = max(0.0, since + STOP_SECONDS - time.monotonic())
+            if at_once or not patience or not process.is_alive():
+                end_worker(process, patience)
+                self._leaving.remove(entry)
+
+    def _hear(self, worker: Worker) -> None:
         try:
             answer: Answer = worker.receive()
         except (EOFError, OSError):
             end_worker(worker.process)
+            self.incidents.processes_lost += 1
             self._replace(worker, f"died (exit code {worker.process.exitcode})")
             return
         if isinstance(answer, UserError):
             raise answer
         if isinstance(answer, str):
             raise RuntimeError(f"An environment failed in a worker process:\n{answer}")
-        self._metrics.update(answer)
+        self._metrics.update(answer.ended)
+        worker.failures = 0 if answer.ended else worker.failures
+        worker.memory = answer.memory or worker.memory
+        self.incidents.episodes_broken += len(answer.losses)
+        if answer.losses and self._supervised:
+            self._replace(worker, answer.losses[0].reason, answer.losses[0].who)
+        else:
+            self._losses += answer.losses
 
-    def _replace(self, worker: _Worker, reason: str) -> None:
+    def _replace(self, worker: Worker, reason: str, who: str = Loss.who) -> None:
         """Put a new process in a lost one's place; it begins without orders."""
         worker.connection.close()
         end_worker(worker.process, patience=0.0)
@@ -148,14 +195,17 @@ class WorkerVector:
         at_work = rows[self.board.busy[rows]]
         self.board.busy[rows] = False
         blamed = at_work if len(at_work) else rows  # none while it started, or between steps
-        self._losses.append(Loss(tuple(rows.tolist()), tuple(blamed.tolist()), reason))
+        self._losses.append(Loss(tuple(rows.tolist()), tuple(blamed.tolist()), reason, who))
         starts = worker.starts + 1 if worker.starting else 1
         if starts > MAX_STARTS:
             raise UserError(
                 f"{MAX_STARTS} worker processes in a row could not start (the last {reason}); what "
                 "they wrote above may say why. Use evaluator.workers=0 to do without them."
             )
-        self._workers[self._workers.index(worker)] = _Worker(self._job, worker.rows, starts)
+        failures = worker.failures + 1
+        self._workers[self._workers.index(worker)] = Worker(
+            self._job, worker.rows, starts, failures, self._supervision.delay(failures)
+        )
 
     def _take_losses(self, rows: slice) -> list[Loss]:
         """Return what was lost of `rows`; keep the rest until its rows are waited for."""
@@ -176,91 +226,4 @@ def _spec_of(make_env: Callable[[], MultiAgentEnv]) -> EnvSpec:
 
 def _part(loss: Loss, belongs: Callable[[int], bool]) -> Loss:
     rows, blamed = filter(belongs, loss.rows), filter(belongs, loss.blamed)
-    return Loss(tuple(rows), tuple(blamed), loss.reason)
-
-
-class _Worker:
-    """One process as seen from here, and what it was asked and has not answered."""
-
-    def __init__(self, job: tuple[Any, ...], rows: Sequence[int], starts: int = 1) -> None:
-        self.rows = rows
-        self.starts = starts
-        self.pending: deque[Range | None] = deque([None])  # None: that it has started
-        self._since = time.monotonic()
-        self.process, self.connection = start_worker(_serve, rows, *job)
-
-    @property
-    def starting(self) -> bool:
-        """Whether it has yet to make its environments."""
-        return bool(self.pending) and self.pending[0] is None
-
-    def send(self, rows: Range) -> None:
-        if not self.pending:
-            self._since = time.monotonic()
-        self.pending.append(rows)
-        # A process that has just died shows itself at the next `receive`.
-        with suppress(OSError):
-            self.connection.send(rows)
-
-    def receive(self) -> Any:
-        answer = self.connection.recv()
-        self.pending.popleft()
-        self._since = time.monotonic()
-        return answer
-
-    def patience(self, timeout: float) -> float:
-        """Return how many more seconds it may stay silent."""
-        allowed = START_SECONDS if self.starting else timeout
-        return max(0.0, self._since + allowed - time.monotonic())
-
-    def owes(self, rows: slice) -> bool:
-        """Return whether it was asked for any of `rows` and has not answered."""
-        return any(
-            asked and asked[0] < rows.stop and asked[1] > rows.start for asked in self.pending
-        )
-
-    def dismiss(self) -> None:
-        """Let the process go: an idle one leaves when its connection closes, others are told to."""
-        self.connection.close()
-        if self.pending:
-            self.process.terminate()
-
-
-def _serve(
-    connection: Connection,
-    rows: Sequence[int],
-    make_env: Callable[[], MultiAgentEnv],
-    spec: EnvSpec,
-    size: int,
-    buffer: Any,
-) -> None:
-    """Step the environments `rows` whenever asked to, until the other end is gone."""
-    become_worker()
-    board = Board.over(spec, size, buffer)
-    failure: UserError | str
-    try:
-        with ExitStack() as stack:
-            envs = [stack.enter_context(closing(make_env())) for _ in rows]
-            seats = [Seat(env, board, row) for env, row in zip(envs, rows, strict=True)]
-            _answer(connection, {})
-            for start, stop in _requests(connection):
-                ended = [seat for seat in seats if start <= seat.row < stop and seat.obey()]
-                _answer(connection, {seat.row: seat.metrics for seat in ended})
-        return
-    except UserError as error:
-        failure = error
-    except Exception:
-        failure = traceback.format_exc()
-    _answer(connection, failure)
-
-
-def _requests(connection: Connection) -> Iterator[Range]:
-    with suppress(EOFError, OSError):
-        while True:
-            yield connection.recv()
-
-
-def _answer(connection: Connection, answer: Answer) -> None:
-    # Nobody listens any more: the next request will not come either.
-    with suppress(OSError):
-        connection.send(answer)
+    return replace(loss, rows=tuple(rows), blamed=tuple(blamed))
