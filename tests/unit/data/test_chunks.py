@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -87,24 +88,44 @@ def test_a_flipped_bit_is_found_by_hdf5(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     with h5py.File(path, "w") as file:
         stored = file.create_dataset("x", (64,), "<f4", chunks=(64,), **FILTERS["all"])
-        content = bytearray(encode(np.arange(64, dtype="<f4"), 64, (2, 1, 3)))
+        content = bytearray(encode(np.arange(64, dtype="<f4"), 64, (2, 1, 3), zlib.Z_RLE))
         content[len(content) // 2] ^= 1
         stored.id.write_direct_chunk((0,), bytes(content))
     with h5py.File(path) as file, pytest.raises(OSError, match="read data"):
         file["x"][()]
 
 
+def test_the_first_chunk_decides_how_matches_are_looked_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {}
+    for name, rows in {
+        "noise": rng.normal(size=(1024, 16)),
+        "pattern": np.tile(rng.normal(size=(4, 16)), (256, 1)),
+    }.items():
+        rows = rows.astype(np.float32)
+        with h5py.File(tmp_path / name, "w") as file, Encoder.started() as encoder:
+            stored = file.create_dataset(
+                "x", (0, 16), "f4", maxshape=(None, 16), chunks=(1024, 16), **FILTERS["all"]
+            )
+            array = GrowingArray(stored, encoder)
+            array.append(rows)
+            encoder.finish()
+            sizes[name] = stored.id.get_storage_size()
+        runs, all_kinds = (len(encode(rows, 1024, (2, 1, 3), k)) for k in (zlib.Z_RLE, 0))
+        assert sizes[name] == min(runs, all_kinds)
+    assert sizes["pattern"] < sizes["noise"] / 10
+
+
 def test_other_filters_are_refused() -> None:
     with pytest.raises(ValueError, match="filter 32000 cannot be encoded"):
-        encode(np.zeros(3), 3, (h5py.h5z.FILTER_LZF,))
+        encode(np.zeros(3), 3, (h5py.h5z.FILTER_LZF,), zlib.Z_RLE)
 
 
-def test_errors_of_the_threads_are_raised(tmp_path: Path) -> None:
+def test_other_filters_are_refused_at_the_first_chunk(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file, Encoder.started() as encoder:
         stored = file.create_dataset(
             "x", (0,), "f4", maxshape=(None,), chunks=(4,), compression="lzf"
         )
         array = GrowingArray(stored, encoder)
-        array.append(np.zeros(4, np.float32))
         with pytest.raises(ValueError, match="cannot be encoded"):
-            encoder.finish()
+            array.append(np.zeros(4, np.float32))

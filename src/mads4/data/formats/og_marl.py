@@ -176,7 +176,7 @@ def _uid_folder(path: Path, uid: str | None) -> Path:
         raise UserError(f"There is no folder {path}. Check the path of the vault.")
     if (path / METADATA).is_file():
         path, uid = path.parent, uid or path.name
-    there = sorted(entry.parent.name for entry in path.glob(f"*/{METADATA}"))
+    there = sorted(entry.parent.name for entry in path.glob(f"[!.]*/{METADATA}"))
     if not there:
         raise UserError(
             f"{path} is not a vault of flashbax: neither it nor a folder in it has a {METADATA}. "
