@@ -72,7 +72,7 @@ def test_the_folder_is_shown(
     facts = json.loads(capsys.readouterr().out)
     assert (facts["episodes"], facts["steps"], facts["return_mean"]) == (6, 300, 50.0)
     assert "fingerprint" not in facts
-    assert cli("data", "show", str(tmp_path)) == 2
+    assert cli("data", "show", str(tmp_path), "--from", "alberdice") == 2
     assert "it lacks actions.npy" in capsys.readouterr().err
 
 

@@ -25,7 +25,10 @@ def fetch(entry: Entry, on_progress: Progress | None = None) -> Path:
         found = download(
             entry.addresses, entry.archive, sha256=entry.sha256, on_progress=on_progress
         )
-        extract(found.path, entry.place)
+        try:
+            extract(found.path, entry.place)
+        except UserError as error:
+            raise UserError(f"{error} ({found.path} is kept; delete it before that.)") from error
     return locate(entry)
 
 
