@@ -191,4 +191,9 @@ def _log(tracker: Tracker, step: int, phase: str, metrics: Mapping[str, float]) 
 
 
 def _mean(rows: list[dict[str, Tensor]]) -> dict[str, float]:
-    return {name: float(torch.stack([row[name] for row in rows]).mean()) for name in rows[0]}
+    """Return each metric's mean over the updates that have it: not all do the same."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: float(torch.stack([row[name] for row in rows if name in row]).mean())
+        for name in names
+    }
