@@ -10,7 +10,7 @@ from mads4.rollout import Played
 
 Verdict = Literal["best", "fallen", "usual"]
 
-_NUMBERS = ("best_return", "best_average", "lowest", "environment_steps", "falls")
+_NUMBERS = ("best_return", "average", "best_average", "lowest", "environment_steps", "falls")
 
 
 class Standing:
@@ -24,6 +24,9 @@ class Standing:
 
     def __init__(self, best_return: float, smoothing: int, tolerated: float | None) -> None:
         self.best_return = best_return
+        self.average = 0.0
+        """Mean return of the latest iterations; after a fall those that were judged, until more
+        have been played."""
         self.best_average = float("-inf")
         self.lowest = 0.0
         self.environment_steps = 0
@@ -36,11 +39,6 @@ class Standing:
         """Whether there are enough iterations to average."""
         return len(self._recent) == self._recent.maxlen
 
-    @property
-    def average(self) -> float:
-        """Mean return of the latest iterations."""
-        return sum(self._recent) / max(len(self._recent), 1)
-
     def judge(self, played: Sequence[Played]) -> Verdict:
         """Take in an iteration's episodes; after a fall the averaging begins anew."""
         returns = [one.episode_return for one in played]
@@ -48,6 +46,7 @@ class Standing:
         self.best_return = max(self.best_return, *returns)
         self.lowest = min(returns)
         self._recent.append(sum(returns) / len(returns))
+        self.average = sum(self._recent) / len(self._recent)
         if not self.settled:
             return "usual"
         if self.average > self.best_average:
