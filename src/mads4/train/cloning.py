@@ -26,7 +26,7 @@ class Cloning:
     Args:
         spec: of the environment.
         data: recorded data, None for none.
-        batch_size: trajectories per batch; half of them own episodes where there are both.
+        batch_size: trajectories per batch, from the data and from own episodes by turns.
         kept: own episodes to keep, the best; 0 for none.
         seed: decides, with the step, what a batch contains.
     """
@@ -62,12 +62,16 @@ class Cloning:
         if not sources:
             return None
         index = step * STRIDE + epoch * (STRIDE >> 8) + number
-        return sources[index % len(sources)].batch(index)
+        return sources[(step + epoch + number) % len(sources)].batch(index)
 
     def loss(self, policy: SequencePolicy, batch: SequenceBatch) -> Tensor:
-        """Return the cross-entropy of the recorded actions, in nats per agent-step."""
+        """Return the cross-entropy of the recorded actions, in nats per agent-step.
+
+        Where a policy's order is random, it is drawn from PyTorch's random stream.
+        """
+        order, _ = policy.draw(batch.action)
         loss, _ = behaviour_cloning(
-            policy(batch), batch.action, batch.available_actions, batch.mask
+            policy(batch, order=order), batch.action, batch.available_actions, batch.mask
         )
         return loss
 
