@@ -33,14 +33,13 @@ def train(config: Config, run_dir: Path) -> None:
     """
     device = build.device(config.device, config.threads)
     kernel = choose(config.kernel.backend, device)
-    torch.manual_seed(config.seed)
     make_env = build.environment(config.env)
     trainer = config.trainer
     if isinstance(trainer, OfflineOnlineTrainerConfig):
         folder = run_dir / OFFLINE_FOLDER
         if not _finished(folder, trainer.offline.steps):
             first = config.model_copy(update={"trainer": trainer.offline})
-            stage = pretraining(first, make_env, device)
+            stage = _stage(first, make_env, device)
             run_stage(stage, folder, device, kernel, lambda state, tracker: None)
         config = config.model_copy(update={"trainer": trainer.online, "init_from": str(folder)})
     began = time.perf_counter()
@@ -63,6 +62,8 @@ def train(config: Config, run_dir: Path) -> None:
 
 
 def _stage(config: Config, make_env: EnvFactory, device: torch.device) -> Stage:
+    """Return the stage that `config` describes; what it draws depends on the seed alone."""
+    torch.manual_seed(config.seed)
     kind = pretraining if isinstance(config.trainer, OfflineTrainerConfig) else fine_tuning
     return kind(config, make_env, device)
 
