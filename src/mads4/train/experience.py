@@ -57,8 +57,7 @@ class Episodes:
             for name in rows[0]
         }
         reward = stacked.pop("reward")
-        stacked["available_actions"][~stacked["known"]] = True
-        del stacked["known"]
+        stacked["available_actions"][~stacked["mask"]] = True
         keys = [one.order_key for one in played if one.order_key is not None]
         order = torch.from_numpy(np.stack(keys)).argsort(1) if random_order else None
         return cls(
@@ -99,7 +98,6 @@ def _rows(played: Played) -> dict[str, Any]:
         "return_to_go": (played.target_return - taken).astype(np.float32),
         "reward": np.append(episode.reward, np.float32(0.0)),
         "mask": np.arange(length + 1) < length,
-        "known": np.ones(length + 1, dtype=np.bool_),
     }
 
 
