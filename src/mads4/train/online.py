@@ -248,8 +248,9 @@ class OnlineTrainer:
         part = episodes.batch.map(lambda values: values[:PARITY_EPISODES, :PARITY_STEPS])
         order = None if episodes.order is None else episodes.order[:PARITY_EPISODES]
         views = self.policy.sequence(part, order=order).logits, unroll(self.policy, part, order)
-        one, other = (view.log_softmax(-1)[part.mask] for view in views)
-        apart = float((one - other)[one.isfinite()].abs().max())
+        one, other = (view.log_softmax(-1) for view in views)
+        known = part.available_actions & part.mask[..., None, None]
+        apart = float((one - other)[known].abs().max())
         if not apart <= self.config.parity_tolerance:
             raise UserError(
                 f"The policy's convolutional and recurrent views differ by {apart:.2g} in "
