@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy import stats
 
 from mads4.behaviour.play import play_episode
@@ -17,7 +18,7 @@ from mads4.envs.protocol import MultiAgentEnv
 from mads4.errors import UserError
 from mads4.rollout import Played
 from mads4.seeding import environment_seed
-from mads4.types import FloatArray
+from mads4.types import Decision, FloatArray, PolicyInput
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -61,9 +62,9 @@ class Evaluation:
     def summary(
         self, random_return: float | None = None, expert_return: float | None = None
     ) -> dict[str, Any]:
-        """Return the figures of ``summary.json``.
+        """Return the figures of ``summary.json``; the mean of a metric ``win`` is ``win_rate``.
 
-        ``episodes_replayed`` counts those whose worker process was lost on the way. The normalised
+        ``episodes_replayed`` counts those that were lost or broke on the way. The normalised
         score, 0 for the random policy and 1 for the expert, is there where both ends are given.
         """
         returns = self.returns
@@ -83,12 +84,31 @@ class Evaluation:
         }
         for name in sorted({name for episode in self.played for name in episode.metrics}):
             values = [episode.metrics.get(name, 0.0) for episode in self.played]
-            figures[f"{name}_mean"] = float(np.mean(values))
+            figures["win_rate" if name == "win" else f"{name}_mean"] = float(np.mean(values))
         if random_return is not None and expert_return is not None:
             span = expert_return - random_return
             if span > 0:
                 figures["normalised_score"] = (float(returns.mean()) - random_return) / span
         return figures
+
+
+class RandomPolicy:
+    """Takes every available action with the same probability; for `mads4.rollout.rollout`."""
+
+    def initial_state(self, batch: int) -> None:
+        """Return nothing: it remembers nothing."""
+
+    def reset_rows(self, state: None, rows: torch.Tensor) -> None:
+        """Return nothing."""
+
+    def step(self, inputs: PolicyInput, state: None) -> tuple[Decision, None]:
+        """Draw actions with `inputs.uniform`, which it needs."""
+        assert inputs.uniform is not None, "random actions are drawn"
+        available = inputs.available_actions
+        place = (inputs.uniform * available.sum(-1)).long()
+        action = (available.cumsum(-1) > place.unsqueeze(-1)).int().argmax(-1)
+        logits = torch.zeros(available.shape, device=available.device)
+        return Decision(action, logits.masked_fill(~available, -torch.inf)), None
 
 
 def play_behaviour(

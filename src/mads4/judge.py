@@ -18,7 +18,7 @@ from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
 from mads4.envs.supervision import Incidents
 from mads4.envs.vector import VectorEnv, make_vector
-from mads4.evaluate import Evaluation, play_behaviour
+from mads4.evaluate import Evaluation, RandomPolicy, play_behaviour
 from mads4.processes import keep_freed_memory
 from mads4.progress import Advance, progress_bar
 from mads4.report.video import with_header, write_gif
@@ -62,11 +62,16 @@ class Judge:
         results: dict[str, dict[str, Any]] = {}
         total = settings.baseline_episodes
         for role, (name, label) in players.items():
-            with (
-                closing(self._make_env()) as env,
-                progress_bar(label, total, self._progress) as advance,
-            ):
-                episodes = play_behaviour(make_behaviour(name), env, total, seed=settings.seed)
+            with ExitStack() as stack:
+                if self._make_env.supervision and name == "random":
+                    envs = stack.enter_context(closing(self._environments()))
+                    episodes = rollout(
+                        RandomPolicy(), envs, total, seed=settings.seed, target_return=0.0
+                    )
+                else:
+                    env = stack.enter_context(closing(self._make_env()))
+                    episodes = play_behaviour(make_behaviour(name), env, total, seed=settings.seed)
+                advance = stack.enter_context(progress_bar(label, total, self._progress))
                 evaluation = Evaluation.of(episodes, on_episode=tell(advance))
             results[role] = evaluation.summary() | {"label": label}
         return results
@@ -117,7 +122,8 @@ class Judge:
         """Return how often supervised environments have failed since `before`."""
         found = envs.incidents.since(before)
         if found != Incidents():
-            _LOG.warning("environments: %s", ", ".join(f"{k} {v}" for k, v in found.to_dict().items()))
+            counts = (f"{name} {count}" for name, count in found.to_dict().items())
+            _LOG.warning("environments: %s", ", ".join(counts))
         return found.to_dict() if self._make_env.supervision else {}
 
     def _environments(self) -> VectorEnv:
