@@ -56,6 +56,10 @@ def test_the_experiment_runs(cli: Cli, recording: Path, tmp_path: Path) -> None:
     assert cli("train", *words, *SHORT) == 0
     told = summary(tmp_path)
     assert told["data"]["return_mean"] == 50.0
+    origin = json.loads((tmp_path / "run/provenance.json").read_text())["dataset"]
+    assert origin["fingerprint"] == told["data"]["fingerprint"]
+    assert origin["reward_definition"] == told["reward_definition"]
+    assert origin["behaviour"]["source"]["files"][0]["name"] == "actions.npy"
     assert told["eval"]["50"]["target_return"] == 50.0
     assert told["eval"]["50"]["length_mean"] == 50.0
     assert 0.0 <= told["eval"]["50"]["coordinated_mean"] <= 50.0

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 SOURCE_HELP = "file, folder, or name in `mads4 data list`"
-_FORMATS = ("hdf5", "madt", "alberdice", "og_marl")
 _ACTIONS = {
     "list": "mads4.cli.data_list:list_sets",
     "download": "mads4.cli.data_list:download",
@@ -124,7 +123,11 @@ def _add_source(action: argparse.ArgumentParser) -> None:
     """Add the place of a data set, and what its format may not say."""
     action.add_argument("source", metavar="SRC", help=SOURCE_HELP)
     action.add_argument(
-        "--from", dest="format", choices=_FORMATS, help="format; found out when not given"
+        "--from",
+        dest="format",
+        metavar="FORMAT",
+        help="hdf5, madt, alberdice, og_marl, or your own package.module:function; found out when "
+        "not given",
     )
     action.add_argument(
         "--uid", help="recording of an OG-MARL vault, for example Good, to read or write"

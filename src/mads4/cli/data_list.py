@@ -133,7 +133,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         "environment": row["env"],
         **{key: row[key] for key in ("scenario", "quality", "format", "licence", "source")},
         "episodes": "" if episodes is None else str(episodes),
-        "size": "" if size is None else f"{size / MEBIBYTE:.1f} MiB",
+        "size": "" if size is None else _size(size),
         "mean return": "" if mean is None else f"{mean:.2f}",
         "here": "yes" if row["here"] else "no",
     }
@@ -143,6 +143,10 @@ def _short(name: str) -> str:
     """Return a file's name relative to the data directory."""
     path = Path(name)
     return str(path.relative_to(data_directory())) if path.is_absolute() else name
+
+
+def _size(size: int) -> str:
+    return f"{size / MEBIBYTE:.1f} MiB" if size >= MEBIBYTE else f"{size / 1024:.0f} KiB"
 
 
 def _same(value: object, wanted: str) -> bool:

@@ -80,18 +80,19 @@ def plot(args: argparse.Namespace) -> None:
     table = EpisodeTable.from_episodes(rows)
     name = source.entry.name if source.entry else source.recording.name
     out = args.out or Path(f"{name.replace('/', '_')}.png")
-    data_picture(
-        DataFacts(
-            title=name,
-            place=" ".join(word for word in (spec.name, spec.scenario) if word),
-            reward=spec.reward,
-            returns=table.episode_return,
-            lengths=table.length,
-            episode_limit=spec.episode_limit,
-            action_counts=counts,
-        ),
-        out.expanduser(),
+    facts = DataFacts(
+        title=name,
+        place=" ".join(word for word in (spec.name, spec.scenario) if word),
+        reward=spec.reward,
+        returns=table.episode_return,
+        lengths=table.length,
+        episode_limit=spec.episode_limit,
+        action_counts=counts,
     )
+    try:
+        data_picture(facts, out.expanduser())
+    except OSError as error:
+        raise UserError(f"Cannot write {out}: {error}. Give another name for the PNG.") from error
     sys.stdout.write(f"picture: {out}\n")
 
 

@@ -157,6 +157,12 @@ def test_a_folder_that_was_to_be_replaced_survives_a_failure(
     assert {path.name for path in folder.parent.iterdir()} == {"arrays", "ten.h5"}
 
 
+def test_a_reader_of_one_s_own(ten: Path, tmp_path: Path, cli: Cli) -> None:
+    words = ("--from", "mads4.data.formats.hdf5:open_hdf5", "--quiet")
+    assert cli("data", "convert", str(ten), "new.h5", *words) == 0
+    assert read_header(tmp_path / "new.h5").fingerprint == read_header(ten).fingerprint
+
+
 def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
     words = ("data", "convert", str(ten), "less.h5", "--limit", "3", "--name", "less")
     assert cli(*words) == 0
@@ -174,6 +180,9 @@ def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
         (("convert", "ten.h5", "ten.h5", "--force"), "ten.h5 is what is being read"),
         (("convert", "ten.h5", "new.h5", "--limit", "0"), "--limit: got 0"),
         (("convert", "ten.h5", "new.h5", "--from", "alberdice"), "ten.h5"),
+        (("convert", "ten.h5", "new.h5", "--from", "alberdce"), "Did you mean 'alberdice'"),
+        (("convert", "ten.h5", "new.h5", "--from", "no_such:reader"), "cannot be imported"),
+        (("plot", "ten.h5", "other"), "Cannot write other"),
         (("convert", "madt/3m-good", "new.h5"), "not on this machine. It cannot be downloaded"),
         (("convert", "og-marl/3m-good", "new.h5"), "mads4 data download og-marl/3m-good"),
         (("convert", "ten.h5", "arrays", "--to", "alberdice"), "arrays exists"),

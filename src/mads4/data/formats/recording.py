@@ -53,20 +53,36 @@ def open_recording(
     """Open recorded data of a format.
 
     Args:
-        data_format: a key of `READERS`.
+        data_format: a key of `READERS`, or ``package.module:function``, a reader of the user's own
+            with the same signature.
         path: the file or folder.
         env: the environment that the data were recorded in; names that the format does not hold
             are taken from it, while all sizes are those of the data, for the caller to compare.
         **options: what the format's reader takes besides (``uid`` of an OG-MARL vault …).
 
     Raises:
-        UserError: an unknown format, or data that cannot be read.
+        UserError: an unknown format, a reader that cannot be imported, or data that cannot be read.
     """
-    if data_format not in READERS:
+    if data_format in READERS:
+        module, _, function = READERS[data_format].partition(":")
+        reader = getattr(importlib.import_module(module), function)
+    elif ":" in data_format:
+        reader = _own_reader(data_format)
+    else:
         raise UserError(
-            f"There is no data format '{data_format}'; there are {', '.join(READERS)}."
-            f"{did_you_mean(data_format, READERS)}"
+            f"There is no data format '{data_format}'; there are {', '.join(READERS)}, and your "
+            f"own readers as package.module:function.{did_you_mean(data_format, READERS)}"
         )
-    module, _, function = READERS[data_format].partition(":")
-    reader = getattr(importlib.import_module(module), function)
     return cast(Recording, reader(path, env, **options))
+
+
+def _own_reader(path: str) -> Any:
+    """Return the user's function ``package.module:function``."""
+    module, _, function = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"The reader '{path}' cannot be imported: {error}. Is it installed, or its folder on "
+            "PYTHONPATH?"
+        ) from error

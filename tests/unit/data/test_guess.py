@@ -1,0 +1,52 @@
+"""Formats are told by what lies there, and what is none is said to be none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from recording_fakes import SPEC, make_episodes
+
+from mads4.data.formats.alberdice_write import write_alberdice
+from mads4.data.formats.madt_write import write_madt
+from mads4.data.guess import guess_format, looks_like
+from mads4.data.known_sizes import BUILDERS, MAPPO, OXWHIRL, builder
+from mads4.data.store import write_dataset
+from mads4.errors import UserError
+
+
+def test_what_our_writers_write_is_recognised(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a.h5", SPEC, make_episodes(2))
+    write_alberdice(tmp_path / "arrays", SPEC, make_episodes(2))
+    write_madt(tmp_path / "3m" / "good", make_episodes(2))
+    (tmp_path / "3m.vlt" / "Good").mkdir(parents=True)
+    found = {
+        name: guess_format(tmp_path / name)
+        for name in ("a.h5", "arrays", "3m/good", "3m.vlt", "3m.vlt/Good")
+    }
+    assert found == {
+        "a.h5": "hdf5",
+        "arrays": "alberdice",
+        "3m/good": "madt",
+        "3m.vlt": "og_marl",
+        "3m.vlt/Good": "og_marl",
+    }
+
+
+def test_what_is_none_of_them(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    assert looks_like(tmp_path / "notes.txt") is None
+    for path in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(UserError, match=r"none of the known formats.*--from"):
+            guess_format(path)
+    with pytest.raises(UserError, match="no file or folder"):
+        guess_format(tmp_path / "gone")
+
+
+def test_builders_are_told_apart_by_their_sizes() -> None:
+    for sizes in (BUILDERS["smac", MAPPO], BUILDERS["smac", OXWHIRL]):
+        assert all(observation > 0 and state > 0 for observation, state in sizes.values())
+    assert builder("smac", "3m", 64) == MAPPO
+    assert builder("smac", "3m", 30) == OXWHIRL
+    assert builder("smac", "3m", 31) is None
+    assert builder("rware", "3m", 30) is None
