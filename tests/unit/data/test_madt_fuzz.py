@@ -24,7 +24,7 @@ from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
 SPEC = EnvSpec("", "", AGENTS, OBSERVATION, STATE, ACTIONS, 8, "", state_per_agent=True)
-SECONDS = 2.0
+SECONDS = 5.0
 """Far more than any file of kilobytes takes, and far less than a hang."""
 
 KINDS: dict[str, Callable[[Path], None]] = {
@@ -43,12 +43,19 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 
 def read(path: Path) -> list[Episode] | None:
-    """Read a folder of one file within bounds of time and memory; None where it is refused."""
+    """Read a folder of one file within bounds of time and memory; None where it is refused.
+
+    What is read fits the spec that the reader gives, which is the data's, damaged or not.
+    """
     size = path.stat().st_size
     start = time.perf_counter()
     tracemalloc.start()
     try:
-        return list(open_madt(path.parent, SPEC).episodes())
+        recording = open_madt(path.parent, SPEC)
+        episodes = list(recording.episodes())
+        for number, episode in enumerate(episodes):
+            step_columns(recording.spec, episode, number)
+        return episodes
     except UserError as error:
         assert str(path) in str(error) or path.name in str(error)
         return None
@@ -69,7 +76,6 @@ def same(found: Episode, true: Episode) -> bool:
 def check(path: Path, true: Episode) -> None:
     """A file with checksums gives the true episode or none; another, at least a whole one."""
     for episode in read(path) or ():
-        step_columns(SPEC, episode, 0)
         if path.read_bytes().startswith(b"PK"):
             assert same(episode, true)
 
@@ -107,9 +113,9 @@ def test_many_damaged_files(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "every"), [("lists-2", 1), ("arrays-2", 3), ("tensors-2", 11)])
+@pytest.mark.parametrize(("kind", "every"), [("lists-2", 1), ("arrays-2", 3), ("tensors-2", 37)])
 def test_flips_all_over_a_file(tmp_path: Path, kind: str, every: int) -> None:
-    """One flip in every (third …) place: what a checksum covers is found out, the rest is not content."""
+    """What a checksum covers is found out, and the rest is not content."""
     path = tmp_path / "0.pt"
     KINDS[kind](path)
     content = path.read_bytes()
@@ -163,5 +169,4 @@ def content() -> st.SearchStrategy[Any]:
 def test_random_content(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     path = tmp_path_factory.mktemp("content") / "0.pt"
     torch.save(value, path)
-    for episode in read(path) or ():
-        step_columns(SPEC, episode, 0)
+    read(path)
