@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,6 +16,13 @@ from torch import Tensor
 from mads4.data.dataset import Dataset
 from mads4.data.stored_array import Array, StoredArray, rows_into
 from mads4.types import IntArray, SequenceBatch
+
+READERS = 4
+"""Threads that read a batch's episodes from a file: the system copies, and disks answer, several
+requests at once."""
+
+Map: TypeAlias = Callable[..., Iterator[Any]]
+"""`map`, or that of a thread pool."""
 
 
 def gather(
@@ -38,35 +51,33 @@ def gather(
     length = dataset.table.length[episode] - skipped
     if window is not None:
         length = np.minimum(length, window)
-    first = dataset.start[episode] + skipped
-    blocks = _Blocks(first, length, int(length.max()) if window is None else window, pin_memory)
-    action = blocks.copy(dataset.action, np.int64)
-    previous = blocks.empty(tuple(action.shape[2:]), np.int64)
-    previous[:, 1:] = action[:, :-1]
-    # Row -1 of the first episode does not exist, but is not taken either: it starts at step 0.
-    before = dataset.action[first - 1].astype(np.int64)
-    previous[:, 0] = torch.from_numpy(np.where(skipped[:, None] > 0, before, -1))
-    mask = blocks.empty((), np.bool_)
-    mask.copy_(torch.from_numpy(np.arange(mask.shape[1]) < length[:, None]))
-    previous[~mask] = 0
-    return SequenceBatch(
-        observation=blocks.copy(dataset.observation),
-        state=blocks.copy(dataset.state),
-        available_actions=blocks.copy(dataset.available_actions, padding=True),
-        action=action,
-        previous_action=previous,
-        return_to_go=blocks.copy(dataset.return_to_go),
-        mask=mask,
-    )
+    steps = int(length.max()) if window is None else window
+    with _map_for(dataset) as each:
+        blocks = _Blocks(dataset.start[episode] + skipped, length, steps, each, pin_memory)
+        return _copied(dataset, blocks, skipped)
 
 
+@contextmanager
+def _map_for(dataset: Dataset) -> Iterator[Map]:
+    """Yield what does something for each of a batch's episodes, in threads if they are read."""
+    if not dataset.on_demand:
+        yield map
+        return
+    with ThreadPoolExecutor(READERS, thread_name_prefix="read") as pool:
+        yield pool.map
+
+
+@dataclass(frozen=True)
 class _Blocks:
     """B blocks of rows, padded at the end to a common number of steps T."""
 
-    def __init__(self, start: IntArray, length: IntArray, steps: int, pin_memory: bool) -> None:
-        self._spans = list(zip(start.tolist(), length.tolist(), strict=True))
-        self._steps = steps
-        self._pin_memory = pin_memory
+    start: IntArray
+    """(B,) first row of each."""
+    length: IntArray
+    """(B,) rows of each."""
+    steps: int
+    each: Map
+    pin_memory: bool
 
     def empty(self, row_shape: tuple[int, ...], dtype: npt.DTypeLike) -> Tensor:
         """Return an uninitialised tensor (B, T, …).
@@ -74,8 +85,8 @@ class _Blocks:
         NumPy asks the system for large pages, which PyTorch does not: fresh memory is filled
         several times faster.
         """
-        shape = (len(self._spans), self._steps, *row_shape)
-        if self._pin_memory:
+        shape = (len(self.start), self.steps, *row_shape)
+        if self.pin_memory:
             kind = torch.from_numpy(np.empty(0, dtype)).dtype
             return torch.empty(shape, dtype=kind, pin_memory=True)
         return torch.from_numpy(np.empty(shape, dtype))
@@ -88,8 +99,33 @@ class _Blocks:
     ) -> Tensor:
         """Return (B, T, …) copies of the blocks of `rows`, filled up with `padding` (0 or 1)."""
         result = self.empty(rows.shape[1:], rows.dtype if dtype is None else dtype)
-        target: Array
-        for target, (start, length) in zip(result.numpy(), self._spans, strict=True):
+
+        def fill(target: Array, start: int, length: int) -> None:
             rows_into(target[:length], rows, start)
             target[length:] = padding
+
+        for _ in self.each(fill, result.numpy(), self.start.tolist(), self.length.tolist()):
+            pass  # raises what a thread raised
         return result
+
+
+def _copied(dataset: Dataset, blocks: _Blocks, skipped: IntArray) -> SequenceBatch:
+    """Return the blocks of all arrays; (B,) `skipped` steps of their episodes lie before them."""
+    action = blocks.copy(dataset.action, np.int64)
+    previous = blocks.empty(tuple(action.shape[2:]), np.int64)
+    previous[:, 1:] = action[:, :-1]
+    # Row -1 of the first episode does not exist, but is not taken either: it starts at step 0.
+    before = dataset.action[blocks.start - 1].astype(np.int64)
+    previous[:, 0] = torch.from_numpy(np.where(skipped[:, None] > 0, before, -1))
+    mask = blocks.empty((), np.bool_)
+    mask.copy_(torch.from_numpy(np.arange(blocks.steps) < blocks.length[:, None]))
+    previous[~mask] = 0
+    return SequenceBatch(
+        observation=blocks.copy(dataset.observation),
+        state=blocks.copy(dataset.state),
+        available_actions=blocks.copy(dataset.available_actions, padding=True),
+        action=action,
+        previous_action=previous,
+        return_to_go=blocks.copy(dataset.return_to_go),
+        mask=mask,
+    )
