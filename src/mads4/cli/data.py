@@ -82,7 +82,7 @@ def _add_convert(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_target(convert)
     convert.add_argument(
         "--to",
-        choices=("hdf5", "alberdice", "og_marl"),
+        choices=("hdf5", "madt", "alberdice", "og_marl"),
         default="hdf5",
         help="format to write (default: hdf5, our own)",
     )

@@ -124,6 +124,12 @@ def _export(source: Source, target: Path, args: argparse.Namespace) -> Path:
 
             with _replacing(target, args):
                 return write_alberdice(target, spec, episodes)
+        if args.to == "madt":
+            from mads4.data.formats.madt_write import write_madt
+
+            with _replacing(target, args):
+                write_madt(target, episodes)
+            return target
         from mads4.data.formats.og_marl_write import write_og_marl
 
         uid = args.uid or (source.entry and source.entry.quality.title())

@@ -157,6 +157,17 @@ def test_a_folder_that_was_to_be_replaced_survives_a_failure(
     assert {path.name for path in folder.parent.iterdir()} == {"arrays", "ten.h5"}
 
 
+def test_conversion_to_madt_s_layout(ten: Path, tmp_path: Path, cli: Cli) -> None:
+    words = ("convert", str(ten), "3m/good", "--to", "madt", "--quiet")
+    assert cli("data", *words) == 0
+    assert cli("data", *words) == 2
+    assert cli("data", "convert", "3m/good", "back.h5", "--quiet") == 0
+    before, after = read_dataset(ten), read_dataset(tmp_path / "back.h5")
+    np.testing.assert_array_equal(before.observation, after.observation)
+    np.testing.assert_array_equal(before.action, after.action)
+    assert after.behaviour["quality"] == "good" and after.behaviour["map"] == "3m"
+
+
 def test_a_reader_of_one_s_own(ten: Path, tmp_path: Path, cli: Cli) -> None:
     words = ("--from", "mads4.data.formats.hdf5:open_hdf5", "--quiet")
     assert cli("data", "convert", str(ten), "new.h5", *words) == 0
