@@ -127,7 +127,7 @@ def test_states_are_chosen_and_joined_by_environment() -> None:
         parts = [state.select(torch.tensor([row])) for row in (2, 0)]
         chosen, joined = state.select(rows), join(parts)
         again = segment(batch, slice(0, 3))
-        picked = again.map(lambda values: values[rows])
+        picked = again.map(lambda values: values[[2, 0]])
         wanted = policy.sequence(again, state=state).logits[rows]
         for found in (chosen, joined):
             torch.testing.assert_close(policy.sequence(picked, state=found).logits, wanted)
