@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -74,8 +74,7 @@ class Entry:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with where the files belong and whether they are there."""
-        values = {key: getattr(self, key) for key in self.__dataclass_fields__}
-        return values | {"place": str(self.place), "here": self.is_here}
+        return asdict(self) | {"place": str(self.place), "here": self.is_here}
 
 
 @lru_cache
