@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from mads4.data import registry
+from mads4.data.formats.alberdice import DEFINITIONS
 from mads4.data.formats.recording import READERS
 from mads4.data.registry import choose, entries, find, parse
+from mads4.envs.matrix_game import MatrixGame
 from mads4.errors import UserError
 
 
@@ -40,6 +42,12 @@ def test_what_was_published() -> None:
     assert entry.addresses[0].endswith("/prior_work/omiga/smac_v1/2c_vs_64zg.zip")
     assert find("alberdice/small-6ag-expert").folder == "alberdice/rware-small-6ag-easy-v4-expert"
     assert find("cfcql/2s3z-medium-replay").uid == "Medium-Replay"
+
+
+def test_rewards_are_named_as_the_environments_name_them() -> None:
+    assert find("alberdice-matrix/2x2-buffer_02").reward == MatrixGame().spec.reward
+    assert find("alberdice/tiny-2ag-expert").reward == DEFINITIONS["rware"]["reward"]
+    assert {entry.reward for entry in entries() if entry.env == "smac"} == {"smac"}
 
 
 def test_sets_of_one_archive_share_it(data_dir: Path) -> None:
