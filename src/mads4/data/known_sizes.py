@@ -14,6 +14,9 @@ from mads4.types import EnvSpec
 MAPPO = "MAPPO's StarCraft wrapper, with which MADT's data were recorded"
 OXWHIRL = "SMAC itself (oxwhirl)"
 
+OPTION: Mapping[str, str] = {MAPPO: "observation=mappo", OXWHIRL: "observation=smac"}
+"""Builder → the option of the environment that chooses it."""
+
 Sizes = Mapping[str, tuple[int, int]]
 """Scenario → (features of an observation, features of the state)."""
 
@@ -63,8 +66,10 @@ def explain_sizes(data: EnvSpec, env: EnvSpec) -> str:
             f"{whose} observations have {spec.obs_dim} numbers and states {spec.state_dim}"
             + (f" ({who})" if who else "")
         )
+    who = builder(family, scenario, data.obs_dim)
+    option = f" (its option {OPTION[who]})" if who else ""
     return (
         f"{', '.join(sides)}. A policy must see in the environment what it saw in the data: use "
-        "the environment with the builder of the data's observations, or data recorded with the "
-        "environment's."
+        f"the environment with the builder of the data's observations{option}, or data recorded "
+        "with the environment's."
     )
