@@ -13,7 +13,8 @@ Then, in turns and in a process of its own each, so that peaks are told apart:
 
 Before each the operating system is asked to forget the folder's pages (``posix_fadvise``, no rights
 needed), so that all read from the disk. Rates are megabytes of the folder per second of wall-clock
-time; memory is the process's highest resident set, in which mapped pages count.
+time; seconds of CPU are those of all threads, the lowest of the repeats; memory is the process's
+highest resident set, in which mapped pages count.
 
     python benchmarks/conversion.py [--gigabytes 5] [--repeats 3] [--noise] [--folder DIR]
 """
@@ -66,7 +67,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.do:
         TASKS[args.do](*args.paths)
-        sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        sys.stdout.write(f"{used.ru_maxrss / 1024} {used.ru_utime + used.ru_stime}")
         return
     with tempfile.TemporaryDirectory(dir=args.folder) as work:
         figures = measure(Path(work), args.gigabytes, args.repeats, args.noise)
@@ -177,13 +179,19 @@ def run(task: str, source: Path, target: Path, size: int) -> dict[str, float]:
     """Run one task in a process of its own, and remove what it made."""
     began = time.perf_counter()
     command = [sys.executable, __file__, "--do", task, str(source), str(target)]
-    peak = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    peak, cpu = map(float, told.split())
     seconds = time.perf_counter() - began
     written = total_bytes(target)
     if target.is_dir():
         shutil.rmtree(target)
     target.unlink(missing_ok=True)
-    return {"mb_per_s": size / 1e6 / seconds, "peak_mib": peak, "written_mb": written / 1e6}
+    return {
+        "mb_per_s": size / 1e6 / seconds,
+        "cpu_s_per_gb": cpu / (size / 1e9),
+        "peak_mib": peak,
+        "written_mb": written / 1e6,
+    }
 
 
 def forget(folder: Path) -> None:
@@ -208,6 +216,7 @@ def _row(task: str, runs: list[dict[str, float]], copied: float) -> dict[str, An
         "mb_per_s_min": round(min(rates)),
         "mb_per_s_max": round(max(rates)),
         "share_of_copy": round(statistics.median(rates) / copied, 2),
+        "cpu_s_per_gb": round(min(each["cpu_s_per_gb"] for each in runs), 2),
         "peak_mib": round(max(each["peak_mib"] for each in runs)),
         "written_mb": round(runs[0]["written_mb"]),
     }
@@ -219,14 +228,14 @@ def as_text(figures: dict[str, Any]) -> str:
         f"{figures['folder_mb']} MB, {figures['episodes']} episodes, {figures['cores']} cores, "
         f"load {figures['load_average']:.1f}",
         "",
-        "| | MB/s, median (min - max) | of a plain copy | peak MiB | written MB |",
-        "|---|---:|---:|---:|---:|",
+        "| | MB/s, median (min - max) | of a plain copy | CPU s/GB | peak MiB | written MB |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for row in figures["tasks"]:
         spread = f"{row['mb_per_s']} ({row['mb_per_s_min']} - {row['mb_per_s_max']})"
         lines.append(
-            f"| {row['task']} | {spread} | {row['share_of_copy']:.2f} | {row['peak_mib']} "
-            f"| {row['written_mb']} |"
+            f"| {row['task']} | {spread} | {row['share_of_copy']:.2f} | {row['cpu_s_per_gb']} "
+            f"| {row['peak_mib']} | {row['written_mb']} |"
         )
     return "\n".join(lines) + "\n"
 
