@@ -18,6 +18,8 @@ NEEDS = {
     "dataset=file": ["dataset.path=some.h5"],
     "dataset=alberdice": ["dataset.path=folder"],
     "env=matrix_game": ["dataset.behaviour=random"],
+    "env=smac": ["dataset.behaviour=random"],
+    "env=smaclite": ["dataset.behaviour=random"],
     "experiment=penalty_xor": ["dataset.path=folder"],
 }
 

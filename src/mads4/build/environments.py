@@ -8,8 +8,11 @@ from mads4.config import (
     CustomEnv,
     EnvConfig,
     MatrixGameEnv,
+    SmacEnv,
+    SmacliteEnv,
 )
 from mads4.envs.registry import EnvFactory
+from mads4.envs.supervision import Supervision
 from mads4.types import EnvSpec
 
 
@@ -21,6 +24,10 @@ def environment(config: EnvConfig) -> EnvFactory:
         return EnvFactory(
             config.name, {"payoff": config.payoff, "episode_limit": config.episode_limit}
         )
+    if isinstance(config, SmacEnv):
+        return _smac(config)
+    if isinstance(config, SmacliteEnv):
+        return EnvFactory(config.name, config.model_dump(exclude={"name"}))
     return EnvFactory(
         config.name,
         {
@@ -29,6 +36,19 @@ def environment(config: EnvConfig) -> EnvFactory:
             "state_encoding": config.state_encoding,
             "options": config.options,
         },
+    )
+
+
+def _smac(config: SmacEnv) -> EnvFactory:
+    """Return a maker of game environments, each looked after in a process of its own."""
+    arguments = config.model_dump(
+        include={"scenario", "observation", "simulator", "relaunch_every"}
+    )
+    changed = config.options.model_dump(exclude_defaults=True)
+    return EnvFactory(
+        config.name,
+        arguments | {"options": changed | config.extra_options},
+        Supervision(**config.supervision.model_dump()),
     )
 
 

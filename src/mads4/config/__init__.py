@@ -28,6 +28,7 @@ from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
 from mads4.config.fields import Section, SSMParameter
 from mads4.config.model import KernelConfig, Mads4Config, MlpConfig, ModelConfig
 from mads4.config.online import OnlineTrainerConfig
+from mads4.config.smac import SmacEnv, SmacliteEnv
 from mads4.config.trainer import (
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
@@ -67,5 +68,7 @@ __all__ = [
     "SSMLearningRates",
     "SSMParameter",
     "Section",
+    "SmacEnv",
+    "SmacliteEnv",
     "TrainerConfig",
 ]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from mads4.config.fields import Factory, Payoff, Positive, Scenario, Section
+from mads4.config.smac import SmacEnv, SmacliteEnv
 
 
 class RwareEnv(Section):
@@ -46,4 +47,6 @@ class CustomEnv(Section):
     """Keyword arguments of the factory."""
 
 
-EnvConfig: TypeAlias = Annotated[RwareEnv | MatrixGameEnv | CustomEnv, Field(discriminator="name")]
+EnvConfig: TypeAlias = Annotated[
+    RwareEnv | MatrixGameEnv | SmacEnv | SmacliteEnv | CustomEnv, Field(discriminator="name")
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +12,7 @@ from mads4.envs.supervision import Supervision
 from mads4.errors import UserError, did_you_mean
 from mads4.types import EnvSpec
 
-NAMES = ("matrix_game", "rware", "custom")
+NAMES = ("matrix_game", "rware", "smac", "smaclite", "custom")
 METHODS = ("reset", "step", "render", "close")
 
 
@@ -20,11 +20,11 @@ def make_env(name: str, *, factory: str | None = None, **arguments: Any) -> Mult
     """Return a new environment.
 
     Args:
-        name: ``matrix_game``, ``rware``, or ``custom`` for an environment of the user's own.
+        name: one of `NAMES`; ``custom`` for an environment of the user's own.
         factory: for ``custom``, ``package.module:function``; it gets the entries of `options`
             as keyword arguments.
-        arguments: those of `mads4.envs.matrix_game.MatrixGame` or `mads4.envs.rware.RwareEnv`;
-            for ``custom`` `options`.
+        arguments: those of the environment's class, such as `mads4.envs.rware.RwareEnv`; for
+            ``custom`` `options`.
 
     Raises:
         UserError: an unknown name, a factory that cannot be imported or fails,
@@ -38,6 +38,14 @@ def make_env(name: str, *, factory: str | None = None, **arguments: Any) -> Mult
         from mads4.envs.matrix_game import MatrixGame
 
         return MatrixGame(**arguments)
+    if name == "smac":
+        from mads4.envs.smac.env import SmacEnv
+
+        return SmacEnv(**arguments)
+    if name == "smaclite":
+        from mads4.envs.smac.lite import SmacliteEnv
+
+        return SmacliteEnv(**arguments)
     if name == "custom":
         return _make_custom(factory, **arguments)
     near = did_you_mean(name, NAMES)
@@ -49,7 +57,7 @@ class EnvFactory:
     """Makes environments that are all alike; picklable, so that worker processes can call it."""
 
     name: str = "rware"
-    """``matrix_game``, ``rware`` or ``custom``."""
+    """One of `NAMES`."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `make_env`."""
     supervision: Supervision | None = None
@@ -58,6 +66,22 @@ class EnvFactory:
     def __call__(self) -> MultiAgentEnv:
         """Return a new environment."""
         return make_env(self.name, **self.arguments)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, for checkpoints."""
+        supervision = self.supervision and asdict(self.supervision)
+        return {
+            "name": self.name,
+            "arguments": dict(self.arguments),
+            "supervision": supervision,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> EnvFactory:
+        """Return the maker that `to_dict` has described."""
+        supervision = values.get("supervision")  # checkpoints from before there was any lack it
+        rules = Supervision(**supervision) if supervision else None
+        return cls(values["name"], values["arguments"], rules)
 
 
 def _make_custom(factory: str | None, options: EnvOptions | None = None) -> MultiAgentEnv:

@@ -19,7 +19,7 @@ def trained(config: EvaluateConfig | ProbeConfig) -> tuple[dict[str, Any], EnvFa
     """Return a checkpoint that holds a policy, and the environment to play it in."""
     payload = policy_checkpoint(config.checkpoint)
     make_env = (
-        EnvFactory(payload["env"]["name"], payload["env"]["arguments"])
+        EnvFactory.from_dict(payload["env"])
         if config.env is None
         else build.environment(config.env)
     )

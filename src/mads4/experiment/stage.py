@@ -50,7 +50,7 @@ class Stage:
         return {
             "model": plain(self.config.model),
             "spec": self.spec.to_dict(),
-            "env": {"name": self.make_env.name, "arguments": dict(self.make_env.arguments)},
+            "env": self.make_env.to_dict(),
             "data": dict(self.data),
             "seed": self.config.seed,
             "config": plain(self.config),

@@ -1,0 +1,1 @@
+"""StarCraft micromanagement: the game behind oxwhirl's SMAC, and SMAClite."""

@@ -1,0 +1,260 @@
+"""StarCraft II behind our environment protocol, through SMAC (Samvelyan et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mads4.envs.protocol import BrokenEpisodeError
+from mads4.envs.smac import installation
+from mads4.envs.smac.features import BUILDERS
+from mads4.envs.smac.maps import MAPS
+from mads4.envs.smac.units import MEDIVAC_MAP, map_of, read_battlefield
+from mads4.errors import UserError, did_you_mean
+from mads4.types import BoolArray, EnvSpec, FloatArray, IntArray, TimeStep
+
+NATIVE = "native"
+"""Observations as the simulator's own `get_obs` and `get_state` give them."""
+FEATURE_OPTIONS = ("obs_", "state_")
+"""How the simulator's options begin that change its own observations."""
+OUTSIDE = ("pysc2", "websocket", "s2clientprotocol", "portpicker")
+"""Packages whose exceptions mean that the game has failed, not we."""
+
+
+class SmacEnv:
+    """A battle of StarCraft II: agents command a unit each against the game's own AI.
+
+    The game's randomness is seeded when it is launched, and goes on from one battle to the next:
+    only with `relaunch_every` = 1 are episodes functions of their seeds and actions.
+
+    Args:
+        scenario: name of a map.
+        observation: ``smac`` or ``mappo``, see `mads4.envs.smac.features`; ``native`` for the
+            simulator's own, with its options ``obs_*`` and ``state_*``.
+        simulator: ``package.module:class`` with the interface of `smac.env.StarCraft2Env`.
+        relaunch_every: episodes after which the game is launched anew; 0 for never.
+        options: keyword arguments of the simulator, those that differ from its defaults.
+
+    Raises:
+        UserError: package, game or map are missing or do not fit; the message says how to mend it.
+    """
+
+    def __init__(
+        self,
+        scenario: str = "3m",
+        observation: str = "smac",
+        simulator: str = installation.SIMULATOR,
+        relaunch_every: int = 0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        options = dict(options or {})
+        _require_features(observation, options)
+        if simulator == installation.SIMULATOR:
+            if scenario not in MAPS and not _registered(scenario):
+                near = did_you_mean(scenario, MAPS)
+                raise UserError(
+                    f"env.scenario: SMAC has no map '{scenario}'; it has {', '.join(MAPS)}.{near}"
+                )
+            installation.require(scenario)
+        self._make = installation.load(simulator)
+        self._scenario, self._options = scenario, options
+        self._builder = BUILDERS.get(observation)
+        self._relaunch_every = relaunch_every
+        self._episodes = 0
+        """Begun since the game was launched."""
+        self._game = self._construct(seed=None)
+        self._spec = self._specify(observation, simulator)
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Sizes, reward definition, and the versions of package and game."""
+        return self._spec
+
+    def reset(self, seed: int) -> TimeStep:
+        """Begin a battle; `seed` counts if the game has to be launched for it.
+
+        Raises:
+            BrokenEpisodeError: the game failed.
+        """
+        due = self._relaunch_every and self._episodes >= self._relaunch_every
+        if self._game is None or due or self._episodes == 0:
+            self.close()
+            self._game = self._construct(seed)
+        self._episodes += 1
+        restarts = self._restarts()
+        self._call("reset")
+        if self._restarts() != restarts:
+            self._give_up("had to launch its game again while an episode began")
+        return self._time_step()
+
+    def step(self, actions: IntArray) -> TimeStep:
+        """Execute ``actions`` (N,): 0 nothing (of the dead), 1 stop, 2 to 5 move, 6 … attack.
+
+        Raises:
+            BrokenEpisodeError: the game failed.
+        """
+        restarts = self._restarts()
+        reward, ended, info = self._call("step", [int(action) for action in actions])
+        if "battle_won" not in info or self._restarts() != restarts:
+            # SMAC answers (0, True, {}) when it has lost the game and launched another.
+            self._give_up("lost its game in the middle of an episode")
+        self._check_victory(bool(ended), info)
+        return self._time_step(
+            reward=float(reward),
+            terminated=bool(ended) and not info.get("episode_limit", False),
+            truncated=bool(ended) and bool(info.get("episode_limit", False)),
+            won=float(info["battle_won"]),
+        )
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        """Return the simulator's picture of the battlefield, (height, width, 3) uint8."""
+        return np.asarray(self._game.render(mode="rgb_array"), dtype=np.uint8)
+
+    def close(self) -> None:
+        """End the game."""
+        game, self._game, self._episodes = self._game, None, 0
+        if game is not None:
+            with suppress(Exception):  # whatever a dying game says when it is told to leave
+                game.close()
+
+    def _construct(self, seed: int | None) -> Any:
+        """Return a simulator that has not launched its game yet."""
+        # It tells of a step limit only in "continuing" episodes, which differ in nothing else.
+        arguments = {"continuing_episode": True} | self._options
+        if seed is not None:
+            arguments["seed"] = seed
+        try:
+            return self._make(map_name=self._scenario, **arguments)
+        except KeyError as error:
+            near = did_you_mean(self._scenario, MAPS)
+            raise UserError(
+                f"env.scenario: the simulator knows no map '{self._scenario}' ({error}).{near}"
+            ) from error
+        except TypeError as error:
+            raise UserError(
+                f"env.options: the simulator refuses {self._options}: {error}"
+            ) from error
+
+    def _specify(self, observation: str, simulator: str) -> EnvSpec:
+        info = self._game.get_env_info()
+        obs_dim, state_dim = int(info["obs_shape"]), int(info["state_shape"])
+        if self._builder is not None:
+            obs_dim, state_dim = self._builder.sizes(map_of(self._game))
+        reward = [f"{k}={v}" for k, v in sorted(self._options.items()) if k.startswith("reward_")]
+        return EnvSpec(
+            name="smac",
+            scenario=self._scenario,
+            n_agents=int(info["n_agents"]),
+            obs_dim=obs_dim,
+            state_dim=state_dim,
+            n_actions=int(info["n_actions"]),
+            episode_limit=int(info["episode_limit"]),
+            reward=f"smac({', '.join(reward)})" if reward else "smac",
+            state_encoding=observation,
+            state_per_agent=self._builder is not None and self._builder.state_per_agent,
+            version=_version(simulator, self._options.get("game_version")),
+        )
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._game, name)(*arguments)
+        except Exception as error:
+            if not _games_fault(error):
+                raise
+            said = f"{type(error).__name__}: {error}".partition("\n")[0]
+            self._give_up(f"failed in {name} ({said})", error)
+
+    def _restarts(self) -> int:
+        """Return how often the simulator has launched its game anew because it had failed."""
+        return int(getattr(self._game, "force_restarts", 0))
+
+    def _check_victory(self, ended: bool, info: Mapping[str, Any]) -> None:
+        """Give up the episode if what is said of the battle cannot all be true.
+
+        A battle is won where all enemies are dead. On the maps with healers, which count as dead
+        once they are alone, nothing can be told.
+        """
+        if "dead_enemies" not in info or self._game.map_type == MEDIVAC_MAP:
+            return
+        won = bool(info["battle_won"])
+        dead, fallen = int(info["dead_enemies"]), int(info["dead_allies"])
+        should = dead == self._game.n_enemies and fallen < self._game.n_agents
+        if won != should or (won and not ended):
+            self._give_up(
+                f"says that the battle is {'won' if won else 'not won'}"
+                f"{'' if ended else ' and goes on'} with {dead} of {self._game.n_enemies} enemies "
+                f"and {fallen} of {self._game.n_agents} agents dead"
+            )
+
+    def _give_up(self, reason: str, cause: Exception | None = None) -> None:
+        self.close()
+        raise BrokenEpisodeError(reason) from cause
+
+    def _time_step(
+        self,
+        reward: float = 0.0,
+        terminated: bool = False,
+        truncated: bool = False,
+        won: float = 0.0,
+    ) -> TimeStep:
+        available = np.asarray(self._game.get_avail_actions(), dtype=np.bool_)
+        observation, state = self._features(available)
+        return TimeStep(
+            observation=observation,
+            state=state,
+            available_actions=available,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            metrics={"win": won},
+        )
+
+    def _features(self, available: BoolArray) -> tuple[FloatArray, FloatArray]:
+        if self._builder is None:
+            state = np.asarray(self._game.get_state(), dtype=np.float32)
+            return np.asarray(self._game.get_obs(), dtype=np.float32), state[None]
+        field = read_battlefield(self._game, available)
+        return self._builder.observation(field), self._builder.state(field)
+
+
+def _require_features(observation: str, options: Mapping[str, Any]) -> None:
+    """Raise `UserError` for an unknown builder, or options of which it would take no notice."""
+    names = (*BUILDERS, NATIVE)
+    if observation not in names:
+        near = did_you_mean(observation, names)
+        raise UserError(
+            f"env.observation: got '{observation}', expected one of {', '.join(names)}.{near}"
+        )
+    idle = [name for name in options if name.startswith(FEATURE_OPTIONS)]
+    if observation != NATIVE and idle:
+        raise UserError(
+            f"env.options.{idle[0]}: changes the simulator's own observations only; it needs "
+            f"env.observation={NATIVE}."
+        )
+
+
+def _registered(scenario: str) -> bool:
+    """Return whether the installed package knows a map that the challenge did not have."""
+    try:
+        maps = import_module("smac.env.starcraft2.maps.smac_maps")
+        return scenario in maps.get_smac_map_registry()
+    except Exception:  # what is wrong with the package is told by `installation.require`
+        return False
+
+
+def _version(simulator: str, game_version: str | None) -> str:
+    """Return the versions of package and game; results of different ones do not compare."""
+    package = simulator.partition(".")[0].partition(":")[0]
+    game = game_version or f"build {installation.game_build() or 'unknown'}"
+    return f"{package} {installation.package_version(package) or 'unknown'}, StarCraft II {game}"
+
+
+def _games_fault(error: Exception) -> bool:
+    """Return whether an exception comes from the game or the connection to it."""
+    outside = type(error).__module__.partition(".")[0] in OUTSIDE
+    return outside or isinstance(error, (OSError, EOFError))

@@ -1,0 +1,138 @@
+"""SMAClite (Michalski et al. 2023), battles without the game, behind our environment protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from mads4.envs.smac import installation
+from mads4.envs.smac.maps import MAPS
+from mads4.errors import UserError, did_you_mean
+from mads4.types import EnvSpec, FloatArray, IntArray, TimeStep
+
+NAMESPACE = "smaclite/"
+
+
+class SmacliteEnv:
+    """A battle in SMAClite, which the user has installed.
+
+    It has SMAC's observations, states and actions, but no step limit: SMAC's is applied, as a
+    truncation.
+
+    Args:
+        scenario: name of a map, one of SMAC's that SMAClite has.
+        episode_limit: steps after which an episode is truncated; None for SMAC's of the same map.
+        options: keyword arguments of SMAClite's environment, for example ``use_cpp_rvo2``.
+
+    Raises:
+        UserError: SMAClite is missing, has no such map, or refuses the options.
+    """
+
+    def __init__(
+        self,
+        scenario: str = "2s3z",
+        episode_limit: int | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._game = _make(scenario, dict(options or {}))
+        limit = episode_limit or (MAPS[scenario].episode_limit if scenario in MAPS else None)
+        if limit is None:
+            raise UserError(
+                f"env.episode_limit: give one; SMAC has no map '{scenario}' to take it from."
+            )
+        self._time = 0
+        self._spec = EnvSpec(
+            name="smaclite",
+            scenario=scenario,
+            n_agents=int(self._game.n_agents),
+            obs_dim=int(self._game.obs_size),
+            state_dim=int(self._game.state_size),
+            n_actions=int(self._game.n_actions),
+            episode_limit=limit,
+            reward="smac",
+            state_encoding="smac",
+            version=f"smaclite {installation.package_version('smaclite') or 'unknown'}",
+        )
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Sizes, reward definition and version."""
+        return self._spec
+
+    def reset(self, seed: int) -> TimeStep:
+        """Begin a battle; the same seed and actions give the same one."""
+        observation, _ = self._game.reset(seed=seed)
+        self._time = 0
+        return self._time_step(observation)
+
+    def step(self, actions: IntArray) -> TimeStep:
+        """Execute ``actions`` (N,): 0 nothing (of the dead), 1 stop, 2 to 5 move, 6 … attack."""
+        # It compares types: NumPy's integers will not do.
+        observation, reward, ended, cut, info = self._game.step([int(a) for a in actions])
+        self._time += 1
+        over = cut or self._time >= self._spec.episode_limit
+        return self._time_step(
+            observation,
+            reward=float(reward),
+            terminated=bool(ended),
+            truncated=bool(over and not ended),
+            won=float(info["battle_won"]),
+        )
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        """Return SMAClite's picture of the battlefield, (height, width, 3) uint8."""
+        return np.asarray(self._game.render(), dtype=np.uint8)
+
+    def close(self) -> None:
+        """Close its window, if it has one."""
+        self._game.close()
+
+    def _time_step(
+        self,
+        observation: Any,
+        reward: float = 0.0,
+        terminated: bool = False,
+        truncated: bool = False,
+        won: float = 0.0,
+    ) -> TimeStep:
+        state: FloatArray = np.asarray(self._game.get_state(), dtype=np.float32)[None]
+        return TimeStep(
+            observation=np.asarray(observation, dtype=np.float32),
+            state=state,
+            available_actions=np.asarray(self._game.get_avail_actions()).astype(np.bool_),
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            metrics={"win": won},
+        )
+
+
+def _make(scenario: str, options: dict[str, Any]) -> Any:
+    problem = installation.lite().problem
+    if problem:
+        raise UserError(f"env=smaclite: {problem}. env=smax needs no such package.")
+    try:
+        import_module("smaclite")  # registers its maps
+    except Exception as error:
+        raise UserError(
+            f"env=smaclite: its package cannot be imported ({type(error).__name__}: {error})."
+        ) from error
+    known = [key for key in gymnasium.registry if key.startswith(NAMESPACE)]
+    key = f"{NAMESPACE}{scenario}-v0"
+    if key not in known:
+        maps = [name.removeprefix(NAMESPACE).removesuffix("-v0") for name in known]
+        near = did_you_mean(scenario, maps)
+        raise UserError(
+            f"env.scenario: SMAClite has no map '{scenario}'; it has {', '.join(maps)}.{near}"
+        )
+    options = {"render_mode": "rgb_array"} | options
+    try:
+        # Its wrappers would check what SMAClite does not promise, such as a step limit.
+        return gymnasium.make(key, disable_env_checker=True, **options).unwrapped
+    except TypeError as error:
+        raise UserError(f"env.options: SMAClite refuses {options}: {error}") from error
