@@ -23,7 +23,7 @@ PIPE_WIDTH = 200
 """Columns where the output goes to a file or another program."""
 _COLUMNS = (
     *("name", "environment", "scenario", "quality", "format"),
-    *("episodes", "size", "mean return", "licence", "source", "here"),
+    *("episodes", "size", "return", "licence", "source", "here"),
 )
 _TOLD_BY_THE_NAME = ("environment", "scenario", "quality", "format")
 
@@ -113,10 +113,17 @@ def _print(rows: list[dict[str, Any]]) -> None:
     wide = console.width >= WIDE
     columns = [name for name in _COLUMNS if any(row[name] for row in cells)]
     columns = [name for name in columns if wide or name not in _TOLD_BY_THE_NAME]
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        box=None, pad_edge=False, header_style="bold", padding=(0, 2 if wide else 1, 0, 0)
+    )
     for name in columns:
-        right = name in ("episodes", "size", "mean return")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+        right = name in ("episodes", "size", "return")
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=name != "name",
+            overflow="fold",
+        )
     for row in cells:
         table.add_row(*(row[name] for name in columns))
     console.print(table)
@@ -134,7 +141,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
         **{key: row[key] for key in ("scenario", "quality", "format", "licence", "source")},
         "episodes": "" if episodes is None else str(episodes),
         "size": "" if size is None else _size(size),
-        "mean return": "" if mean is None else f"{mean:.2f}",
+        "return": "" if mean is None else f"{mean:.2f}",
         "here": "yes" if row["here"] else "no",
     }
 
