@@ -1,0 +1,203 @@
+"""Games that hang, die, lie, leak and lose their connection: survived, counted, nothing left."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import smac_stand_in
+from mads4.envs.registry import EnvFactory
+from mads4.envs.supervision import Incidents, Supervision
+from mads4.envs.vector import LocalVector, VectorEnv, make_vector
+from mads4.envs.vector_worker import WorkerVector
+from mads4.errors import UserError
+from mads4.evaluate import RandomPolicy
+from mads4.rollout import Played, rollout
+
+RULES = Supervision(processes=2, reset_timeout=3.0, step_timeout=2.0, pause=0.01)
+EPISODES = 4
+
+
+def factory(
+    folder: Path, faults: list[dict[str, Any]], rules: Supervision = RULES, launches: int = 1
+) -> EnvFactory:
+    return EnvFactory(
+        "smac",
+        {
+            "scenario": "3m",
+            "simulator": "smac_stand_in:StarCraft2Env",
+            "relaunch_every": launches,
+            "options": {"folder": str(folder), "faults": faults},
+        },
+        rules,
+    )
+
+
+def play(envs: VectorEnv, episodes: int = EPISODES) -> list[Played]:
+    played = rollout(RandomPolicy(), envs, episodes, seed=7, target_return=0.0)
+    return sorted(played, key=lambda episode: episode.index)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Played]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with closing(make_vector(factory(folder, []), EPISODES, workers=0)) as envs:
+        return play(envs)
+
+
+@pytest.fixture(autouse=True)
+def _no_game_is_left_behind(tmp_path: Path) -> Iterator[None]:
+    yield
+    assert_gone(tmp_path)
+
+
+def assert_gone(folder: Path) -> None:
+    """Wait until no game is in the process table, and none has become a zombie of ours."""
+    pids = [int(path.name) for path in (folder / "games").glob("*")]
+    wait_for(lambda: not any(is_game(pid) for pid in pids))
+
+
+def is_game(pid: int) -> bool:
+    """Return whether a process lives; its number may be somebody else's by now."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"sleep\x001000" in command or b"bytearray" in command
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("how", "counted", "reason"),
+    [
+        ("hang", "processes_lost", "A worker process gave no answer for 2 s"),
+        ("hang_reset", "processes_lost", "A worker process gave no answer for 3 s"),
+        ("die", "processes_lost", r"A worker process died (exit code -9)"),
+        ("crash", "episodes_broken", "An environment failed in step (ConnectionLostError"),
+        ("protocol", "episodes_broken", "An environment lost its game in the middle"),
+        ("restart", "episodes_broken", "An environment had to launch its game again"),
+        ("lie", "episodes_broken", "An environment says that the battle is won with"),
+    ],
+)
+def test_a_fault_is_survived_and_changes_nothing(
+    how: str,
+    counted: str,
+    reason: str,
+    undisturbed: list[Played],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fault = {"how": how} | ({} if how in ("hang_reset", "restart") else {"at": 3})
+    with (
+        caplog.at_level(logging.WARNING, "mads4"),
+        closing(make_vector(factory(tmp_path, [fault]), EPISODES)) as envs,
+    ):
+        assert isinstance(envs, WorkerVector)
+        assert len(envs.board.order) == 2, "each game in a process of its own, two at a time"
+        played = play(envs)
+        assert envs.incidents == Incidents(**{counted: 1})
+    assert played == undisturbed
+    assert sum(episode.restarts for episode in played) == 1
+    (record,) = caplog.records
+    assert record.getMessage().startswith(reason)
+
+
+def test_faults_of_all_kinds_in_one_run(undisturbed: list[Played], tmp_path: Path) -> None:
+    faults = [{"how": how, "at": at} for at, how in enumerate(("die", "crash", "protocol", "lie"))]
+    with closing(make_vector(factory(tmp_path, faults[1:] + faults[:1]), EPISODES)) as envs:
+        assert play(envs) == undisturbed
+        assert envs.incidents.episodes_broken == 3
+
+
+def test_broken_episodes_are_played_again_without_processes(
+    undisturbed: list[Played], tmp_path: Path
+) -> None:
+    faults = [{"how": "protocol", "at": 2, "times": 2}, {"how": "crash", "at": 4}]
+    with closing(make_vector(factory(tmp_path, faults), EPISODES, workers=0)) as envs:
+        assert isinstance(envs, LocalVector)
+        assert play(envs) == undisturbed
+        assert envs.incidents == Incidents(episodes_broken=3)
+
+
+def test_a_game_that_always_fails_is_given_up(tmp_path: Path) -> None:
+    faults = [{"how": "protocol", "at": 1, "times": 99}]
+    with (
+        closing(make_vector(factory(tmp_path, faults), 1)) as envs,
+        pytest.raises(UserError, match=r"^Episode 0 of seed 7 has failed 3 times .*lost its game"),
+    ):
+        play(envs, 1)
+    assert len(list((tmp_path / "games").iterdir())) == 3 * 2, "a launch, and SMAC's own"
+
+
+def test_a_growing_game_is_replaced_between_episodes(
+    undisturbed: list[Played], tmp_path: Path
+) -> None:
+    rules = Supervision(processes=1, memory_mib=250.0, reset_timeout=20.0)
+    leak = [{"how": "leak", "mib": 300}]
+    with closing(make_vector(factory(tmp_path, leak, rules), EPISODES)) as envs:
+        assert play(envs) == undisturbed
+        assert envs.incidents == Incidents(planned_restarts=EPISODES - 1)
+
+
+def test_a_game_within_its_memory_stays(tmp_path: Path) -> None:
+    rules = Supervision(processes=1, memory_mib=1e5)
+    with closing(make_vector(factory(tmp_path, [], rules, launches=0), EPISODES)) as envs:
+        play(envs)
+        assert envs.incidents == Incidents()
+    assert len(list((tmp_path / "games").iterdir())) == 1
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from contextlib import closing
+from mads4.envs.registry import EnvFactory
+from mads4.envs.supervision import Supervision
+from mads4.envs.vector import make_vector
+
+if __name__ == "__main__":
+    arguments = {arguments!r}
+    with closing(make_vector(EnvFactory("smac", arguments, Supervision(processes=2)), 2)) as envs:
+        rows = slice(0, 2)
+        envs.board.order[rows] = 2
+        while True:
+            envs.send(rows)
+            envs.wait(rows)
+            envs.board.order[rows] = 1
+            envs.board.action[rows] = 1
+"""
+
+
+@pytest.mark.parametrize("fault", ["hang", None])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_game_outlives_the_run(
+    number: signal.Signals, fault: str | None, tmp_path: Path
+) -> None:
+    """Ctrl-C or sudden death of the run, its games at work or hung: all of them end."""
+    faults = [{"how": fault, "at": 1, "times": 2}] if fault else []
+    arguments = factory(tmp_path, faults).arguments | {"relaunch_every": 0}
+    script = tmp_path / "script.py"
+    tests = str(Path(smac_stand_in.__file__).parent)
+    script.write_text(SCRIPT.format(tests=tests, arguments=dict(arguments)), encoding="utf-8")
+    run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
+    games = tmp_path / "games"
+    wait_for(lambda: len(list(games.glob("*"))) == 2 or run.poll() is not None)
+    time.sleep(0.3)
+    run.send_signal(number)
+    run.communicate(timeout=20.0)
+    assert_gone(tmp_path)
