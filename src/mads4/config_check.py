@@ -13,6 +13,7 @@ from mads4.config import (
     Mads4Config,
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
+    OnlineTrainerConfig,
     RwareEnv,
 )
 from mads4.errors import UserError, did_you_mean
@@ -103,7 +104,9 @@ def _validate_model(model: Mads4Config) -> list[str]:
 
 
 def _validate_dataset(config: Command) -> list[str]:
-    dataset = getattr(config, "dataset", None)
+    dataset, trainer = getattr(config, "dataset", None), getattr(config, "trainer", None)
+    if isinstance(trainer, OnlineTrainerConfig) and trainer.cloning_weight == 0.0:
+        return []  # no data set is looked for
     if not isinstance(dataset, GeneratedDataset) or dataset.behaviour == "random":
         return []
     env = getattr(config, "env", None)

@@ -165,6 +165,9 @@ def test_impossible_combinations() -> None:
     (line,) = validate(Config(trainer=both))
     assert line.startswith("trainer.offline.warmup_steps: got 200, more than")
     assert validate(CollectConfig(env=CustomEnv(factory="a:b"))) != []
+    for weight, expected in ((0.0, 0), (0.1, 1)):  # a data set that is not used need not fit
+        trainer = OnlineTrainerConfig(cloning_weight=weight)
+        assert len(validate(Config(trainer=trainer, env=CustomEnv(factory="a:b")))) == expected
     assert validate(EvaluateConfig(checkpoint="x", env=CustomEnv(factory="a:b"))) == []
 
 
