@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from mads4.train.state import TrainState
 
 STEPS = 8
 INTERVALS = Intervals(steps=STEPS, log=1, validation=4, checkpoint=3, keep=5)
-OnStep = Callable[[TrainState, float], None]
+OnStep = Callable[[TrainState, Mapping[str, float]], None]
 
 
 def make_trainer() -> OfflineTrainer:
@@ -39,7 +39,7 @@ def make_trainer() -> OfflineTrainer:
 
 def run(
     folder: Path,
-    on_step: OnStep = lambda state, loss: None,
+    on_step: OnStep = lambda state, metrics: None,
     intervals: Intervals = INTERVALS,
 ) -> OfflineTrainer:
     """What a process does: build everything anew, restore, train."""
@@ -71,7 +71,7 @@ class KilledError(Exception):
 
 
 def stop_at(step: int, how: Callable[[], None]) -> OnStep:
-    def on_step(state: TrainState, loss: float) -> None:
+    def on_step(state: TrainState, metrics: Mapping[str, float]) -> None:
         if state.step == step:
             how()
 
@@ -84,7 +84,7 @@ def kill() -> None:
 
 def test_what_is_left_after_training(tmp_path: Path) -> None:
     seen: list[int] = []
-    trainer = run(tmp_path, lambda state, loss: seen.append(state.step))
+    trainer = run(tmp_path, lambda state, metrics: seen.append(state.step))
     assert seen == list(range(1, STEPS + 1))
     folder = tmp_path / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"last.pt", "best.pt", "step_00000005.pt"}
@@ -119,6 +119,22 @@ def test_logged_losses_are_means_since_the_last_line(tmp_path: Path) -> None:
         6: pytest.approx(sum(each[3:6]) / 3),
         8: pytest.approx(sum(each[6:]) / 2),
     }
+
+
+def test_an_update_need_not_have_every_metric(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Online, the policy rests while the critic warms up, and both do after a fall."""
+
+    def update(trainer: OfflineTrainer, step: int) -> dict[str, torch.Tensor]:
+        found = {"always": torch.tensor(float(step))}
+        return found if step % 3 == 2 else found | {"loss": torch.tensor(float(step))}
+
+    monkeypatch.setattr(OfflineTrainer, "update", update)
+    run(tmp_path, intervals=replace(INTERVALS, log=3))
+    logged = [row for row in rows(tmp_path) if "offline/always" in row]
+    assert [row["offline/always"] for row in logged] == [1.0, 4.0, 6.5]
+    assert [row["offline/loss"] for row in logged] == [0.5, 3.5, 6.0]
 
 
 @pytest.mark.parametrize("step", range(1, STEPS + 1))
