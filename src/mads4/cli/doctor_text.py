@@ -27,6 +27,15 @@ def report(facts: Facts, width: int) -> str:
     }
     for found in facts["kernels"]:
         sections[f"kernel backends on {found['device']}"] = _pairs(_backends(found), width)
+    sections["StarCraft (optional)"] = _pairs(
+        [(part["name"], part["found"] or part["problem"]) for part in facts["starcraft"]], width
+    )
+    sections["StarCraft (optional)"] = _pairs(
+        [(part["name"], part["found"] or part["problem"]) for part in facts["starcraft"]], width
+    )
+    sections["StarCraft (optional)"] = _pairs(
+        [(part["name"], part["found"] or part["problem"]) for part in facts["starcraft"]], width
+    )
     sections["folders"] = _pairs(_folders(facts["caches"]), width)
     if facts["selftest"] is not None:
         heading = "self-test: largest relative errors against plain formulas"

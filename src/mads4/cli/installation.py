@@ -11,6 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from mads4.envs.smac.installation import examine, lite
+
 Facts = dict[str, Any]
 
 OPTIONAL = {
@@ -72,6 +74,33 @@ def _release(text: str) -> tuple[int, ...]:
     while parts and parts[-1] == 0:
         parts.pop()
     return tuple(parts)
+
+
+def starcraft() -> list[Facts]:
+    """Return what there is of what `env=smac` and `env=smaclite` need, and how to get the rest."""
+    return [
+        {"name": f"{env}: {part.name}", "found": part.found, "problem": part.problem}
+        for env, parts in (("env=smac", examine()), ("env=smaclite", [lite()]))
+        for part in parts
+    ]
+
+
+def starcraft() -> list[Facts]:
+    """Return what there is of what `env=smac` and `env=smaclite` need, and how to get the rest."""
+    return [
+        {"name": f"{env}: {part.name}", "found": part.found, "problem": part.problem}
+        for env, parts in (("env=smac", examine()), ("env=smaclite", [lite()]))
+        for part in parts
+    ]
+
+
+def starcraft() -> list[Facts]:
+    """Return what there is of what `env=smac` and `env=smaclite` need, and how to get the rest."""
+    return [
+        {"name": f"{env}: {part.name}", "found": part.found, "problem": part.problem}
+        for env, parts in (("env=smac", examine()), ("env=smaclite", [lite()]))
+        for part in parts
+    ]
 
 
 def machine() -> Facts:

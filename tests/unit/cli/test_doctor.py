@@ -253,3 +253,17 @@ def test_text_fits_the_terminal(cli: Cli, capsys: Output, width: int) -> None:
     lines = doctor_text.report(found, width).splitlines()
     assert max(map(len, lines)) <= max(width, 48)
     assert any("gradients" in line for line in lines) is (width > 60)
+
+
+def test_what_starcraft_needs_is_told_and_is_no_problem(
+    cli: Cli, capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SC2PATH", str(tmp_path))
+    (tmp_path / "Versions" / "Base75689").mkdir(parents=True)
+    assert cli("doctor", "--json", "--no-selftest") == 0
+    parts = {part["name"]: part for part in json.loads(capsys.readouterr().out)["starcraft"]}
+    assert parts["env=smac: StarCraft II"]["found"] == f"build 75689 in {tmp_path}"
+    assert "SMAC_Maps.zip" in parts["env=smac: maps"]["problem"]
+    assert {"env=smac: package smac", "env=smaclite: smaclite"} < set(parts)
+    assert cli("doctor", "--no-selftest") == 0
+    assert f"build 75689 in {tmp_path}" in capsys.readouterr().out
