@@ -53,8 +53,6 @@ def examine(selftest: bool = True) -> Facts:
         "compiler": installation.compiler(),
         "caches": installation.caches(),
         "starcraft": installation.starcraft(),
-        "starcraft": installation.starcraft(),
-        "starcraft": installation.starcraft(),
         "cuda": None,
         "kernels": [],
         "selftest": None,

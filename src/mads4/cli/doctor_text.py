@@ -30,12 +30,6 @@ def report(facts: Facts, width: int) -> str:
     sections["StarCraft (optional)"] = _pairs(
         [(part["name"], part["found"] or part["problem"]) for part in facts["starcraft"]], width
     )
-    sections["StarCraft (optional)"] = _pairs(
-        [(part["name"], part["found"] or part["problem"]) for part in facts["starcraft"]], width
-    )
-    sections["StarCraft (optional)"] = _pairs(
-        [(part["name"], part["found"] or part["problem"]) for part in facts["starcraft"]], width
-    )
     sections["folders"] = _pairs(_folders(facts["caches"]), width)
     if facts["selftest"] is not None:
         heading = "self-test: largest relative errors against plain formulas"

@@ -85,24 +85,6 @@ def starcraft() -> list[Facts]:
     ]
 
 
-def starcraft() -> list[Facts]:
-    """Return what there is of what `env=smac` and `env=smaclite` need, and how to get the rest."""
-    return [
-        {"name": f"{env}: {part.name}", "found": part.found, "problem": part.problem}
-        for env, parts in (("env=smac", examine()), ("env=smaclite", [lite()]))
-        for part in parts
-    ]
-
-
-def starcraft() -> list[Facts]:
-    """Return what there is of what `env=smac` and `env=smaclite` need, and how to get the rest."""
-    return [
-        {"name": f"{env}: {part.name}", "found": part.found, "problem": part.problem}
-        for env, parts in (("env=smac", examine()), ("env=smaclite", [lite()]))
-        for part in parts
-    ]
-
-
 def machine() -> Facts:
     """Return system, processor, cores and threads; less where PyTorch or NumPy is missing."""
     try:

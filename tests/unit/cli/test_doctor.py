@@ -249,6 +249,8 @@ def test_bounds_of_versions(found: str, needed: str, fits: bool) -> None:
 def test_text_fits_the_terminal(cli: Cli, capsys: Output, width: int) -> None:
     found = facts(cli, capsys)
     found["machine"]["platform"] = found["caches"][0]["path"] = "short"
+    for part in found["starcraft"]:
+        part["found"] = "short"
     found["notes"] = found["problems"] = [25 * "words to be folded "]
     lines = doctor_text.report(found, width).splitlines()
     assert max(map(len, lines)) <= max(width, 48)
@@ -266,4 +268,4 @@ def test_what_starcraft_needs_is_told_and_is_no_problem(
     assert "SMAC_Maps.zip" in parts["env=smac: maps"]["problem"]
     assert {"env=smac: package smac", "env=smaclite: smaclite"} < set(parts)
     assert cli("doctor", "--no-selftest") == 0
-    assert f"build 75689 in {tmp_path}" in capsys.readouterr().out
+    assert "build 75689" in capsys.readouterr().out
