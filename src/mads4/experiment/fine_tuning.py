@@ -20,6 +20,7 @@ from mads4.models import SequencePolicy
 from mads4.train.cloning import Cloning
 from mads4.train.collector import Collector
 from mads4.train.loop import Intervals
+from mads4.train.mappo import Mappo
 from mads4.train.online import OnlineTrainer
 
 _LOG = logging.getLogger(__name__)
@@ -50,16 +51,16 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
     if settings.cloning_weight > 0.0:
         data = build.dataset(config.dataset, make_env, config.progress)
     kept = settings.kept_episodes
-    trainer = OnlineTrainer(
+    learner = Mappo(
         model.to(device),
         pretrained=before is not None,
-        collector=collector,
         cloning=Cloning(spec, data, settings.cloning_batch, kept, config.seed),
         config=settings,
-        best_return=0.0 if before is None else float(known_returns(before)["return_max"]),
         seed=config.seed,
         device=device,
     )
+    best = 0.0 if before is None else float(known_returns(before)["return_max"])
+    trainer = OnlineTrainer(learner, collector, settings, best, device)
     return Stage(
         label="training" if before is None else "fine-tuning",
         config=config,

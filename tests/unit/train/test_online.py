@@ -22,7 +22,8 @@ from mads4.nn.ssm import ssm_parameters
 from mads4.train import online
 from mads4.train.cloning import Cloning
 from mads4.train.collector import Collector
-from mads4.train.experience import Episodes, Experience, assess
+from mads4.train.experience import Episodes, Experience
+from mads4.train.mappo import Mappo
 from mads4.train.online import OnlineTrainer
 from mads4.train.state import TrainState
 
@@ -55,22 +56,18 @@ def make() -> Iterator[Make]:
         config = OnlineTrainerConfig(**FAST | options)
         policy = policy or make_policy(dtype=torch.float32, dropout=0.3)
         torch.manual_seed(7)
-        trainer = OnlineTrainer(
-            policy,
-            pretrained=pretrained,
-            collector=Collector(make_env, config, 3, torch.device("cpu")),
-            cloning=Cloning(
-                policy.spec,
-                matching_data(6) if data else None,
-                config.cloning_batch,
-                config.kept_episodes,
-                3,
-            ),
-            config=config,
-            best_return=10.0,
-            seed=3,
-            device=torch.device("cpu"),
+        cpu = torch.device("cpu")
+        cloning = Cloning(
+            policy.spec,
+            matching_data(6) if data else None,
+            config.cloning_batch,
+            config.kept_episodes,
+            3,
         )
+        learner = Mappo(
+            policy, pretrained=pretrained, cloning=cloning, config=config, seed=3, device=cpu
+        )
+        trainer = OnlineTrainer(learner, Collector(make_env, config, 3, cpu), config, 10.0, cpu)
         made.append(trainer)
         return trainer
 
@@ -90,16 +87,7 @@ def changed(module: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
 def experience(trainer: OnlineTrainer) -> Experience:
     played = trainer.collector.play(trainer.policy, 0, 10.0)
     episodes = Episodes.of(played, trainer.policy.agent_order == "random")
-    config = trainer.config
-    return assess(
-        episodes,
-        trainer.policy,
-        trainer.critic,
-        trainer.reference,
-        segment=config.segment,
-        gamma=config.gamma,
-        lam=config.gae_lambda,
-    )
+    return trainer.learner.assess(episodes)
 
 
 @pytest.mark.parametrize("options", CHAINS, ids=lambda o: "-".join(map(str, o.values())))
@@ -107,13 +95,13 @@ def test_both_views_take_the_same_actor_step(make: Make, options: dict[str, Any]
     gradients, metrics = [], []
     for view in ("convolutional", "recurrent"):
         trainer = make(make_policy(**options), gradients=view, grad_clip=1e6, freeze=())
-        trainer.critic.double()
+        trainer.learner.critic.double()
         part = experience(trainer).select(torch.arange(8))
         with torch.no_grad():  # away from what played, so that ratios and the leash matter
             for number, parameter in enumerate(trainer.policy.parameters()):
                 noise = torch.Generator().manual_seed(number)
                 parameter += 0.02 * torch.randn(parameter.shape, generator=noise).double()
-        metrics.append(trainer._actor_step(part, None))
+        metrics.append(trainer.learner.actor_step(part, None))
         gradients.append({name: p.grad for name, p in trainer.policy.named_parameters()})
     assert metrics[0]["leash_divergence"] > 1e-3
     assert metrics[0]["divergence"] > 1e-3
@@ -127,10 +115,10 @@ def test_both_views_take_the_same_actor_step(make: Make, options: dict[str, Any]
 def test_gradients_reach_predecessors_through_the_message(make: Make, options: Any) -> None:
     """Only what the last of the two decides is made to matter."""
     trainer = make(make_policy(**options), freeze=(), entropy=0.0, leash_weight=0.0)
-    trainer.critic.double()
+    trainer.learner.critic.double()
     part = experience(trainer)
     part.advantage[..., 0] = 0.0
-    trainer._actor_step(part, None)
+    trainer.learner.actor_step(part, None)
     written = [p for n, p in trainer.policy.named_parameters() if n.startswith("hand_off")]
     assert written
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in written)
@@ -138,8 +126,8 @@ def test_gradients_reach_predecessors_through_the_message(make: Make, options: A
 
 def test_ratios_are_one_at_first(make: Make) -> None:
     trainer = make(make_policy(agent_order="random", share_action=True))
-    trainer.critic.double()
-    found = trainer._actor_step(experience(trainer), None)
+    trainer.learner.critic.double()
+    found = trainer.learner.actor_step(experience(trainer), None)
     assert abs(found["objective"].item()) < 1e-9, "the mean of standardised advantages"
     assert found["divergence"].item() < 1e-12
     assert found["leash_divergence"].item() < 1e-12
@@ -154,12 +142,12 @@ def test_dropout_is_off(make: Make) -> None:
 
 def test_only_the_critic_learns_while_it_warms_up(make: Make) -> None:
     trainer = make(critic_warmup=2)
-    policy, critic = copied(trainer.policy), copied(trainer.critic)
+    policy, critic = copied(trainer.policy), copied(trainer.learner.critic)
     for step in range(2):
         found = trainer.update(step)
         assert "value_loss" in found and "objective" not in found
     assert changed(trainer.policy, policy) == set()
-    assert changed(trainer.critic, critic)
+    assert changed(trainer.learner.critic, critic)
     assert "objective" in trainer.update(2)
     assert changed(trainer.policy, policy)
 
@@ -186,13 +174,13 @@ def test_the_pretrained_policy_is_remembered_as_it_was(make: Make) -> None:
     trainer = make(leash_weight=0.5, leash_divergence=1e-6)
     before = copied(trainer.policy)
     found = [trainer.update(step) for step in range(3)]
-    assert trainer.reference is not None
-    assert changed(trainer.reference, before) == set()
+    assert trainer.learner.reference is not None
+    assert changed(trainer.learner.reference, before) == set()
     assert changed(trainer.policy, before)
     assert float(found[-1]["leash_divergence"]) > 1e-6
-    assert trainer.leash.weight > 0.5, "too far away: it pulls harder"
-    assert float(found[-1]["leash_weight"]) == pytest.approx(trainer.leash.weight)
-    assert make(pretrained=False).reference is None
+    assert trainer.learner.leash.weight > 0.5, "too far away: it pulls harder"
+    assert float(found[-1]["leash_weight"]) == pytest.approx(trainer.learner.leash.weight)
+    assert make(pretrained=False).learner.reference is None
 
 
 def test_a_strong_leash_holds(make: Make) -> None:
@@ -209,22 +197,22 @@ def test_epochs_end_when_the_policy_has_moved(make: Make, monkeypatch: pytest.Mo
     for limit in (None, 1e-9):
         trainer, steps = (
             make(stop_divergence=limit, epochs=5),
-            {"_actor_step": 0, "_critic_step": 0},
+            {"actor_step": 0, "critic_step": 0},
         )
         for name in steps:
 
             def counted(
-                *args: Any, name: str = name, trainer: Any = trainer, steps: Any = steps
+                *args: Any, name: str = name, learner: Any = trainer.learner, steps: Any = steps
             ) -> Any:
                 steps[name] += 1
-                return getattr(OnlineTrainer, name)(trainer, *args)
+                return getattr(Mappo, name)(learner, *args)
 
-            monkeypatch.setattr(trainer, name, counted)
+            monkeypatch.setattr(trainer.learner, name, counted)
         trainer.update(0)
         counts[limit] = steps
-    assert counts[None]["_actor_step"] == counts[None]["_critic_step"]
-    assert counts[1e-9]["_actor_step"] == counts[None]["_actor_step"] / 5, "one epoch"
-    assert counts[1e-9]["_critic_step"] == counts[None]["_critic_step"], "the critic goes on"
+    assert counts[None]["actor_step"] == counts[None]["critic_step"]
+    assert counts[1e-9]["actor_step"] == counts[None]["actor_step"] / 5, "one epoch"
+    assert counts[1e-9]["critic_step"] == counts[None]["critic_step"], "the critic goes on"
 
 
 def test_minibatches_are_drawn_anew_and_hold_every_segment(
@@ -236,7 +224,7 @@ def test_minibatches_are_drawn_anew_and_hold_every_segment(
         seen.append(part.value_target.sum((1, 2)).tolist())
         return {"divergence": torch.zeros(())}
 
-    monkeypatch.setattr(trainer, "_actor_step", note)
+    monkeypatch.setattr(trainer.learner, "actor_step", note)
     trainer.update(0)
     per_epoch = len(seen) // 3
     parts = [seen[k * per_epoch : (k + 1) * per_epoch] for k in range(3)]
@@ -255,7 +243,7 @@ def test_resuming_is_exact(make: Make, data: bool) -> None:
     expected = [whole.update(step) for step in range(5)]
     found = [first.update(step) for step in range(2)]
     with torch.no_grad():
-        for parameter in [*second.policy.parameters(), *second.critic.parameters()]:
+        for parameter in [*second.policy.parameters(), *second.learner.critic.parameters()]:
             parameter.add_(1.0)  # nothing of what a new process begins with may remain
     second.load_state_dict(first.state_dict())
     found += [second.update(step) for step in range(2, 5)]
@@ -302,7 +290,7 @@ def test_after_a_fall_the_best_weights_play_on(
     verdicts = iter(["best", "usual", "fallen", "usual"])
     monkeypatch.setattr(trainer.standing, "judge", lambda played: next(verdicts))
     trainer.standing.best_average, trainer.standing.average = 10.0, 7.0
-    first = copied(trainer.policy), copied(trainer.critic)
+    first = copied(trainer.policy), copied(trainer.learner.critic)
     trainer.update(0)
     trainer.update(1)
     fallen = copied(trainer.policy)
@@ -312,8 +300,8 @@ def test_after_a_fall_the_best_weights_play_on(
     assert "return 7 is more than 20% below the best, 10" in caplog.text
     assert float(found["rolled_back"]) == 1.0
     assert "objective" not in found, "nothing is learned from what other weights played"
-    assert changed(trainer.policy, first[0]) == changed(trainer.critic, first[1]) == set()
-    assert not trainer.actor_optimizer.state and not trainer.critic_optimizer.state
+    assert changed(trainer.policy, first[0]) == changed(trainer.learner.critic, first[1]) == set()
+    assert not trainer.learner.actor_optimizer.state and not trainer.learner.critic_optimizer.state
     judged = trainer.judged_policy()
     assert all(torch.equal(judged[name], value) for name, value in fallen.items())
     assert "objective" in trainer.update(3)
@@ -356,7 +344,7 @@ def test_the_critic_scales_inputs_as_the_policy_does(make: Make, normalisation: 
     policy.embedding.observation_mean.fill_(0.5)
     trainer = make(policy)
     for name, value in policy.embedding.named_buffers():
-        assert torch.equal(dict(trainer.critic.embedding.named_buffers())[name], value)
+        assert torch.equal(dict(trainer.learner.critic.embedding.named_buffers())[name], value)
     trainer.update(0)
 
 
