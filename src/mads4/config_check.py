@@ -8,13 +8,13 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import ValidationError
 
 from mads4.config import (
+    PLAYERS,
     Command,
     GeneratedDataset,
     Mads4Config,
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
     OnlineTrainerConfig,
-    RwareEnv,
 )
 from mads4.errors import UserError, did_you_mean
 
@@ -110,10 +110,15 @@ def _validate_dataset(config: Command) -> list[str]:
     if not isinstance(dataset, GeneratedDataset) or dataset.behaviour == "random":
         return []
     env = getattr(config, "env", None)
-    if env is None or isinstance(env, RwareEnv):
+    if env is None:
         return []
+    players = PLAYERS.get(env.name, ())
+    if dataset.behaviour in players or (players and dataset.behaviour is None):
+        return []
+    who = "no expert can" if dataset.behaviour is None else f"'{dataset.behaviour}' cannot"
+    known = "".join(f"dataset.behaviour={name}, " for name in players)
     return [
-        f"dataset.behaviour: '{dataset.behaviour}' plays rware only; with env={env.name} use "
+        f"dataset.behaviour: {who} play env={env.name}; use {known}"
         "dataset.behaviour=random, dataset=file, dataset=alberdice or dataset=custom"
     ]
 

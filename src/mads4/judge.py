@@ -27,7 +27,10 @@ from mads4.rollout import Moment, Played, Policy, one_thread, rollout
 _LOG = logging.getLogger(__name__)
 
 VIDEO = "episode.gif"
-EXPERTS = {"rware": ("planner", "cooperative planner")}
+EXPERTS = {
+    "rware": ("planner", "cooperative planner"),
+    "smax": ("focus_fire", "focus fire and kiting"),
+}
 """Environment family → the behaviour that stands for 1 on the normalised scale, and its label."""
 
 

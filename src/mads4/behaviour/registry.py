@@ -11,7 +11,9 @@ from mads4.behaviour.protocol import Behaviour
 from mads4.errors import UserError, did_you_mean
 
 BEHAVIOURS = {
+    "focus_fire": "mads4.behaviour.smax:FocusFire",
     "greedy": "mads4.behaviour.greedy:Greedy",
+    "heuristic": "mads4.behaviour.smax:BuiltIn",
     "planner": "mads4.behaviour.planner:CooperativePlanner",
     "random": "mads4.behaviour.noise:Random",
 }

@@ -10,6 +10,7 @@ from mads4.config import (
     MatrixGameEnv,
     SmacEnv,
     SmacliteEnv,
+    SmaxEnv,
 )
 from mads4.envs.registry import EnvFactory
 from mads4.envs.supervision import Supervision
@@ -26,6 +27,8 @@ def environment(config: EnvConfig) -> EnvFactory:
         )
     if isinstance(config, SmacEnv):
         return _smac(config)
+    if isinstance(config, SmaxEnv):
+        return EnvFactory(config.name, {"scenario": config.scenario, "options": config.options})
     if isinstance(config, SmacliteEnv):
         return EnvFactory(config.name, config.model_dump(exclude={"name"}))
     return EnvFactory(

@@ -13,12 +13,13 @@ from typing import Any
 from mads4.behaviour.quality import noise_range
 from mads4.behaviour.registry import BehaviourFactory
 from mads4.build.environments import env_spec
-from mads4.config import GeneratedDataset
+from mads4.config import PLAYERS, GeneratedDataset
 from mads4.data.collect import collect
 from mads4.data.dataset import DatasetHeader
 from mads4.data.directory import data_directory
 from mads4.data.store import read_header
 from mads4.envs.registry import EnvFactory
+from mads4.errors import UserError
 from mads4.progress import progress_bar
 from mads4.types import EnvSpec
 
@@ -29,11 +30,8 @@ def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset
     """Return the file of a recorded data set; its name tells one recording from another."""
     if config.path is not None:
         return Path(config.path).expanduser()
-    who = (
-        config.behaviour
-        if config.behaviour == "random"
-        else (f"{config.behaviour}-{config.quality}")
-    )
+    player = _player(spec, config)
+    who = player if player == "random" else f"{player}-{config.quality}"
     stem = (
         f"{spec.name}-{spec.scenario}-{who}-{config.episodes}-seed{config.seed}"
         f"-{spec.reward}-{spec.state_encoding}"
@@ -47,22 +45,22 @@ def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset
 def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Path:
     """Record a data set, or go on with one, or find it complete; return its file."""
     spec = env_spec(make_env)
-    path = generated_path(make_env, spec, config)
+    path, player = generated_path(make_env, spec, config), _player(spec, config)
     options = make_env.arguments.get("options", {})
     if path.exists() and _answers(read_header(path), spec, options, config):
         _LOG.info("data set %s is there already", path)
         return path
     workers = config.workers or os.cpu_count() or 1
     description: dict[str, Any] = {
-        "name": config.behaviour,
+        "name": player,
         "seed": config.seed,
         "options": options,
     }
-    factory = BehaviourFactory(config.behaviour)
-    if config.behaviour != "random":
+    factory = BehaviourFactory(player)
+    if player != "random":
         _LOG.info("measuring how much noise makes '%s' data", config.quality)
         plan = noise_range(make_env, factory, config.quality, config.seed, workers=workers)
-        factory = BehaviourFactory(config.behaviour, plan.low, plan.high)
+        factory = BehaviourFactory(player, plan.low, plan.high)
         description |= {
             "quality": config.quality,
             "noise": [plan.low, plan.high],
@@ -82,6 +80,16 @@ def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Pa
         )
 
 
+def _player(spec: EnvSpec, config: GeneratedDataset) -> str:
+    """Return who plays, which may be left to the environment."""
+    players: tuple[str, ...] = PLAYERS.get(spec.name, ())
+    if config.behaviour is None and not players:
+        raise UserError(
+            f"dataset.behaviour: there is no expert for {spec.name}; use dataset.behaviour=random."
+        )
+    return config.behaviour or players[0]
+
+
 def _answers(
     header: DatasetHeader, spec: EnvSpec, options: Mapping[str, Any], config: GeneratedDataset
 ) -> bool:
@@ -90,7 +98,7 @@ def _answers(
     return (
         not header.spec.differences(spec)
         and len(header) == config.episodes
-        and behaviour.get("name") == config.behaviour
+        and behaviour.get("name") == _player(spec, config)
         and behaviour.get("seed") == config.seed
         and behaviour.get("options") == options
         and behaviour.get("quality", config.quality) == config.quality

@@ -13,6 +13,7 @@ from mads4.config.commands import (
     ProbeConfig,
 )
 from mads4.config.dataset import (
+    PLAYERS,
     AlberdiceDataset,
     CustomDataset,
     DatasetConfig,
@@ -23,7 +24,7 @@ from mads4.config.dataset import (
     OgMarlDataset,
     RecordedDataset,
 )
-from mads4.config.env import CustomEnv, EnvConfig, MatrixGameEnv, RwareEnv
+from mads4.config.env import CustomEnv, EnvConfig, MatrixGameEnv, RwareEnv, SmaxEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
 from mads4.config.fields import Section, SSMParameter
 from mads4.config.model import KernelConfig, Mads4Config, MlpConfig, ModelConfig
@@ -37,6 +38,7 @@ from mads4.config.trainer import (
 )
 
 __all__ = [
+    "PLAYERS",
     "AlberdiceDataset",
     "AnyConfig",
     "CollectConfig",
@@ -70,5 +72,6 @@ __all__ = [
     "Section",
     "SmacEnv",
     "SmacliteEnv",
+    "SmaxEnv",
     "TrainerConfig",
 ]

@@ -8,6 +8,12 @@ from pydantic import BeforeValidator, Field
 
 from mads4.config.fields import Factory, NotNegative, Positive, Section, lower
 
+PLAYERS: dict[str, tuple[str, ...]] = {
+    "rware": ("greedy", "planner"),
+    "smax": ("focus_fire", "heuristic"),
+}
+"""Environment family → who can play it besides random, first who does unless another is named."""
+
 
 class DatasetSection(Section):
     """What all data sets have in common."""
@@ -23,8 +29,8 @@ class GeneratedDataset(DatasetSection):
 
     name: Literal["generated"] = "generated"
     """Kind of data set."""
-    behaviour: Literal["greedy", "planner", "random"] = "greedy"
-    """Who plays: greedy expert, cooperative planner, or uniformly random."""
+    behaviour: Literal["greedy", "planner", "focus_fire", "heuristic", "random"] | None = None
+    """Who plays: an expert for the environment, or random; null takes the best to learn from."""
     quality: Annotated[Literal["expert", "good", "medium", "poor"], BeforeValidator(lower)] = (
         "expert"
     )

@@ -9,6 +9,24 @@ from pydantic import Field
 from mads4.config.fields import Factory, Payoff, Positive, Scenario, Section
 from mads4.config.smac import SmacEnv, SmacliteEnv
 
+SmaxScenario: TypeAlias = Literal[
+    "3m",
+    "8m",
+    "25m",
+    "5m_vs_6m",
+    "10m_vs_11m",
+    "27m_vs_30m",
+    "2s3z",
+    "3s5z",
+    "3s5z_vs_3s6z",
+    "3s_vs_5z",
+    "6h_vs_8z",
+    "smacv2_5_units",
+    "smacv2_10_units",
+    "smacv2_20_units",
+]
+"""SMAX's battles."""
+
 
 class RwareEnv(Section):
     """The Multi-Robot Warehouse."""
@@ -36,6 +54,17 @@ class MatrixGameEnv(Section):
     """Length of an episode, in steps."""
 
 
+class SmaxEnv(Section):
+    """StarCraft battles in jaxmarl's simulator, which runs anywhere."""
+
+    name: Literal["smax"] = "smax"
+    """Environment family."""
+    scenario: SmaxScenario = "2s3z"
+    """Who fights whom; _vs_ where the sides differ, smacv2 for units drawn anew every episode."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the simulator's constructor."""
+
+
 class CustomEnv(Section):
     """An environment of the user's own."""
 
@@ -48,5 +77,6 @@ class CustomEnv(Section):
 
 
 EnvConfig: TypeAlias = Annotated[
-    RwareEnv | MatrixGameEnv | SmacEnv | SmacliteEnv | CustomEnv, Field(discriminator="name")
+    RwareEnv | MatrixGameEnv | SmacEnv | SmacliteEnv | SmaxEnv | CustomEnv,
+    Field(discriminator="name"),
 ]

@@ -9,10 +9,11 @@ from typing import Any
 
 from mads4.envs.protocol import EnvOptions, MultiAgentEnv
 from mads4.envs.supervision import Supervision
+from mads4.envs.vector import VectorEnv
 from mads4.errors import UserError, did_you_mean
 from mads4.types import EnvSpec
 
-NAMES = ("matrix_game", "rware", "smac", "smaclite", "custom")
+NAMES = ("matrix_game", "rware", "smac", "smaclite", "smax", "custom")
 METHODS = ("reset", "step", "render", "close")
 
 
@@ -46,6 +47,10 @@ def make_env(name: str, *, factory: str | None = None, **arguments: Any) -> Mult
         from mads4.envs.smac.lite import SmacliteEnv
 
         return SmacliteEnv(**arguments)
+    if name == "smax":
+        from mads4.envs.smax.battle import SmaxEnv  # JAX takes seconds to import
+
+        return SmaxEnv(**arguments)
     if name == "custom":
         return _make_custom(factory, **arguments)
     near = did_you_mean(name, NAMES)
@@ -66,6 +71,14 @@ class EnvFactory:
     def __call__(self) -> MultiAgentEnv:
         """Return a new environment."""
         return make_env(self.name, **self.arguments)
+
+    def make_many(self, size: int) -> VectorEnv | None:
+        """Return `size` environments that are stepped in one call, None if they cannot be."""
+        if self.name != "smax":
+            return None
+        from mads4.envs.smax.battle import SmaxVector
+
+        return SmaxVector(size, **self.arguments)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, for checkpoints."""

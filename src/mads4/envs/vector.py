@@ -152,6 +152,7 @@ def make_vector(
     Args:
         make_env: makes one; picklable where worker processes are used. If it has an attribute
             `supervision`, each environment gets a process of its own, unless `workers` is 0.
+            Environments that know how to be many are asked first, see `together`.
         size: how many, at least one.
         workers: processes that step them; 0 steps them in this one; None chooses.
         timeout: seconds without an answer after which a worker process counts as hung; of no
@@ -161,6 +162,9 @@ def make_vector(
     Raises:
         UserError: when `make_env` cannot be sent to worker processes.
     """
+    many = None if workers else together(make_env, size)
+    if many is not None:
+        return many
     supervision: Supervision | None = getattr(make_env, "supervision", None)
     if supervision is not None:
         size = min(size, supervision.processes or usable_cores())
@@ -177,6 +181,16 @@ def make_vector(
         envs = [stack.enter_context(closing(make_env())) for _ in range(size)]
         stack.pop_all()
     return LocalVector(envs, owned=True)
+
+
+def together(make_env: Callable[[], MultiAgentEnv], size: int) -> VectorEnv | None:
+    """Return `size` environments that one call steps all at once; None if they are not such.
+
+    An attribute ``make_many(size)`` of `make_env` makes them, or returns None. Each of them must
+    play an episode as it would be played alone, and `VectorEnv.env` must know all of them.
+    """
+    make_many: Callable[[int], VectorEnv | None] | None = getattr(make_env, "make_many", None)
+    return None if make_many is None else make_many(size)
 
 
 def default_workers(size: int) -> int:

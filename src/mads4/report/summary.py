@@ -13,11 +13,13 @@ from mads4.errors import UserError
 SUMMARY_FILE = "summary.json"
 
 Kind = Literal["random", "data", "policy", "extra", "expert"]
+_POLICIES = {"mlp": "feed-forward"}
 _BASELINE_WORDS = {
     "random": "random actions",
     "expert": "scripted expert",
     "planner": "cooperative planner",
     "greedy": "greedy expert",
+    "focus_fire": "focus fire and kiting",
 }
 
 
@@ -103,6 +105,11 @@ def scenario(summary: Mapping[str, Any]) -> str:
     return " ".join(word for word in words if word)
 
 
+def policy_name(summary: Mapping[str, Any]) -> str:
+    """Return what kind of policy the summary is about, in words."""
+    return _POLICIES.get(str(section(summary, "model").get("name")), "MADS4")
+
+
 def normalised(summary: Mapping[str, Any], mean: float) -> float | None:
     """Return where `mean` lies between random (0) and expert (1), None without both."""
     baselines = section(summary, "baselines")
@@ -136,7 +143,7 @@ def statistics(
 def results(
     summary: Mapping[str, Any],
     extra: Mapping[str, Mapping[str, Any]] | None = None,
-    policy: str = "MADS4",
+    policy: str | None = None,
 ) -> list[Result]:
     """Return everybody's results in the order they are read: random, data, policy, …, experts.
 
@@ -146,8 +153,9 @@ def results(
         summary: A ``summary.json``; whatever part is absent is left out.
         extra: Further results by label, each like an entry of ``eval``; for example the same
             network without memory.
-        policy: What to call the policy that the summary is about.
+        policy: What to call the policy that the summary is about; None for its kind.
     """
+    policy = policy or policy_name(summary)
     baselines = {
         name: values
         for name, values in section(summary, "baselines").items()

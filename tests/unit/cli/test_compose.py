@@ -19,7 +19,7 @@ MISTAKES = [
     (["train", "experimnt=smoke"], ["experimnt: unknown key. Did you mean 'experiment'?"]),
     (
         ["evaluate", "checkpoint=run", "env.scenario=tiny-4ag"],
-        ["env: choose a kind first, env=rware or env=matrix_game or env=custom"],
+        ["env: choose a kind first, env=rware or env=matrix_game or env="],
     ),
     (["train", "message=none"], ["message: unknown key. Did you mean 'model.message'?"]),
     (["train", "+trainer.foo=1"], ["trainer.foo: unknown key. Allowed here: name, steps,"]),
@@ -58,11 +58,11 @@ MISTAKES = [
     (["train", DPLR], ["model.discretisation: 'zoh' does not go with model.parameterisation=dplr"]),
     (
         ["train", "env=custom", "env.factory=pkg.mod:make"],
-        ["dataset.behaviour: 'greedy' plays rware only; with env=custom use"],
+        ["dataset.behaviour: no expert can play env=custom; use"],
     ),
     (
         ["train", "env=matrix_game"],
-        ["dataset.behaviour: 'greedy' plays rware only; with env=matrix_game use"],
+        ["dataset.behaviour: no expert can play env=matrix_game; use"],
     ),
     (
         ["train", "env=matrix_game", "dataset.behaviour=random", "env.payoff=3"],

@@ -1,0 +1,221 @@
+"""SMAX behind our protocols: many battles at once, and one of them as an environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mads4.envs.board import IDLE, RESET, STEP, Board
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.smax.engine import WIDTH, Array, Engine, Rules, Shown, engine
+from mads4.envs.smax.render import Units, render
+from mads4.envs.supervision import Incidents
+from mads4.envs.vector import Loss
+from mads4.types import EnvSpec, IntArray, TimeStep
+
+_BOARD = ("observation", "state", "available_actions", "reward", "terminated", "truncated")
+_UNITS = ("position", "health", "alive", "kind", "cooldown", "target")
+
+
+class SmaxVector:
+    """Battles that go on together, `WIDTH` in one call; a `mads4.envs.vector.VectorEnv`.
+
+    An episode is the same, bit for bit, whatever the number of rows and whichever it is played in.
+
+    Args:
+        rows: battles at a time.
+        scenario: one of `mads4.envs.smax.scenarios.SCENARIOS`.
+        options: further keyword arguments of jaxmarl's ``HeuristicEnemySMAX``.
+
+    Raises:
+        UserError: jaxmarl is missing; an unknown scenario or option.
+    """
+
+    def __init__(
+        self, rows: int, scenario: str = "2s3z", options: dict[str, Any] | None = None
+    ) -> None:
+        self.engine = engine(scenario, options)
+        self.spec: EnvSpec = self.engine.spec
+        self.board = Board.over(self.spec, rows)
+        self.incidents = Incidents()
+        self._battles: list[Any] = []
+        self._pending: list[tuple[slice, Array, Shown]] = []
+        self._win = np.zeros(rows, dtype=np.bool_)
+        self._units: dict[str, Array] = {}
+
+    @property
+    def rules(self) -> Rules:
+        """What kinds of unit can do."""
+        return self.engine.rules
+
+    def groups(self, rows: int) -> list[slice]:
+        """Return all in one: they go on together."""
+        return [slice(0, rows)]
+
+    def send(self, rows: slice) -> None:
+        """Let the battles `rows` begin to do what the board orders; JAX works on its own."""
+        if not self._battles:  # whoever wants to know sizes only does not wait for a compiler
+            chunks = -(-len(self.board.order) // WIDTH)
+            self._battles = [self.engine.blank() for _ in range(chunks)]
+        order = np.zeros(len(self._battles) * WIDTH, dtype=np.uint8)
+        order[rows] = self.board.order[rows]
+        for chunk, begin in enumerate(range(0, len(order), WIDTH)):
+            at = slice(begin, min(begin + WIDTH, len(self.board.order)))
+            for what in (STEP, RESET):
+                mask = order[begin : begin + WIDTH] == what
+                if mask.any():
+                    self._pending.append((at, mask, self._compute(chunk, at, what, mask)))
+
+    def wait(self, rows: slice) -> list[Loss]:
+        """Write to the board what came of it; nothing can be lost."""
+        for at, mask, shown in self._pending:
+            self._write(at, mask[: at.stop - at.start], shown)
+        self._pending = []
+        return []
+
+    def metrics(self, row: int) -> Mapping[str, float]:
+        """Return ``win``: 1 once the battle is won."""
+        return {"win": float(self._win[row])}
+
+    def units(self, row: int) -> Units:
+        """Return where a battle's units are, and how they are."""
+        chosen = {name: values[row].copy() for name, values in self._units.items()}
+        return Units(n_allies=self.spec.n_agents, **chosen)
+
+    def env(self, row: int) -> MultiAgentEnv:
+        """Return one battle by itself."""
+        return SmaxEnv.of(self, row)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _compute(self, chunk: int, at: slice, what: int, mask: Array) -> Shown:
+        """Let a chunk's battles step or begin, where `mask` (WIDTH,) is True."""
+        engine_, battles = self.engine, self._battles[chunk]
+        lacking = WIDTH - (at.stop - at.start)
+        if what == RESET:
+            seed = np.pad(self.board.seed[at], (0, lacking))
+            self._battles[chunk], shown = engine_.reset(battles, seed, mask)
+        else:
+            action = np.pad(self.board.action[at], ((0, lacking), (0, 0)))
+            self._battles[chunk], shown = engine_.step(battles, action, mask)
+        return shown
+
+    def _write(self, at: slice, mask: Array, shown: Shown) -> None:
+        rows = np.flatnonzero(mask)
+        for name in _BOARD:
+            getattr(self.board, name)[at.start + rows] = np.asarray(getattr(shown, name))[rows]
+        self._win[at.start + rows] = np.asarray(shown.win)[rows]
+        for name in _UNITS:
+            values = np.asarray(getattr(shown, name))
+            if name not in self._units:
+                shape = (len(self._win), *values.shape[1:])
+                self._units[name] = np.zeros(shape, values.dtype)
+            self._units[name][at.start + rows] = values[rows]
+
+
+class Heuristic:
+    """jaxmarl's own player during one battle, which it remembers."""
+
+    def __init__(self, engine_: Engine) -> None:
+        self._engine = engine_
+        self._memory = engine_.heuristic_memory()
+
+    def __call__(self, words: Array, observation: Array) -> IntArray:
+        """Return the actions (N,)."""
+        self._memory, action = self._engine.heuristic(words, self._memory, observation)
+        return action
+
+
+class SmaxEnv:
+    """One battle: stalkers, zealots, marines … against jaxmarl's built-in player.
+
+    The team is paid for the health that it takes from the enemies (1 for all of it) and 1 for
+    winning. An episode terminates when a side is dead; the time limit truncates it. Dead agents
+    may only stop. The metric ``win`` is 1 for the step that wins.
+
+    Args:
+        scenario: one of `mads4.envs.smax.scenarios.SCENARIOS`.
+        options: further keyword arguments of jaxmarl's ``HeuristicEnemySMAX`` (``max_steps``,
+            ``enemy_shoots``, ``attack_mode``, ``see_enemy_actions``, ``walls_cause_death`` …).
+
+    Raises:
+        UserError: jaxmarl is missing; an unknown scenario or option.
+    """
+
+    def __init__(self, scenario: str = "2s3z", options: dict[str, Any] | None = None) -> None:
+        self._vector, self._row = SmaxVector(1, scenario, options), 0
+
+    @classmethod
+    def of(cls, vector: SmaxVector, row: int) -> SmaxEnv:
+        """Return the battle that `vector` plays in `row`."""
+        env = cls.__new__(cls)
+        env._vector, env._row = vector, row
+        return env
+
+    @property
+    def spec(self) -> EnvSpec:
+        """Sizes, reward definition and version."""
+        return self._vector.spec
+
+    @property
+    def vector(self) -> SmaxVector:
+        """The battles of which this is one."""
+        return self._vector
+
+    @property
+    def units(self) -> Units:
+        """Where units are, and how they are: more than the agents see."""
+        return self._vector.units(self._row)
+
+    @property
+    def rules(self) -> Rules:
+        """What kinds of unit can do."""
+        return self._vector.rules
+
+    def reset(self, seed: int) -> TimeStep:
+        """Start an episode; the same seed and actions give the same trajectory, bit for bit."""
+        self._vector.board.seed[self._row] = seed
+        return self._obey(RESET, won=0.0)
+
+    def step(self, actions: IntArray) -> TimeStep:
+        """Execute ``actions`` (N,): 0 to 3 north, east, south, west, 4 stop, 5 + j attack j."""
+        won = self._vector.metrics(self._row)["win"]
+        self._vector.board.action[self._row] = actions
+        return self._obey(STEP, won)
+
+    def player(self) -> Callable[[Array, Array], IntArray]:
+        """Return jaxmarl's own heuristic at the beginning of a battle, in the allies' place.
+
+        It gives the actions (N,) for two random words (2,) uint32 and the observations; it may move
+        the dead, too.
+        """
+        return Heuristic(self._vector.engine)
+
+    def render(self) -> npt.NDArray[np.uint8]:
+        """Return a picture of the ground, (height, width, 3) uint8."""
+        return render(self.units, self.rules)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def _obey(self, order: int, won: float) -> TimeStep:
+        board, rows = self._vector.board, slice(self._row, self._row + 1)
+        board.order[rows] = order
+        self._vector.send(rows)
+        self._vector.wait(rows)
+        board.order[rows] = IDLE
+        now = board.time_step(self._row)
+        increment = self._vector.metrics(self._row)["win"] - won
+        return TimeStep(
+            observation=now.observation,
+            state=now.state,
+            available_actions=now.available_actions,
+            reward=now.reward,
+            terminated=now.terminated,
+            truncated=now.truncated,
+            metrics={"win": increment},
+        )

@@ -1,0 +1,99 @@
+"""A picture of a battle, drawn with Pillow: no display, the same on any machine.
+
+Sides differ in colour (Okabe and Ito's) and in shape: allies are discs, enemies are squares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from mads4.envs.smax.scenarios import STOP
+
+if TYPE_CHECKING:
+    from mads4.envs.smax.engine import Rules
+
+GROUND, EDGE, PAPER, INK = "#F7F5F0", "#A9B4BF", "#FFFFFF", "#26323D"
+ALLY, ENEMY, SHOT = "#0072B2", "#D55E00", "#CC79A7"
+_UNIT = 12  # pixels for a distance of one
+_SMOOTH = 2  # drawn so many times larger, then averaged down: smooth edges
+_LEAST_RADIUS = 0.55  # the smallest units are drawn a little larger than they are
+
+
+@dataclass(frozen=True)
+class Units:
+    """All units of a battle, the allies first; see `mads4.envs.smax.engine.Shown`."""
+
+    n_allies: int
+    position: npt.NDArray[Any]
+    health: npt.NDArray[Any]
+    alive: npt.NDArray[Any]
+    kind: npt.NDArray[Any]
+    cooldown: npt.NDArray[Any]
+    target: npt.NDArray[Any]
+
+    def attacked(self, unit: int) -> int | None:
+        """Return which unit a unit attacked last; None if it moved or stopped."""
+        number = int(self.target[unit]) - STOP - 1
+        if number < 0:
+            return None
+        # enemies count their targets from the last ally backwards, as they see them
+        return self.n_allies + number if unit < self.n_allies else self.n_allies - 1 - number
+
+
+def render(units: Units, rules: Rules) -> npt.NDArray[np.uint8]:
+    """Return a picture of the battle as it stands, (height, width, 3) uint8.
+
+    Each living unit has its kind's first letter and a bar of the health it has left.
+    """
+    scale = _UNIT * _SMOOTH
+    size = (round(rules.size[0] * scale), round(rules.size[1] * scale))
+    image = Image.new("RGB", size, GROUND)
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, size[0] - 1, size[1] - 1), outline=EDGE, width=2 * _SMOOTH)
+    places = units.position * scale
+    places[:, 1] = size[1] - places[:, 1]  # north is up
+    living = [int(unit) for unit in np.flatnonzero(units.alive)]
+    for unit in living:
+        other = units.attacked(unit)
+        if other is not None and units.alive[other]:
+            ends = [tuple(map(float, places[unit])), tuple(map(float, places[other]))]
+            draw.line(ends, fill=SHOT, width=_SMOOTH)
+    for unit in living:
+        kind = int(units.kind[unit])
+        radius = max(float(rules.radius[kind]), _LEAST_RADIUS) * scale
+        share = float(units.health[unit] / rules.health[kind])
+        letter = rules.names[kind][0]
+        _draw_unit(draw, places[unit], radius, unit < units.n_allies, letter, share)
+    return np.asarray(image.reduce(_SMOOTH), dtype=np.uint8)
+
+
+def _draw_unit(
+    draw: ImageDraw.ImageDraw,
+    place: npt.NDArray[Any],
+    radius: float,
+    ally: bool,
+    letter: str,
+    share: float,
+) -> None:
+    x, y = float(place[0]), float(place[1])
+    box = (x - radius, y - radius, x + radius, y + radius)
+    if ally:
+        draw.ellipse(box, fill=ALLY)
+    else:
+        draw.rectangle(box, fill=ENEMY)
+    draw.text((x, y), letter, fill=PAPER, font=_font(1.3 * radius), anchor="mm")
+    top, height = y - 1.5 * radius, 0.25 * radius
+    draw.rectangle((x - radius, top, x + radius, top + height), fill=EDGE)
+    draw.rectangle((x - radius, top, x + radius * (2 * share - 1), top + height), fill=INK)
+
+
+@lru_cache(maxsize=16)
+def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font, so that pictures do not depend on what is installed."""
+    return ImageFont.load_default(size)
