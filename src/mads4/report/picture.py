@@ -73,7 +73,7 @@ def headline(summary: Mapping[str, Any]) -> str:
         return f"{place}: not evaluated yet"
     reached = float(evaluations[0]["return_mean"])
     counted = "deliveries" if read.reward_definition(summary) == "deliveries" else "return"
-    text = f"{place}: MADS4 reaches {reached:.1f} {counted}"
+    text = f"{place}: {read.policy_name(summary)} reaches {reached:.1f} {counted}"
     data_mean = read.number(read.section(summary, "data"), "return_mean")
     if data_mean:
         text += f", {reached / data_mean:.0%} of the data it learnt from"
@@ -100,7 +100,7 @@ def target_figure(summary: Mapping[str, Any]) -> Figure:
         axes.axvspan(low, high, color=colour, alpha=0.16, lw=0, label="returns in the data")
     for result, target in zip(_policies(summary), asked, strict=True):
         _whisker(axes, target, result, upright=True)
-    label, colour = "MADS4, 95% interval", _COLOURS["policy"]
+    label, colour = f"{read.policy_name(summary)}, 95% interval", _COLOURS["policy"]
     axes.plot(asked, reached, "o", color=colour, markersize=7, label=label)
     axes.set(xlim=limits, ylim=limits, xlabel=f"asked for: {read.unit(summary)}", ylabel="achieved")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
@@ -110,7 +110,7 @@ def target_figure(summary: Mapping[str, Any]) -> Figure:
 def _policies(summary: Mapping[str, Any]) -> list[read.Result]:
     """Return the policy's results that have a target, in the order of `read.targets`."""
     return [
-        read.statistics(summary, "policy", "MADS4", part)
+        read.statistics(summary, "policy", read.policy_name(summary), part)
         for part in read.targets(summary)
         if part.get("target_return") is not None
     ]
