@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,26 +59,32 @@ class Judge:
 
     def baselines(self) -> dict[str, dict[str, Any]]:
         """Return the results of the random policy and, where there is one, of the expert."""
-        settings = self._settings
         players = {"random": ("random", "random actions")}
         if self._make_env.name in EXPERTS:
             players["expert"] = EXPERTS[self._make_env.name]
         results: dict[str, dict[str, Any]] = {}
-        total = settings.baseline_episodes
         for role, (name, label) in players.items():
-            with ExitStack() as stack:
-                if self._make_env.supervision and name == "random":
-                    envs = stack.enter_context(closing(self._environments()))
-                    episodes = rollout(
-                        RandomPolicy(), envs, total, seed=settings.seed, target_return=0.0
-                    )
-                else:
-                    env = stack.enter_context(closing(self._make_env()))
-                    episodes = play_behaviour(make_behaviour(name), env, total, seed=settings.seed)
-                advance = stack.enter_context(progress_bar(label, total, self._progress))
-                evaluation = Evaluation.of(episodes, on_episode=tell(advance))
-            results[role] = evaluation.summary() | {"label": label}
+            total = self._settings.baseline_episodes
+            with progress_bar(label, total, self._progress) as advance:
+                supervised = self._make_env.supervision is not None and name == "random"
+                play = self._play_random if supervised else partial(self._play_behaviour, name)
+                results[role] = play(advance) | {"label": label}
         return results
+
+    def _play_behaviour(self, name: str, advance: Advance) -> dict[str, Any]:
+        """Return what a behaviour policy comes to, in this process."""
+        total, seed = self._settings.baseline_episodes, self._settings.seed
+        with closing(self._make_env()) as env:
+            episodes = play_behaviour(make_behaviour(name), env, total, seed=seed)
+            return Evaluation.of(episodes, on_episode=tell(advance)).summary()
+
+    def _play_random(self, advance: Advance) -> dict[str, Any]:
+        """Return what random actions come to, under the environments' supervision."""
+        total, seed = self._settings.baseline_episodes, self._settings.seed
+        with closing(self._environments()) as envs:
+            episodes = rollout(RandomPolicy(), envs, total, seed=seed, target_return=0.0)
+            evaluation = Evaluation.of(episodes, on_episode=tell(advance))
+            return evaluation.summary() | self._incidents(envs, Incidents())
 
     def policy(
         self,

@@ -26,6 +26,7 @@ def collect_provenance(
     seed: int | None = None,
     device: str = "cpu",
     spec: EnvSpec | None = None,
+    simulator: str | None = None,
     dataset: Mapping[str, Any] | None = None,
     kernel_backend: str | None = None,
     kernel_reason: str | None = None,
@@ -36,6 +37,7 @@ def collect_provenance(
         seed: The run's seed.
         device: Where the model runs, as PyTorch names it.
         spec: The environment; its reward definition is repeated at the top level.
+        simulator: Version of the environment that is played, which the data's spec cannot tell.
         dataset: ``name``, ``fingerprint`` and what else identifies the data.
         kernel_backend: The S4 kernel implementation that was chosen.
         kernel_reason: Why it was chosen, in words.
@@ -47,6 +49,7 @@ def collect_provenance(
         "git": _git(Path(__file__).resolve()),
         "machine": _machine(device),
         "seed": seed,
+        "simulator": simulator,
         "environment": None if spec is None else spec.to_dict(),
         "reward_definition": None if spec is None else spec.reward,
         "dataset": None if dataset is None else dict(dataset),

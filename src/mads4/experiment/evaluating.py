@@ -67,6 +67,7 @@ def summarise(
         "name": name,
         "seed": payload["seed"],
         "env": payload["spec"],
+        "simulator": build.env_spec(make_env).version,
         "model": payload["model"],
         "reward_definition": payload["spec"]["reward"],
         "data": data and data | {"quality": data["behaviour"].get("quality")},

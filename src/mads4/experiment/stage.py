@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mads4 import checkpoint
+from mads4 import build, checkpoint
 from mads4.atomic import write_json
 from mads4.config import Config, Section
 from mads4.envs.registry import EnvFactory
@@ -92,6 +92,7 @@ def _provenance(stage: Stage, device: torch.device, kernel: Choice) -> dict[str,
         seed=stage.config.seed,
         device=str(device),
         spec=stage.spec,
+        simulator=build.env_spec(stage.make_env).version,
         dataset={key: stage.data.get(key) for key in keys},
         kernel_backend=kernel.backend.name,
         kernel_reason=kernel.reason,

@@ -1,0 +1,129 @@
+"""StarCraft's whole path: files in MADT's layout → conversion → training → evaluation in the game.
+
+The game is a stand-in with the interface of SMAC's environment; sizes are those of the real data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mads4.data.formats.madt_write import write_madt
+from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import make_vector
+from mads4.evaluate import RandomPolicy
+from mads4.rollout import rollout
+
+Cli = Callable[..., int]
+SCENARIO, STAND_IN = "2c_vs_64zg", "smac_stand_in:StarCraft2Env"
+QUICK = {"enemy_damage": 60.0}
+"""Options of the stand-in: battles that are lost within some steps."""
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six battles of random agents in MADT's layout, seen as MAPPO's wrapper shows them."""
+    arguments = {
+        "scenario": SCENARIO,
+        "simulator": STAND_IN,
+        "observation": "mappo",
+        "options": QUICK,
+    }
+    folder = tmp_path_factory.mktemp("madt") / SCENARIO / "poor"
+    with closing(make_vector(EnvFactory("smac", arguments), 3, workers=0)) as envs:
+        assert (envs.spec.n_agents, envs.spec.n_actions) == (2, 70)
+        assert (envs.spec.obs_dim, envs.spec.state_dim) == (478, 675)
+        played = list(rollout(RandomPolicy(), envs, 6, seed=1, target_return=0.0, record=True))
+    assert write_madt(folder, [game.episode for game in played if game.episode]) == 6
+    return folder
+
+
+@pytest.fixture
+def game(tmp_path: Path) -> tuple[str, ...]:
+    """The words of an environment whose games leave their numbers in the test's folder."""
+    return (
+        *("env=smac", f"env.scenario={SCENARIO}", f"env.simulator={STAND_IN}"),
+        *("env.relaunch_every=1", "env.supervision.processes=2", "env.supervision.pause=0.01"),
+        f"+env.extra_options.folder={tmp_path}",
+        f"+env.extra_options.enemy_damage={QUICK['enemy_damage']}",
+    )
+
+
+TRAINING = (
+    *("trainer.steps=4", "trainer.batch_size=2", "trainer.warmup_steps=1"),
+    *("trainer.validation_interval=2", "trainer.checkpoint_interval=2", "trainer.log_interval=1"),
+    *("model.n_layers=1", "model.d_model=16", "model.d_state=8", "model.message_dim=4"),
+    *("dataset.validation_fraction=0.34", "device=cpu", "threads=1"),
+    *("evaluator.episodes=3", "evaluator.baseline_episodes=2", "evaluator.targets=[max]"),
+)
+
+
+def results(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((path / "summary.json").read_text())
+    return values
+
+
+def test_from_recorded_files_to_a_win_rate(
+    cli: Cli, recording: Path, game: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = ("dataset=madt", "env.observation=mappo", f"dataset.path={recording}")
+    assert cli("train", *game, *data, *TRAINING, "hydra.run.dir=run") == 0
+    summary = results(tmp_path / "run")
+    found = summary["eval"]["max"]
+    assert found["episodes"] == 3
+    assert 0.0 <= found["win_rate"] <= 1.0
+    assert found["processes_lost"] == found["episodes_broken"] == found["planned_restarts"] == 0
+    assert summary["baselines"]["random"]["episodes"] == 2
+    assert summary["env"]["state_encoding"] == "mappo"
+    assert summary["simulator"].startswith("smac_stand_in unknown, StarCraft II build")
+    provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert provenance["simulator"] == summary["simulator"]
+    assert "eval/win_rate.max" in (tmp_path / "run" / "metrics.jsonl").read_text()
+
+    # A fault on the way changes no figure but the count of faults.
+    fault = "+env.extra_options.faults=[{how: protocol, at: 1}, {how: die, at: 2}]"
+    words = (*TRAINING[-3:], "device=cpu", "threads=1", "evaluator.baselines=false")
+    again = ("evaluate", "checkpoint=run", *game, "env.observation=mappo", fault, *words)
+    assert cli(*again, "hydra.run.dir=again") == 0
+    repeated = results(tmp_path / "again")["eval"]["max"]
+    assert (repeated["episodes_broken"], repeated["processes_lost"]) == (1, 1)
+    for name in ("return_mean", "return_std", "win_rate", "length_mean"):
+        assert repeated[name] == found[name]
+
+
+def test_a_checkpoint_remembers_how_its_games_are_looked_after(
+    cli: Cli, recording: Path, game: tuple[str, ...], tmp_path: Path
+) -> None:
+    data = ("dataset=madt", "env.observation=mappo", f"dataset.path={recording}")
+    assert cli("train", *game, *data, *TRAINING, "hydra.run.dir=run") == 0
+    few = ("evaluator.episodes=1", "evaluator.baselines=false")
+    assert cli("evaluate", "checkpoint=run", "device=cpu", *few, "hydra.run.dir=again") == 0
+    (found,) = [value for name, value in results(tmp_path / "again")["eval"].items()][:1]
+    assert found["processes_lost"] == 0
+
+
+def test_a_converted_file_is_as_good(
+    cli: Cli, recording: Path, game: tuple[str, ...], tmp_path: Path
+) -> None:
+    names = ("--env", "smac", "--scenario", SCENARIO, "--reward", "smac")
+    convert = ("data", "convert", str(recording), "data.h5", "--from", "madt", *names)
+    assert cli(*convert, "--state-encoding", "mappo") == 0
+    data = ("dataset=file", "dataset.path=data.h5", "env.observation=mappo")
+    assert cli("train", *game, *data, *TRAINING, "hydra.run.dir=run") == 0
+    assert results(tmp_path / "run")["data"]["episodes"] == 6
+
+
+def test_data_of_the_other_builder_are_refused_and_both_are_named(
+    cli: Cli, recording: Path, game: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("dataset=madt", f"dataset.path={recording}", *TRAINING)
+    assert cli("train", *game, *words, "env.observation=smac", "hydra.run.dir=run") == 2
+    text = capsys.readouterr().err
+    assert "The data's observations have 478 numbers and states 675 (MAPPO's StarCraft" in text
+    assert "the environment's observations have 332 numbers and states 342 (SMAC itself" in text
+    assert "observation=mappo" in text
