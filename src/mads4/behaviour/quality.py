@@ -3,23 +3,27 @@
 A quality is a band of the mean return, normalised so that the random policy scores 0 and the
 expert without noise 1. A small pilot measures how the score falls with the share of random
 actions; the range of shares whose mean score is the middle of the band follows from that curve.
+Battles are measured by the share of them that is won, if the expert wins often enough.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from mads4.behaviour.noise import Noisy
-from mads4.behaviour.play import play_episode
+from mads4.behaviour.play import TOGETHER, Outcome, Playing, play, play_together
 from mads4.behaviour.protocol import Behaviour
 from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.vector import VectorEnv, together
 from mads4.errors import UserError, did_you_mean
 
 BANDS = {"expert": (0.85, 1.0), "good": (0.6, 0.8), "medium": (0.35, 0.55), "poor": (0.1, 0.25)}
@@ -35,6 +39,14 @@ PILOT_RATES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
 EPISODES = 5
 """Pilot episodes at each share."""
 
+MEASURES = {"smax": "win"}
+"""Environment family → metric that measures quality instead of the return."""
+MEASURED_EPISODES = 40
+"""Pilot episodes at each share where a metric counts that is 0 or 1."""
+WORTH_MEASURING = 0.2
+"""Mean of the metric that the expert must reach without noise; else the return measures."""
+
+_LOG = logging.getLogger(__name__)
 _PILOT = int.from_bytes(b"plot", "big")
 """Keeps the pilot's random streams apart from those of the recording."""
 
@@ -58,6 +70,10 @@ class QualityPlan:
     """Mean return of the expert without noise in the pilot."""
     normalised_score: float
     """Mean score to be expected of the data, 0 random, 1 expert."""
+    measure: str = "return"
+    """What is normalised: the return, or the name of a metric."""
+    expert_metrics: Mapping[str, float] = field(default_factory=dict)
+    """Means of the environment's metrics, expert without noise, in the pilot."""
 
 
 def noise_range(
@@ -65,8 +81,9 @@ def noise_range(
     make_expert: MakeBehaviour,
     quality: str,
     seed: int,
-    episodes: int = EPISODES,
+    episodes: int | None = None,
     workers: int = 1,
+    measure: str | None = None,
 ) -> QualityPlan:
     """Return the range of noise with which the expert's data are of `quality`.
 
@@ -77,8 +94,11 @@ def noise_range(
         make_expert: makes the expert without noise (picklable when `workers` > 1).
         quality: one of `BANDS`.
         seed: root of the pilot's randomness.
-        episodes: pilot episodes at each share of random actions (three times as many at 0).
+        episodes: pilot episodes at each share of random actions (three times as many at 0); None
+            for a number that suits what is measured.
         workers: processes that play the pilot.
+        measure: metric to measure by, where the expert reaches `WORTH_MEASURING`; None for the
+            return.
 
     Raises:
         UserError: an unknown quality, or an expert that is no better than random.
@@ -86,12 +106,14 @@ def noise_range(
     if quality not in BANDS:
         near = did_you_mean(quality, BANDS)
         raise UserError(f"quality: got '{quality}', expected one of {', '.join(BANDS)}.{near}")
+    episodes = episodes or (MEASURED_EPISODES if measure else EPISODES)
     rates = [r for r in PILOT_RATES if quality != "expert" or r <= EXPERT_HIGH or r == 1.0]
     pilots = [
         _Pilot(make_env, make_expert, rate, seed, 3 * episodes if rate == 0.0 else episodes)
         for rate in rates
     ]
-    returns = np.array(_play_all(pilots, workers))
+    means = _play_all(pilots, workers)
+    returns = np.array([mean.episode_return for mean in means])
     expert_return, random_return = float(returns[0]), float(returns[-1])
     if expert_return <= random_return:
         raise UserError(
@@ -99,11 +121,36 @@ def noise_range(
             f"{random_return:.4g}: no quality can be defined between them. Use "
             "behaviour=random, another behaviour, or a scenario that this one can play."
         )
-    scores = _decreasing((returns - random_return) / (expert_return - random_return))
+    measure = _worth_measuring(measure, means)
+    values = returns if measure is None else np.array([m.metrics.get(measure, 0.0) for m in means])
+    scores = _decreasing((values - values[-1]) / (values[0] - values[-1]))
     low, high = _find_range(quality, np.array(rates), scores)
     return QualityPlan(
-        quality, low, high, random_return, expert_return, _mean_score(rates, scores, low, high)
+        quality,
+        low,
+        high,
+        random_return,
+        expert_return,
+        _mean_score(rates, scores, low, high),
+        measure or "return",
+        means[0].metrics,
     )
+
+
+def _worth_measuring(measure: str | None, means: Sequence[Outcome]) -> str | None:
+    """Return the metric if the expert reaches enough of it, else None, for the return, and say so.
+
+    `means` are those of the pilot, the expert without noise first, the random policy last.
+    """
+    if measure is None:
+        return None
+    expert, random = (mean.metrics.get(measure, 0.0) for mean in (means[0], means[-1]))
+    if expert >= WORTH_MEASURING and expert > random:
+        return measure
+    _LOG.info(
+        "the expert's mean of '%s' is %.2f only: quality is measured by the return", measure, expert
+    )
+    return None
 
 
 @dataclass(frozen=True)
@@ -116,24 +163,50 @@ class _Pilot:
     seed: int
     episodes: int
 
-    def mean_return(self) -> float:
+    def mean(self) -> Outcome:
+        """Return the means over the episodes."""
         behaviour = Noisy(self.make_expert(), self.rate, self.rate)
         with closing(self.make_env()) as env:
-            returns = [self._play(env, behaviour, index) for index in range(self.episodes)]
-        return float(np.mean(returns))
+            return _mean([play(env, self._episode(k, behaviour)) for k in range(self.episodes)])
 
-    def _play(self, env: MultiAgentEnv, behaviour: Behaviour, index: int) -> float:
+    def mean_together(self, vector: VectorEnv) -> Outcome:
+        """Return the same, played in all rows of `vector` at once."""
+        episodes = (
+            self._episode(k, Noisy(self.make_expert(), self.rate, self.rate))
+            for k in range(self.episodes)
+        )
+        return _mean(list(play_together(vector, episodes)))
+
+    def _episode(self, index: int, behaviour: Behaviour) -> Playing:
         source = np.random.SeedSequence([self.seed, index, _PILOT])
         start = int(source.generate_state(1)[0]) >> 1
-        return play_episode(env, behaviour, start, np.random.default_rng(source)).episode_return
+        return Playing(behaviour, start, np.random.default_rng(source))
 
 
-def _play_all(pilots: Sequence[_Pilot], workers: int) -> list[float]:
+def _mean(played: Sequence[Playing]) -> Outcome:
+    """Return the means over episodes, in any order the same."""
+    outcomes = [episode.outcome for episode in played]
+    names = sorted({name for outcome in outcomes for name in outcome.metrics})
+    return Outcome(
+        math.fsum(outcome.episode_return for outcome in outcomes) / len(outcomes),
+        round(math.fsum(outcome.length for outcome in outcomes) / len(outcomes)),
+        {
+            name: math.fsum(o.metrics.get(name, 0.0) for o in outcomes) / len(outcomes)
+            for name in names
+        },
+    )
+
+
+def _play_all(pilots: Sequence[_Pilot], workers: int) -> list[Outcome]:
+    vector = together(pilots[0].make_env, min(pilots[0].episodes, TOGETHER))
+    if vector is not None:
+        with closing(vector):
+            return [pilot.mean_together(vector) for pilot in pilots]
     if workers <= 1:
-        return [pilot.mean_return() for pilot in pilots]
+        return [pilot.mean() for pilot in pilots]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(pilots)), mp_context=context) as pool:
-        return list(pool.map(_Pilot.mean_return, pilots))
+        return list(pool.map(_Pilot.mean, pilots))
 
 
 def _decreasing(scores: Curve) -> Curve:

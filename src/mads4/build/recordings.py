@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mads4.behaviour.quality import noise_range
+from mads4.behaviour.quality import MEASURES, noise_range
 from mads4.behaviour.registry import BehaviourFactory
 from mads4.build.environments import env_spec
 from mads4.config import PLAYERS, GeneratedDataset
@@ -59,7 +59,14 @@ def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Pa
     factory = BehaviourFactory(player)
     if player != "random":
         _LOG.info("measuring how much noise makes '%s' data", config.quality)
-        plan = noise_range(make_env, factory, config.quality, config.seed, workers=workers)
+        plan = noise_range(
+            make_env,
+            factory,
+            config.quality,
+            config.seed,
+            workers=workers,
+            measure=MEASURES.get(spec.name),
+        )
         factory = BehaviourFactory(player, plan.low, plan.high)
         description |= {
             "quality": config.quality,
@@ -67,6 +74,8 @@ def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Pa
             "random_return": plan.random_return,
             "expert_return": plan.expert_return,
         }
+        if spec.name in MEASURES:
+            description |= {"measure": plan.measure, "expert_metrics": dict(plan.expert_metrics)}
     with progress_bar("recording", config.episodes, progress) as advance:
         return collect(
             make_env,

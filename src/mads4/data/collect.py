@@ -12,12 +12,14 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from mads4.behaviour.play import TOGETHER
 from mads4.behaviour.protocol import Behaviour
 from mads4.data.parts import Parts, Settings
 from mads4.data.record import Recorder
 from mads4.data.store import read_header
 from mads4.data.workers import play_in_workers
 from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.vector import together
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
@@ -60,7 +62,8 @@ def collect(
         path: The HDF5 file.
         behaviour: Describes the behaviour and the environment's options completely: two
             recordings with equal spec, seed and description are taken to be the same.
-        workers: Processes that play; 0 and 1 play in this one.
+        workers: Processes that play; 0 and 1 play in this one. Environments that are many in one
+            process (`mads4.envs.vector.together`) need no others.
         name: Name of the data set; the file's stem when empty.
         on_progress: Told about every finished episode.
         flush_seconds: Time between two writes of finished episodes.
@@ -166,7 +169,13 @@ class _Keeper:
 
 def _play(recorder: Recorder, missing: list[int], workers: int, keeper: _Keeper) -> None:
     """Play the missing episodes; whatever happens, keep those that are finished."""
-    played = play_in_workers(recorder, missing, workers) if workers > 1 else recorder.play(missing)
+    vector = together(recorder.make_env, min(TOGETHER, len(missing))) if missing else None
+    if vector is not None:
+        played = recorder.play_together(vector, missing)
+    elif workers > 1:
+        played = play_in_workers(recorder, missing, workers)
+    else:
+        played = recorder.play(missing)
     with closing(played):
         try:
             for episode in played:

@@ -1,20 +1,60 @@
-"""Playing one episode with a behaviour policy and keeping what happened."""
+"""Playing episodes with a behaviour policy and keeping what happened."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 
+from mads4.behaviour.play import Playing, play, play_together
 from mads4.behaviour.protocol import Behaviour
 from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.vector import VectorEnv
 from mads4.seeding import environment_seed
-from mads4.types import Episode, TimeStep
+from mads4.types import Episode, IntArray, TimeStep
 
 _RECORDING = int.from_bytes(b"data", "big") << 32
 """Added to the seed, so that no evaluation starts from a recorded episode's warehouse."""
+
+
+class _Recording(Playing):
+    """Episode `index` of the recording `seed`; it depends on these two numbers only."""
+
+    def __init__(self, behaviour: Behaviour, seed: int, index: int) -> None:
+        start = environment_seed(_RECORDING + seed, index)
+        super().__init__(behaviour, start, np.random.default_rng([seed, index]))
+        self._index = index
+        self._before: list[TimeStep] = []
+        self._actions: list[IntArray] = []
+        self._rewards: list[float] = []
+        self._terminated = False
+
+    def act(self, now: TimeStep) -> IntArray:
+        action = super().act(now)
+        self._before.append(_copy(now))
+        self._actions.append(action)
+        return action
+
+    def follow(self, now: TimeStep) -> bool:
+        self._rewards.append(now.reward)
+        self._terminated = now.terminated
+        return super().follow(now)
+
+    def episode(self) -> Episode:
+        """Return all that happened; what the environment did not end is truncated."""
+        return Episode(
+            observation=np.stack([step.observation for step in self._before]),
+            state=np.stack([step.state for step in self._before]),
+            available_actions=np.stack([step.available_actions for step in self._before]),
+            action=np.stack(self._actions),
+            reward=np.array(self._rewards, dtype=np.float32),
+            terminated=self._terminated,
+            truncated=not self._terminated,
+            seed=self._index,
+            metrics=self.metrics | self.behaviour.metrics(),
+        )
 
 
 def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: int) -> Episode:
@@ -22,32 +62,7 @@ def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: i
 
     An episode that the environment does not end within the spec's limit is truncated there.
     """
-    now = env.reset(environment_seed(_RECORDING + seed, index))
-    behaviour.reset(env, np.random.default_rng([seed, index]))
-    before: list[TimeStep] = []
-    actions, rewards = [], []
-    metrics: defaultdict[str, float] = defaultdict(float)
-    for _ in range(env.spec.episode_limit):
-        action = np.array(behaviour.act(now), dtype=np.int64)
-        before.append(_copy(now))
-        now = env.step(action)
-        actions.append(action)
-        rewards.append(now.reward)
-        for name, increment in now.metrics.items():
-            metrics[name] += float(increment)
-        if now.done:
-            break
-    return Episode(
-        observation=np.stack([step.observation for step in before]),
-        state=np.stack([step.state for step in before]),
-        available_actions=np.stack([step.available_actions for step in before]),
-        action=np.stack(actions),
-        reward=np.array(rewards, dtype=np.float32),
-        terminated=now.terminated,
-        truncated=not now.terminated,
-        seed=index,
-        metrics=dict(metrics) | behaviour.metrics(),
-    )
+    return play(env, _Recording(behaviour, seed, index)).episode()
 
 
 def _copy(step: TimeStep) -> TimeStep:
@@ -77,3 +92,12 @@ class Recorder:
                 yield record_episode(env, behaviour, self.seed, index)
         finally:
             env.close()
+
+    def play_together(
+        self, vector: VectorEnv, indices: Iterable[int]
+    ) -> Generator[Episode, None, None]:
+        """Yield the episodes `indices` as they end, played in all rows of `vector` at once."""
+        episodes = (_Recording(self.make_behaviour(), self.seed, index) for index in indices)
+        with closing(vector), closing(play_together(vector, episodes)) as played:
+            for recording in played:
+                yield recording.episode()

@@ -13,6 +13,7 @@ from mads4.behaviour.planner import CooperativePlanner
 from mads4.behaviour.protocol import Behaviour
 from mads4.behaviour.quality import BANDS, noise_range
 from mads4.behaviour.registry import BEHAVIOURS, BehaviourFactory, make_behaviour
+from mads4.behaviour.smax import BuiltIn, FocusFire
 from mads4.data.record import record_episode
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory
@@ -103,7 +104,13 @@ def test_mistakes_are_named() -> None:
 
 def test_behaviours_by_name() -> None:
     kinds = {name: type(make_behaviour(name)) for name in BEHAVIOURS}
-    assert kinds == {"greedy": Greedy, "planner": CooperativePlanner, "random": Random}
+    assert kinds == {
+        "focus_fire": FocusFire,
+        "greedy": Greedy,
+        "heuristic": BuiltIn,
+        "planner": CooperativePlanner,
+        "random": Random,
+    }
     with pytest.raises(UserError, match="Did you mean 'greedy'"):
         make_behaviour("gredy")
     factory = pickle.loads(pickle.dumps(BehaviourFactory("greedy", 0.1, 0.3)))
