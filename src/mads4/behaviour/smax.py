@@ -20,7 +20,7 @@ COMPASS = np.array([[0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1.0, 0.0]])
 """Where actions 0 to 3 lead: north, east, south, west."""
 MELEE = 2.5
 """Units with a shorter reach have to touch what they hit, and are run away from."""
-KEEP_OFF = 1.5
+KEEP_OFF = 0.5
 """How far beyond its reach a melee enemy is kept while the weapon is not ready."""
 MARGIN = 2.5
 """Nobody runs nearer than this to the edge of the ground, which kills."""
