@@ -19,8 +19,8 @@ export PYTHONPATH :=
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow test-gpu lint format reproduce-rware bench clean \
-	distclean FORCE
+.PHONY: help install quickstart test test-slow test-gpu lint format reproduce-rware reproduce-smac \
+	bench clean distclean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,11 @@ format: install ## Rewrite the code in the common style
 reproduce-rware: $(RUNTIME) ## The reference run on the warehouse (SCENARIO=tiny-2ag), up to an hour
 	$(BIN)/mads4 train experiment=reproduce_rware env.scenario=$(SCENARIO) resume=auto \
 		hydra.run.dir=outputs/reproduce-rware/$(SCENARIO)
+
+reproduce-smac: $(RUNTIME) ## The paper's 12 runs on StarCraft II; says first what game or data lack
+	$(BIN)/mads4 train -m experiment=smac_2c_vs_64zg_poor name=reproduce_smac resume=auto \
+		env.scenario=5m_vs_6m,2c_vs_64zg,6h_vs_8z,corridor dataset.quality=good,medium,poor \
+		hydra.sweep.dir=outputs/reproduce-smac
 
 bench: $(RUNTIME) ## Time a training step against a dense-matrix control
 	$(BIN)/python benchmarks/offline_step.py

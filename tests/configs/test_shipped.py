@@ -76,7 +76,7 @@ def test_every_kernel_group_names_its_backend(kernel: str) -> None:
     assert config.kernel.backend == kernel
 
 
-RECORDED_ELSEWHERE = {"penalty_xor", "penalty_xor_online"}
+RECORDED_ELSEWHERE = {"penalty_xor", "penalty_xor_online", "smac_2c_vs_64zg_poor"}
 
 
 @pytest.mark.parametrize("experiment", sorted({*options(ROOT / "experiment")} - RECORDED_ELSEWHERE))

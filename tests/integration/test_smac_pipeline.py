@@ -49,8 +49,8 @@ def game(tmp_path: Path) -> tuple[str, ...]:
     return (
         *("env=smac", f"env.scenario={SCENARIO}", f"env.simulator={STAND_IN}"),
         *("env.relaunch_every=1", "env.supervision.processes=2", "env.supervision.pause=0.01"),
-        f"+env.extra_options.folder={tmp_path}",
-        f"+env.extra_options.enemy_damage={QUICK['enemy_damage']}",
+        f"env.extra_options.folder={tmp_path}",
+        f"env.extra_options.enemy_damage={QUICK['enemy_damage']}",
     )
 
 
@@ -86,7 +86,7 @@ def test_from_recorded_files_to_a_win_rate(
     assert "eval/win_rate.max" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
     # A fault on the way changes no figure but the count of faults.
-    fault = "+env.extra_options.faults=[{how: protocol, at: 1}, {how: die, at: 2}]"
+    fault = "env.extra_options.faults=[{how: protocol, at: 1}, {how: die, at: 2}]"
     words = (*TRAINING[-3:], "device=cpu", "threads=1", "evaluator.baselines=false")
     again = ("evaluate", "checkpoint=run", *game, "env.observation=mappo", fault, *words)
     assert cli(*again, "hydra.run.dir=again") == 0

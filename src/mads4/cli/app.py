@@ -10,6 +10,7 @@ from mads4.cli import help as help_text
 from mads4.cli import jobs
 from mads4.cli.compose import CONF, check
 from mads4.cli.directories import quote, settle, tally
+from mads4.cli.presence import require_present
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -20,6 +21,7 @@ def run(command: str, argv: list[str]) -> int:
     plan = check(command, argv)
     words = [*plan.flags, *plan.overrides]
     if plan.runs:
+        require_present(plan)
         plan = settle(plan)
         key = "hydra.sweep.dir" if plan.multirun else "hydra.run.dir"
         words = [word for word in words if not word.startswith(f"{key}=")]

@@ -37,7 +37,7 @@ SCHEMAS: dict[str, type[AnyConfig]] = {
     "probe": ProbeConfig,
 }
 CONF = "mads4.conf"
-FREE_FORM = ("env.options.", "dataset.options.")
+FREE_FORM = ("env.options.", "env.extra_options.", "dataset.options.")
 """Mappings to which the user adds keys of their own; Hydra wants a ``++`` for that."""
 
 
