@@ -85,6 +85,8 @@ class Evaluation:
         for name in sorted({name for episode in self.played for name in episode.metrics}):
             values = [episode.metrics.get(name, 0.0) for episode in self.played]
             figures["win_rate" if name == "win" else f"{name}_mean"] = float(np.mean(values))
+            if name == "win":
+                figures["win_rate_ci95"] = list(mean_interval(values))
         if random_return is not None and expert_return is not None:
             span = expert_return - random_return
             if span > 0:

@@ -134,6 +134,8 @@ class DatasetHeader:
         """Return the facts that ``mads4 data show`` prints, as plain Python values."""
         spec = self.spec
         filled = len(self) > 0
+        won = self.table.metrics.get("win")
+        won = won[~np.isnan(won)] if won is not None else np.empty(0)
         return {
             "name": self.name,
             "env": spec.name,
@@ -150,6 +152,7 @@ class DatasetHeader:
             "return_std": float(self.returns.std()) if filled else None,
             "return_min": float(self.returns.min()) if filled else None,
             "return_max": float(self.returns.max()) if filled else None,
+            **({"win_rate": float(won.mean())} if len(won) else {}),
             "length_mean": float(self.table.length.mean()) if filled else None,
             "reward_definition": spec.reward,
             "behaviour": dict(self.behaviour),

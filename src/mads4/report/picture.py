@@ -73,11 +73,18 @@ def headline(summary: Mapping[str, Any]) -> str:
         return f"{place}: not evaluated yet"
     reached = float(evaluations[0]["return_mean"])
     counted = "deliveries" if read.reward_definition(summary) == "deliveries" else "return"
-    text = f"{place}: {read.policy_name(summary)} reaches {reached:.1f} {counted}"
+    text = f"{place}: {read.policy_name(summary)} reaches {_rounded(reached)} {counted}"
+    won = read.number(evaluations[0], "win_rate")
+    text += "" if won is None else f" and wins {won:.0%}"
     data_mean = read.number(read.section(summary, "data"), "return_mean")
     if data_mean:
         text += f", {reached / data_mean:.0%} of the data it learnt from"
     return text
+
+
+def _rounded(value: float) -> str:
+    """Return a number with one digit after the point, or two where one would say little."""
+    return f"{value:.2f}" if abs(value) < 3.0 else f"{value:.1f}"
 
 
 def target_figure(summary: Mapping[str, Any]) -> Figure:
@@ -130,8 +137,9 @@ def _draw_returns(axes: Axes, results: list[read.Result], unit: str) -> None:
         _whisker(axes, position, result, upright=False)
         end = max(result.mean, result.high or result.mean, 0.0)
         score = "" if result.score is None else f"  score {result.score:.2f}"
+        score += "" if result.win_rate is None else f"  won {result.win_rate:.0%}"
         axes.annotate(
-            f"$\\bf{{{result.mean:.1f}}}${score}", (end, position), (6, 0),
+            f"$\\bf{{{_rounded(result.mean)}}}${score}", (end, position), (6, 0),
             textcoords="offset points", va="center", color=INK, fontsize=10.5,
         )  # fmt: skip
     axes.set_yticks(positions, [result.label for result in results], fontsize=10.5)

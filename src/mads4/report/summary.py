@@ -40,6 +40,8 @@ class Result:
     score: float | None = None
     """0 is random, 1 the expert."""
     episodes: int | None = None
+    win_rate: float | None = None
+    """Share of the episodes that was won, where episodes can be."""
 
 
 def load_summary(run_dir: Path) -> dict[str, Any]:
@@ -137,6 +139,7 @@ def statistics(
         iqm=number(values, "return_iqm"),
         score=normalised(summary, mean) if score is None else score,
         episodes=None if episodes is None else int(episodes),
+        win_rate=number(values, "win_rate"),
     )
 
 
@@ -195,5 +198,6 @@ def _data(summary: Mapping[str, Any]) -> list[Result]:
             high=None if std is None else mean + std,
             score=normalised(summary, mean),
             episodes=data.get("episodes"),
+            win_rate=number(data, "win_rate"),
         )
     ]

@@ -10,7 +10,8 @@ from mads4.report import summary as read
 if TYPE_CHECKING:
     from rich.table import Table
 
-_HEADINGS = ("who", "return", "95% interval", "IQM", "score", "episodes")
+_HEADINGS = ("who", "return", "95% interval", "IQM", "score", "won", "episodes")
+_WON = _HEADINGS.index("won")
 _STYLES = {
     "random": "dim",
     "data": "cyan",
@@ -27,10 +28,12 @@ def result_table(
     from rich.table import Table
 
     table = Table(title=_title(summary), caption=_caption(summary), caption_style="dim")
-    for index, heading in enumerate(_HEADINGS):
+    results = read.results(summary, extra)
+    headings, *rows = _columns(results)
+    for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
-    for result in read.results(summary, extra):
-        table.add_row(*_cells(result), style=_STYLES[result.kind])
+    for result, row in zip(results, rows, strict=True):
+        table.add_row(*row, style=_STYLES[result.kind])
     return table
 
 
@@ -38,8 +41,8 @@ def result_markdown(
     summary: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]] | None = None
 ) -> str:
     """Return the same table in Markdown, with its title above and its caption below."""
-    rows = [_cells(result) for result in read.results(summary, extra)]
-    return f"**{_title(summary)}**\n\n{markdown(_HEADINGS, rows)}\n{_caption(summary)}\n"
+    headings, *rows = _columns(read.results(summary, extra))
+    return f"**{_title(summary)}**\n\n{markdown(headings, rows)}\n{_caption(summary)}\n"
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -54,6 +57,14 @@ def interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.2f} - {high:.2f}"
 
 
+def _columns(results: Sequence[read.Result]) -> list[tuple[str, ...]]:
+    """Return the headings and everybody's cells, less the column of wins where nothing is won."""
+    rows = [_HEADINGS, *map(_cells, results)]
+    if any(result.win_rate is not None for result in results):
+        return rows
+    return [row[:_WON] + row[_WON + 1 :] for row in rows]
+
+
 def _cells(result: read.Result) -> tuple[str, ...]:
     """Return a result's cells in the order of the headings, empty where not known."""
     spread = interval(result.low, result.high)
@@ -65,6 +76,7 @@ def _cells(result: read.Result) -> tuple[str, ...]:
         spread,
         "" if result.iqm is None else f"{result.iqm:.2f}",
         "" if result.score is None else f"{result.score:.2f}",
+        "" if result.win_rate is None else f"{result.win_rate:.0%}",
         "" if result.episodes is None else str(result.episodes),
     )
 
