@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mads4.envs.smac.features import BUILDERS
+from mads4.envs.smac.maps import MAPS
 from mads4.types import EnvSpec
 
 MAPPO = "MAPPO's StarCraft wrapper, with which MADT's data were recorded"
@@ -17,34 +19,15 @@ OXWHIRL = "SMAC itself (oxwhirl)"
 OPTION: Mapping[str, str] = {MAPPO: "observation=mappo", OXWHIRL: "observation=smac"}
 """Builder → the option of the environment that chooses it."""
 
-Sizes = Mapping[str, tuple[int, int]]
-"""Scenario → (features of an observation, features of the state)."""
-
-BUILDERS: Mapping[tuple[str, str], Sizes] = {
-    ("smac", MAPPO): {
-        "3m": (64, 81),
-        "5m_vs_6m": (124, 156),
-        "2c_vs_64zg": (478, 675),
-        "6h_vs_8z": (172, 213),
-        "corridor": (346, 435),
-    },
-    ("smac", OXWHIRL): {
-        "3m": (30, 48),
-        "2s3z": (80, 120),
-        "5m_vs_6m": (55, 98),
-        "3s5z": (128, 216),
-        "6h_vs_8z": (78, 140),
-        "2c_vs_64zg": (332, 342),
-        "corridor": (156, 282),
-    },
-}
-"""(Environment family, builder in words) → its sizes."""
+_FEATURES = {MAPPO: BUILDERS["mappo"], OXWHIRL: BUILDERS["smac"]}
 
 
 def builder(env: str, scenario: str, obs_dim: int) -> str | None:
     """Return in words who makes observations of this size, None when that is not known."""
-    for (family, words), sizes in BUILDERS.items():
-        if family == env and scenario in sizes and sizes[scenario][0] == obs_dim:
+    if env != "smac" or scenario not in MAPS:
+        return None
+    for words, features in _FEATURES.items():
+        if features.sizes(MAPS[scenario])[0] == obs_dim:
             return words
     return None
 

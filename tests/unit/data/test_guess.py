@@ -10,7 +10,7 @@ from recording_fakes import SPEC, make_episodes
 from mads4.data.formats.alberdice_write import write_alberdice
 from mads4.data.formats.madt_write import write_madt
 from mads4.data.guess import guess_format, looks_like
-from mads4.data.known_sizes import BUILDERS, MAPPO, OXWHIRL, builder
+from mads4.data.known_sizes import MAPPO, OXWHIRL, builder
 from mads4.data.store import write_dataset
 from mads4.errors import UserError
 
@@ -44,8 +44,9 @@ def test_what_is_none_of_them(tmp_path: Path) -> None:
 
 
 def test_builders_are_told_apart_by_their_sizes() -> None:
-    for sizes in (BUILDERS["smac", MAPPO], BUILDERS["smac", OXWHIRL]):
-        assert all(observation > 0 and state > 0 for observation, state in sizes.values())
+    assert builder("smac", "corridor", 346) == MAPPO
+    assert builder("smac", "corridor", 156) == OXWHIRL
+    assert builder("smac", "arena", 30) is None
     assert builder("smac", "3m", 64) == MAPPO
     assert builder("smac", "3m", 30) == OXWHIRL
     assert builder("smac", "3m", 31) is None

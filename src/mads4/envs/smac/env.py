@@ -23,7 +23,7 @@ NATIVE = "native"
 FEATURE_OPTIONS = ("obs_", "state_")
 """How the simulator's options begin that change its own observations."""
 OUTSIDE = ("pysc2", "websocket", "s2clientprotocol", "portpicker")
-"""Packages whose exceptions mean that the game has failed, not we."""
+"""Packages in which an exception means that the game has failed, not we."""
 
 
 class SmacEnv:
@@ -256,5 +256,9 @@ def _version(simulator: str, game_version: str | None) -> str:
 
 def _games_fault(error: Exception) -> bool:
     """Return whether an exception comes from the game or the connection to it."""
-    outside = type(error).__module__.partition(".")[0] in OUTSIDE
-    return outside or isinstance(error, (OSError, EOFError))
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+    outside = {raised_in.partition(".")[0], type(error).__module__.partition(".")[0]}
+    return bool(outside & set(OUTSIDE)) or isinstance(error, (OSError, EOFError))

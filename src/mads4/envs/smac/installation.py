@@ -135,7 +135,8 @@ def _import_problem(error: Exception) -> str:
     if isinstance(error, TypeError) and "escriptor" in str(error):
         return (
             f"protobuf {protobuf} is too new for the game's protocol (pysc2), which needs one "
-            'below 3.21: pip install "protobuf<3.21" "tensorboard<2.21"'
+            'below 3.21: pip install "protobuf<3.21" "tensorboard<2.21" (or, more slowly: export '
+            "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python)"
         )
     if isinstance(error, ModuleNotFoundError):
         return f"package {error.name}, which smac needs, is missing: {INSTALL}"
