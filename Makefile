@@ -20,7 +20,7 @@ export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-gpu lint format reproduce-rware reproduce-smac \
-	bench clean distclean FORCE
+	reproduce-smax bench clean distclean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,12 @@ reproduce-smac: $(RUNTIME) ## The paper's 12 runs on StarCraft II; says first wh
 	$(BIN)/mads4 train -m experiment=smac_2c_vs_64zg_poor name=reproduce_smac resume=auto \
 		env.scenario=5m_vs_6m,2c_vs_64zg,6h_vs_8z,corridor dataset.quality=good,medium,poor \
 		hydra.sweep.dir=outputs/reproduce-smac
+
+reproduce-smax: $(RUNTIME) ## 18 runs on StarCraft battles in jaxmarl: maps, qualities, seeds; some hours
+	$(PIP) install --no-compile -c constraints.txt -e '.[smax]'
+	$(BIN)/mads4 train -m experiment=smax name=reproduce_smax resume=auto \
+		env.scenario=2s3z,3s5z dataset.quality=good,medium,poor seed=0,1,2 \
+		hydra.sweep.dir=outputs/reproduce-smax
 
 bench: $(RUNTIME) ## Time a training step against a dense-matrix control
 	$(BIN)/python benchmarks/offline_step.py

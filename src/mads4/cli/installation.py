@@ -18,8 +18,10 @@ Facts = dict[str, Any]
 OPTIONAL = {
     "pykeops": "needed by kernel=keops: pip install 'mads4[keops]'",
     "triton": "needed by kernel=cuda; comes with PyTorch's CUDA builds",
+    "jaxmarl": "needed by env=smax: pip install 'mads4[smax]'",
+    "jax": "needed by env=smax; comes with jaxmarl",
 }
-"""Packages that are needed by one kernel backend each."""
+"""Packages that are needed by one kernel backend or environment each."""
 
 
 def required_packages() -> dict[str, Facts]:

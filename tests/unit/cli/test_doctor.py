@@ -83,7 +83,7 @@ def test_json_holds_the_same_facts(cli: Cli, capsys: Output, tmp_path: Path) -> 
     assert found["ok"] is True and found["problems"] == []
     assert found["versions"]["python"] == sys.version.split()[0]
     assert found["packages"]["torch"]["version"] == importlib.metadata.version("torch")
-    assert set(found["optional"]) == {"pykeops", "triton"}
+    assert set(found["optional"]) == {"pykeops", "triton", "jaxmarl", "jax"}
     assert found["machine"]["torch_threads"] == torch.get_num_threads()
     assert set(found) >= {"compiler", "cuda", "caches", "kernels", "selftest", "notes"}
     (cpu,) = found["kernels"]
