@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,11 +11,16 @@ import numpy as np
 
 from mads4.behaviour.play import Playing, play, play_together
 from mads4.behaviour.protocol import Behaviour
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.protocol import BrokenEpisodeError, MultiAgentEnv
 from mads4.envs.vector import VectorEnv
+from mads4.errors import UserError
 from mads4.seeding import environment_seed
 from mads4.types import Episode, IntArray, TimeStep
 
+MAX_ATTEMPTS = 3
+"""How often an episode may break down before the recording is given up."""
+
+_LOG = logging.getLogger(__name__)
 _RECORDING = int.from_bytes(b"data", "big") << 32
 """Added to the seed, so that no evaluation starts from a recorded episode's warehouse."""
 
@@ -60,9 +66,22 @@ class _Recording(Playing):
 def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: int) -> Episode:
     """Play episode `index` of the recording `seed`; it depends on these two numbers only.
 
-    An episode that the environment does not end within the spec's limit is truncated there.
+    An episode that the environment does not end within the spec's limit is truncated there. One in
+    which the environment breaks down is played again.
+
+    Raises:
+        UserError: it broke down `MAX_ATTEMPTS` times.
     """
-    return play(env, _Recording(behaviour, seed, index)).episode()
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        try:
+            return play(env, _Recording(behaviour, seed, index)).episode()
+        except BrokenEpisodeError as error:
+            _LOG.warning("An environment %s; episode %d, attempt %d.", error, index, attempt)
+            reason = str(error)
+    raise UserError(
+        f"Episode {index} of seed {seed} has failed {MAX_ATTEMPTS} times (the last time an "
+        f"environment {reason})."
+    )
 
 
 def _copy(step: TimeStep) -> TimeStep:
