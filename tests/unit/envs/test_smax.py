@@ -23,8 +23,8 @@ from mads4.types import IntArray, TimeStep
 
 pytest.importorskip("jaxmarl")
 
-from mads4.envs.smax.battle import SmaxEnv, SmaxVector  # noqa: E402
-from mads4.envs.smax.engine import WIDTH, engine  # noqa: E402
+from mads4.envs.smax.battle import SmaxEnv, SmaxVector
+from mads4.envs.smax.engine import WIDTH, engine
 
 MAP = "3m"
 EAST = 1
@@ -37,7 +37,7 @@ def env() -> SmaxEnv:
 
 
 def draw(now: TimeStep, rng: np.random.Generator) -> IntArray:
-    """Shoot the first enemy in reach, walk at random, rather east, otherwise: some battles are won."""
+    """Shoot the first enemy in reach, else walk at random, rather east: some battles are won."""
     able = now.available_actions
     weights = rng.random(able.shape) + (np.arange(able.shape[1]) == EAST)
     weights[:, STOP + 1 :] = 4.0
@@ -191,7 +191,7 @@ def test_pictures_tell_sides_and_health_apart(env: SmaxEnv) -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"env.scenario: got '2s3y'.*Did you mean '2s3z'"):
         SmaxEnv("2s3y")
-    with pytest.raises(UserError, match="SMAX refuses .*max_step"):
+    with pytest.raises(UserError, match=r"SMAX refuses .*max_step"):
         SmaxEnv(MAP, {"max_step": 3})
     with pytest.raises(UserError, match="'action_type' is fixed"):
         SmaxEnv(MAP, {"action_type": "continuous"})

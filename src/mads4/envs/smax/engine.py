@@ -56,8 +56,8 @@ def _import_jax() -> tuple[Any, Any, Any]:
     except ImportError as error:
         raise UserError(
             f"env=smax needs jaxmarl, which cannot be imported ({error}): "
-            "pip install 'mads4[smax]' (from a checkout pip install -e '.[smax]'), with Python 3.11 "
-            "or newer."
+            "pip install 'mads4[smax]' (from a checkout pip install -e '.[smax]'); it needs "
+            "Python 3.11 or newer."
         ) from error
     return jax, smax, heuristic_enemy
 
