@@ -18,12 +18,9 @@ from mads4.errors import UserError
 
 def require_present(plan: Plan) -> None:
     """Raise one `UserError` with everything that the plan's jobs in StarCraft II lack."""
-    lacking = dict.fromkeys(
-        problem
-        for config in plan.configs
-        if isinstance(getattr(config, "env", None), SmacEnv)
-        for problem in [*_game(config), *_data(config)]
-    )
+    jobs = [c for c in plan.configs if isinstance(getattr(c, "env", None), SmacEnv)]
+    found = [problem for check in (_game, _data) for config in jobs for problem in check(config)]
+    lacking = dict.fromkeys(found)
     if lacking:
         count = len(plan.configs)
         raise UserError(
@@ -42,7 +39,9 @@ def _game(config: AnyConfig) -> Iterable[str]:
     assert isinstance(env, SmacEnv)
     if env.simulator != installation.SIMULATOR:
         return []
-    return [part.problem for part in installation.examine(env.scenario) if part.problem]
+    # Without the game all maps are missing, which is said once.
+    scenario = None if installation.game_build() is None else env.scenario
+    return [part.problem for part in installation.examine(scenario) if part.problem]
 
 
 def _data(config: AnyConfig) -> Iterable[str]:

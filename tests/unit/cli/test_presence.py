@@ -37,12 +37,15 @@ def test_one_run_is_told_of_package_game_map_and_data(
 
 
 def test_a_sweep_is_told_of_each_thing_once(cli: Cli, capsys: Output, tmp_path: Path) -> None:
+    build = tmp_path / "nowhere" / "Versions" / "Base75689"
+    build.mkdir(parents=True)
     maps, qualities = "env.scenario=2c_vs_64zg,corridor", "dataset.quality=good,poor"
     assert cli("train", "-m", "experiment=smac_2c_vs_64zg_poor", maps, qualities) == 2
     head, *found = lines(capsys)
     assert "some of the 4 jobs" in head
-    assert len(found) == 1 + 1 + 2 + 4, "package, game, two maps, four data sets"
-    assert list(tmp_path.iterdir()) == []
+    assert len(found) == 1 + 2 + 4, "package, two maps, four data sets"
+    assert all("the data set madt/" in line for line in found[-4:])
+    assert list(tmp_path.iterdir()) == [tmp_path / "nowhere"]
 
 
 def test_a_quality_that_was_never_recorded_is_named(cli: Cli, capsys: Output) -> None:
