@@ -30,7 +30,7 @@ _LOG = logging.getLogger(__name__)
 VIDEO = "episode.gif"
 EXPERTS = {
     "rware": ("planner", "cooperative planner"),
-    "smax": ("focus_fire", "focus fire and kiting"),
+    "smax": ("focus_fire", "focus fire, kiting"),
 }
 """Environment family → the behaviour that stands for 1 on the normalised scale, and its label."""
 

@@ -19,7 +19,7 @@ _BASELINE_WORDS = {
     "expert": "scripted expert",
     "planner": "cooperative planner",
     "greedy": "greedy expert",
-    "focus_fire": "focus fire and kiting",
+    "focus_fire": "focus fire, kiting",
 }
 
 
