@@ -30,7 +30,9 @@ def test_one_run_is_told_of_package_game_map_and_data(
     assert head.startswith("error: the command cannot run on this machine, and nothing was started")
     assert len(found) == 4
     for word, line in zip(
-        ("smac is missing", "StarCraft II", "2c_vs_64zg", "poor"), found, strict=True
+        ("smac is missing", "StarCraft II is not", "SMAC's maps", "madt/2c_vs_64zg-poor"),
+        found,
+        strict=True,
     ):
         assert word in line
     assert list(tmp_path.iterdir()) == []
