@@ -57,6 +57,9 @@ def validate(config: Command) -> list[str]:
         problems += _validate_offline(trainer, "trainer")
     if isinstance(trainer, OfflineOnlineTrainerConfig):
         problems += _validate_offline(trainer.offline, "trainer.offline")
+        problems += _validate_online(trainer.online, "trainer.online")
+    if isinstance(trainer, OnlineTrainerConfig):
+        problems += _validate_online(trainer, "trainer")
     return problems + _validate_dataset(config)
 
 
@@ -79,6 +82,15 @@ def _validate_offline(trainer: OfflineTrainerConfig, where: str) -> list[str]:
     if trainer.return_temperature is not None and trainer.sampling != "return":
         problems.append(f"{where}.return_temperature: means something with sampling=return only")
     return problems
+
+
+def _validate_online(trainer: OnlineTrainerConfig, where: str) -> list[str]:
+    if trainer.kept_episodes == 0 or trainer.cloning_weight > 0.0:
+        return []
+    return [
+        f"{where}.kept_episodes: got {trainer.kept_episodes}, but nothing is cloned from them "
+        f"with {where}.cloning_weight=0; give a weight"
+    ]
 
 
 def _validate_model(model: Mads4Config) -> list[str]:
@@ -211,7 +223,7 @@ def _dotted(loc: tuple[str | int, ...], allowed: Mapping[str, str]) -> str:
     steps: list[str] = []
     for index, step in enumerate(map(str, loc)):
         key = ".".join(steps)
-        if key in allowed:
+        if key in allowed and key not in groups:
             break  # list items and the like
         is_known = f"{key}.{step}" in groups or f"{key}.{step}" in allowed
         if key in groups and not is_known and index < len(loc) - 1:

@@ -1,0 +1,78 @@
+"""StarCraft's options: those of the simulator by name, and what becomes of them."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import smac_stand_in
+from mads4 import build
+from mads4.cli.compose import check
+from mads4.config import Config
+from mads4.config.smac import SmacEnv, SmacOptions
+from mads4.envs.registry import EnvFactory
+from mads4.envs.supervision import Supervision
+from mads4.errors import UserError
+
+
+def configured(*words: str) -> SmacEnv:
+    (config,) = check("train", ["env=smac", "dataset=madt", *words]).configs
+    assert isinstance(config, Config)
+    assert isinstance(config.env, SmacEnv)
+    return config.env
+
+
+def test_only_what_differs_from_the_simulators_defaults_is_handed_to_it() -> None:
+    env = configured(
+        "env.scenario=corridor",
+        "env.options.difficulty=9",
+        "env.options.reward_sparse=true",
+        "env.options.step_mul=8",
+        "env.extra_options.folder=here",
+        "env.supervision.memory_mib=null",
+        "env.supervision.processes=3",
+    )
+    made = build.environment(env)
+    assert made.arguments == {
+        "scenario": "corridor",
+        "observation": "smac",
+        "simulator": "smac.env:StarCraft2Env",
+        "relaunch_every": 0,
+        "options": {"difficulty": "9", "reward_sparse": True, "folder": "here"},
+    }
+    assert made.supervision == Supervision(processes=3, memory_mib=None)
+
+
+def test_what_makes_environments_survives_a_checkpoint() -> None:
+    made = build.environment(configured())
+    assert EnvFactory.from_dict(made.to_dict()) == made
+    plain = EnvFactory("rware", {"scenario": "tiny-2ag"})
+    assert EnvFactory.from_dict(plain.to_dict()) == plain
+    older = {"name": "rware", "arguments": {"scenario": "tiny-2ag"}}
+    assert EnvFactory.from_dict(older) == plain
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("env.options.dificulty=7", "Did you mean 'difficulty'"),
+        ("env.options.difficulty=B", "env.options.difficulty: got 'B', expected"),
+        ("env.options.difficulty=true", "env.options.difficulty: got true, expected"),
+        ("env.step_mul=4", "env.step_mul: unknown key. Did you mean 'env.options.step_mul'"),
+        ("env.scenario=3m.SC2Map", "a map's name, for example 2c_vs_64zg"),
+        ("env.observation=madt", "env.observation: got 'madt', expected one of smac, mappo, nat"),
+        ("env.supervision.step_timeout=0", "env.supervision.step_timeout: got 0"),
+    ],
+)
+def test_mistakes_are_named(word: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        configured(word)
+    assert message in str(error.value)
+
+
+def test_the_stand_in_takes_options_that_the_schema_has() -> None:
+    """So that tests with it say something about the real one."""
+    ours = {"map_name", "seed", "continuing_episode", "folder", "faults", "enemy_damage", "self"}
+    taken = set(inspect.signature(smac_stand_in.StarCraft2Env.__init__).parameters) - ours
+    assert taken < set(SmacOptions.model_fields)
