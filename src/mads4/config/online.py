@@ -76,8 +76,8 @@ class OnlineTrainerConfig(Section):
     smoothing: Positive = 4
     """Iterations whose returns are averaged to judge the policy by."""
     rollback: Annotated[float, Field(gt=0)] | None = 0.2
-    """Share of the best average return that may be lost before the best weights are restored;
-    null for never."""
+    """Share of the best average return that may be lost, if by more than chance explains, before
+    the best weights are restored; null for never."""
     parity_tolerance: Rate = 1e-3
     """Largest difference of log-probabilities between the two views to start with."""
     checkpoint_interval: Positive = 10

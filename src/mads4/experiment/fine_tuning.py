@@ -42,14 +42,14 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
         config = _with_model_of(config, before)
     spec = build.env_spec(make_env)
     model = build.policy(config.model, spec, config.kernel.backend)
+    data = None
+    if settings.cloning_weight > 0.0:
+        data = build.dataset(config.dataset, make_env, config.progress)
     collector = Collector(make_env, settings, config.seed, device)
     if before is None:
         _measure_inputs(model.to(device), collector)
     else:
         initialise(model, before, str(config.init_from), spec)
-    data = None
-    if settings.cloning_weight > 0.0:
-        data = build.dataset(config.dataset, make_env, config.progress)
     kept = settings.kept_episodes
     learner = Mappo(
         model.to(device),
@@ -59,8 +59,9 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
         seed=config.seed,
         device=device,
     )
-    best = 0.0 if before is None else float(known_returns(before)["return_max"])
-    trainer = OnlineTrainer(learner, collector, settings, best, device)
+    known = [] if before is None else [float(known_returns(before)["return_max"])]
+    known += [] if data is None else [float(data.returns.max())]
+    trainer = OnlineTrainer(learner, collector, settings, max(known, default=0.0), device)
     return Stage(
         label="training" if before is None else "fine-tuning",
         config=config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ class Stage:
     before: Mapping[str, Any] | None = None
     """Checkpoint that training began with."""
     close: Callable[[], None] = field(default=lambda: None)
-    """Ends what the trainer holds beyond memory."""
+    """Ends what the trainer holds beyond memory; may be called again."""
 
     def about(self) -> dict[str, Any]:
         """Return what a checkpoint says besides the weights."""
@@ -65,24 +66,26 @@ def run_stage(
     finish: Callable[[TrainState, Tracker], None],
 ) -> None:
     """Train to the end, or go on to it, then call `finish` with the tracker still open."""
-    write_json(run_dir / PROVENANCE_FILE, _provenance(stage, device, kernel))
-    checkpoints = Checkpoints(run_dir / checkpoint.FOLDER, stage.about())
-    state = checkpoints.restore(stage.trainer)
     config = stage.config
-    _LOG.info("run directory: %s", run_dir)
-    if state.step:
-        _LOG.info("continuing at step %d", state.step)
-    with Tracker(run_dir, config.logger.tensorboard, start_step=state.step) as tracker:
+    with ExitStack() as stack:
+        stack.callback(stage.close)
+        write_json(run_dir / PROVENANCE_FILE, _provenance(stage, device, kernel))
+        checkpoints = Checkpoints(run_dir / checkpoint.FOLDER, stage.about())
+        state = checkpoints.restore(stage.trainer)
+        _LOG.info("run directory: %s", run_dir)
+        if state.step:
+            _LOG.info("continuing at step %d", state.step)
+        tracker = stack.enter_context(
+            Tracker(run_dir, config.logger.tensorboard, start_step=state.step)
+        )
         tracker.text("config", _as_text(config))
         with progress_bar(stage.label, stage.intervals.steps, config.progress) as advance:
 
             def on_step(now: TrainState, metrics: Mapping[str, float]) -> None:
                 advance(now.step, stage.trainer.progress(metrics))
 
-            try:
-                state = fit(stage.trainer, state, stage.intervals, checkpoints, tracker, on_step)
-            finally:
-                stage.close()
+            state = fit(stage.trainer, state, stage.intervals, checkpoints, tracker, on_step)
+        stage.close()  # the evaluation has environments of its own
         finish(state, tracker)
 
 

@@ -6,11 +6,19 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from mads4.rollout import Played
 
 Verdict = Literal["best", "fallen", "usual"]
 
-_NUMBERS = ("best_return", "average", "best_average", "lowest", "environment_steps", "falls")
+_NUMBERS = (
+    *("best_return", "average", "best_average", "best_variance", "lowest"),
+    *("environment_steps", "falls"),
+)
+CHANCE = 4.0
+"""Standard errors that a fall is larger than: the best of hundreds of averages was a lucky one, and
+a policy that stays as it is would otherwise fall again and again."""
 
 
 class Standing:
@@ -28,11 +36,12 @@ class Standing:
         """Mean return of the latest iterations; after a fall those that were judged, until more
         have been played."""
         self.best_average = float("-inf")
+        self.best_variance = 0.0
         self.lowest = 0.0
         self.environment_steps = 0
         self.falls = 0
         self._tolerated = tolerated
-        self._recent: deque[float] = deque(maxlen=smoothing)
+        self._recent: deque[list[float]] = deque(maxlen=smoothing)
 
     @property
     def settled(self) -> bool:
@@ -45,15 +54,18 @@ class Standing:
         self.environment_steps += sum(one.length for one in played)
         self.best_return = max(self.best_return, *returns)
         self.lowest = min(returns)
-        self._recent.append(sum(returns) / len(returns))
-        self.average = sum(self._recent) / len(self._recent)
+        self._recent.append(returns)
+        pooled = np.concatenate(self._recent)
+        self.average = float(pooled.mean())
+        variance = float(pooled.var()) / len(pooled)
         if not self.settled:
             return "usual"
         if self.average > self.best_average:
-            self.best_average = self.average
+            self.best_average, self.best_variance = self.average, variance
             return "best"
         allowed = float("inf") if self._tolerated is None else self._tolerated
-        if self.best_average - self.average > allowed * abs(self.best_average):
+        chance = CHANCE * (variance + self.best_variance) ** 0.5
+        if self.best_average - self.average > max(allowed * abs(self.best_average), chance):
             self._recent.clear()
             self.falls += 1
             return "fallen"

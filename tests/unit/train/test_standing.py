@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from mads4.rollout import Played
@@ -42,6 +43,16 @@ def test_a_fall_begins_the_averaging_anew_and_is_told_with_what_it_fell_to() -> 
     assert judged(standing, 7.9, 8.2) == ["usual", "usual"], "8.05 is no more than 20% below 10"
     assert standing.best_average == 10.0
     assert judged(standing, 7.0) == ["fallen"]
+
+
+def test_chance_is_no_fall() -> None:
+    """A policy that stays as it is stays; one that loses half of its return is found out."""
+    rng = np.random.default_rng(0)
+    standing = Standing(0.0, smoothing=4, tolerated=0.2)
+    steady = [standing.judge(played(*rng.normal(1.0, 0.8, 16))) for _ in range(300)]
+    assert steady.count("fallen") <= 1
+    worse = [standing.judge(played(*rng.normal(0.4, 0.8, 16))) for _ in range(12)]
+    assert "fallen" in worse
 
 
 def test_any_loss_may_be_tolerated() -> None:
