@@ -1,1 +1,1 @@
-"""StarCraft battles in jaxmarl's simulator SMAX; only this package knows JAX, see `engine`."""
+"""StarCraft battles in jaxmarl's simulator SMAX; only this package knows JAX."""

@@ -8,23 +8,17 @@ and among others, wherever it stands among them. Eight cost hardly more than one
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import io
 import json
 import logging
-import os
-import platform
-import sys
 import time
-from collections.abc import Iterator
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mads4.envs.smax.runtime import import_jax, keep_programs
 from mads4.envs.smax.scenarios import REWARD, require_known
 from mads4.errors import UserError
 from mads4.types import EnvSpec, IntArray
@@ -35,62 +29,6 @@ WIDTH = 8
 """Battles in one call."""
 
 Array = npt.NDArray[Any]
-
-
-def _import_jax() -> tuple[Any, Any, Any]:
-    """Import JAX for the processor, on which it does not compete with PyTorch for a GPU's memory.
-
-    Returns:
-        The modules `jax`, jaxmarl's `smax` and jaxmarl's `heuristic_enemy`.
-
-    Raises:
-        UserError: one of them is missing.
-    """
-    if "jax" not in sys.modules:
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    try:
-        with _silence():
-            import jax
-            import jaxmarl.environments.smax as smax
-            from jaxmarl.environments.smax import heuristic_enemy
-    except ImportError as error:
-        raise UserError(
-            f"env=smax needs jaxmarl, which cannot be imported ({error}): "
-            "pip install 'mads4[smax]' (from a checkout pip install -e '.[smax]'); it needs "
-            "Python 3.11 or newer."
-        ) from error
-    return jax, smax, heuristic_enemy
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Write nothing to the console: jaxmarl prints while it is imported.
-
-    One of its modules redirects and then "restores" both streams from the interpreter's originals,
-    whatever they were before; these are therefore replaced, too, and everything is put back.
-    """
-    silent, original = io.StringIO(), sys.__stdout__
-    with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(sys.stderr):
-        sys.__stdout__ = silent  # type: ignore[misc,assignment]
-        try:
-            yield
-        finally:
-            sys.__stdout__ = original  # type: ignore[misc]
-
-
-def _keep_programs(jax: Any) -> None:
-    """Let compiled programs be kept on disk, unless the user has said where, or cannot write.
-
-    Programs are made for one processor: machines that share a home folder keep theirs apart.
-    """
-    if jax.config.jax_compilation_cache_dir is not None:
-        return
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    folder = home / "mads4" / "jax" / (platform.node() or "here")
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 class Shown(NamedTuple):
@@ -153,8 +91,8 @@ class Engine:
 
     def __init__(self, scenario: str, options: dict[str, Any]) -> None:
         require_known(scenario, options)
-        self._jax, smax, self._heuristics = _import_jax()
-        _keep_programs(self._jax)
+        self._jax, smax, self._heuristics = import_jax()
+        keep_programs(self._jax)
         try:
             self._env = smax.HeuristicEnemySMAX(
                 scenario=smax.map_name_to_scenario(scenario), **options
