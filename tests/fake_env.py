@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mads4.envs.protocol import BrokenEpisodeError
+from mads4.envs.supervision import Supervision
 from mads4.errors import UserError
 from mads4.types import EnvSpec, IntArray, TimeStep
 
@@ -139,3 +141,41 @@ class HangingParent(MatchingEnv):
         Path(self._folder, str(simulator.pid)).touch()
         time.sleep(1000.0)
         return super().reset(seed)
+
+
+class FragileEnv(MatchingEnv):
+    """Breaks in the second step of the first two episodes that are begun in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = 0
+
+    def reset(self, seed: int) -> TimeStep:
+        self._begun += 1
+        return super().reset(seed)
+
+    def step(self, actions: IntArray) -> TimeStep:
+        if self._begun <= 2 and self._time == 1:
+            raise BrokenEpisodeError("broke")
+        return super().step(actions)
+
+
+class SupervisedEnvs:
+    """Makes environments and asks for supervision."""
+
+    supervision = Supervision(processes=3, pause=0.0)
+
+    def __call__(self) -> MatchingEnv:
+        return MatchingEnv()
+
+
+@dataclass(frozen=True)
+class DeadlyEnvs:
+    """Makes environments that die in the episode of `seed`, twice."""
+
+    seed: int
+    folder: str
+    supervision: Supervision
+
+    def __call__(self) -> TroubledEnv:
+        return TroubledEnv("kill", self.seed, self.folder, times=2)

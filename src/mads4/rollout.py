@@ -34,8 +34,8 @@ def rollout(
 
     Episode k's environment, actions, order and losses depend on (seed, k) alone, not on how many
     environments are played at once, in which processes, or whether one of these was lost, or the
-    episode broke, and was played again. (Matrix products of different batch sizes can differ in their last bits;
-    give a float64 policy where the same numbers are wanted to the last episode.)
+    episode broke, and was played again. (Matrix products of different batch sizes can differ in
+    their last bits; give a float64 policy where the same numbers are wanted to the last episode.)
 
     Args:
         policy: decides for all environments in one call (two, if they are stepped by turns).

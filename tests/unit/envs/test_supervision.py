@@ -5,50 +5,26 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fake_env import MatchingEnv
-from mads4.envs.protocol import BrokenEpisodeError
+from fake_env import DeadlyEnvs, FragileEnv, MatchingEnv, SupervisedEnvs
 from mads4.envs.supervision import Incidents, Supervision
 from mads4.envs.vector import LocalVector, VectorEnv, make_vector
 from mads4.envs.vector_worker import WorkerVector
 from mads4.evaluate import RandomPolicy
 from mads4.processes import group_memory
 from mads4.rollout import Played, rollout
-from mads4.types import IntArray, PolicyInput, TimeStep
-
-
-class FragileEnv(MatchingEnv):
-    """Breaks in the second step of the first two episodes that are begun in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._begun = 0
-
-    def reset(self, seed: int) -> TimeStep:
-        self._begun += 1
-        return super().reset(seed)
-
-    def step(self, actions: IntArray) -> TimeStep:
-        if self._begun <= 2 and self._time == 1:
-            raise BrokenEpisodeError("broke")
-        return super().step(actions)
-
-
-class SupervisedEnvs:
-    """Makes environments and asks for supervision."""
-
-    supervision = Supervision(processes=3, pause=0.0)
-
-    def __call__(self) -> MatchingEnv:
-        return MatchingEnv()
+from mads4.seeding import environment_seed
+from mads4.types import PolicyInput
 
 
 def test_pauses_double_and_have_an_end() -> None:
@@ -108,6 +84,24 @@ def test_supervised_environments_have_a_process_each(expected: list[Played]) -> 
         assert play(envs, 4) == expected
     with closing(make_vector(SupervisedEnvs(), 2, workers=0)) as envs:
         assert isinstance(envs, LocalVector)
+
+
+def test_a_lost_process_is_replaced_after_longer_and_longer_pauses(
+    expected: list[Played], tmp_path: Path
+) -> None:
+    times = {}
+    for pause in (0.0, 1.0):
+        folder = tmp_path / str(pause)
+        folder.mkdir()
+        rules = Supervision(processes=1, pause=pause)
+        began = time.monotonic()
+        with closing(
+            make_vector(DeadlyEnvs(environment_seed(3, 0), str(folder), rules), 1)
+        ) as envs:
+            assert play(envs, 1) == expected[:1]
+            assert envs.incidents == Incidents(processes_lost=2)
+        times[pause] = time.monotonic() - began
+    assert times[1.0] > 1.0 + 2.0
 
 
 def test_random_actions_are_available_and_even() -> None:
