@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.atomic import atomic_path
+from mads4.report.style import FAINT, INK, grouped, quiet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _FILL, _LINE, _MARK = "#56B4E9", "#0072B2", "#D55E00"  # Okabe and Ito
-_INK, _FAINT, _LINES = "#26323D", "#6B7784", "#D9DEE3"
 
 _LEGIBLE = 120
 """Squares up to which percentages fit into them."""
@@ -56,7 +56,7 @@ def data_picture(facts: DataFacts, path: Path) -> None:
     tall = float(np.clip(1.4 + 0.42 * len(facts.action_counts), 2.4, 6.0))
     figure = Figure(figsize=(12.5, 5.0 + tall), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.2, h_pad=0.15)  # type: ignore[union-attr,call-arg]
-    figure.suptitle(headline(facts), fontsize=15, fontweight="bold", color=_INK)
+    figure.suptitle(headline(facts), fontsize=15, fontweight="bold", color=INK)
     grid = figure.add_gridspec(2, 2, height_ratios=(3.4, tall), width_ratios=(1, 1.15))
     _draw_returns(figure.add_subplot(grid[0, 0]), facts)
     _draw_order(figure.add_subplot(grid[0, 1]), facts)
@@ -65,7 +65,7 @@ def data_picture(facts: DataFacts, path: Path) -> None:
         _draw_actions(figure.add_subplot(grid[1, 1]), facts)
     else:  # nothing to see in a histogram of one bar
         _draw_actions(figure.add_subplot(grid[1, :]), facts)
-    figure.supxlabel(_small_print(facts), fontsize=8.5, color=_FAINT)
+    figure.supxlabel(_small_print(facts), fontsize=8.5, color=FAINT)
     with atomic_path(path) as beside:
         figure.savefig(beside, format="png", dpi=130)
 
@@ -73,7 +73,7 @@ def data_picture(facts: DataFacts, path: Path) -> None:
 def headline(facts: DataFacts) -> str:
     """Return what the data set holds, in a sentence."""
     count, mean = len(facts.returns), float(facts.returns.mean())
-    return f"{facts.place or facts.title}: {_grouped(count)} episodes, mean return {mean:.2f}"
+    return f"{facts.place or facts.title}: {grouped(count)} episodes, mean return {mean:.2f}"
 
 
 def _draw_returns(axes: Axes, facts: DataFacts) -> None:
@@ -103,7 +103,7 @@ def _draw_order(axes: Axes, facts: DataFacts) -> None:
         words = f"mean of {window} neighbours" if window > 1 else "each"
         axes.plot(middle, smooth, color=_LINE, linewidth=2, label=words)
     axes.locator_params(axis="x", integer=True)
-    axes.xaxis.set_major_formatter(lambda value, _: _grouped(value))
+    axes.xaxis.set_major_formatter(lambda value, _: grouped(value))
     axes.set_xlim(-0.01 * count - 0.5, 1.01 * count)
     _legend(axes)
 
@@ -116,8 +116,8 @@ def _draw_lengths(axes: Axes, facts: DataFacts) -> None:
     axes.locator_params(axis="y", integer=True)
     mean = float(lengths.mean())
     axes.axvline(mean, color=_MARK, linewidth=2, label=f"mean {mean:.1f}")
-    limit = f"limit {_grouped(facts.episode_limit)}"
-    axes.axvline(facts.episode_limit, color=_FAINT, linewidth=1.5, linestyle="--", label=limit)
+    limit = f"limit {grouped(facts.episode_limit)}"
+    axes.axvline(facts.episode_limit, color=FAINT, linewidth=1.5, linestyle="--", label=limit)
     _legend(axes)
 
 
@@ -130,14 +130,14 @@ def _draw_actions(axes: Axes, facts: DataFacts) -> None:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     legible, most = counts.size <= _LEGIBLE, float(share.max())
     title = "What the agents do" + ("" if legible else f" (darkest: {most:.0%})")
-    axes.set_title(title, loc="left", fontsize=12, color=_INK)
+    axes.set_title(title, loc="left", fontsize=12, color=INK)
     shades = LinearSegmentedColormap.from_list("shades", ("#F4F8FB", _FILL, _LINE))
     axes.imshow(share, cmap=shades, vmin=0, vmax=max(most, 0.5) if legible else most, aspect="auto")
-    axes.set_xlabel("action", color=_INK)
-    axes.set_ylabel("agent", color=_INK)
+    axes.set_xlabel("action", color=INK)
+    axes.set_ylabel("agent", color=INK)
     axes.set_xticks(np.arange(0, actions, -(-actions // 18)))
     axes.set_yticks(np.arange(0, agents, -(-agents // 18)))
-    axes.tick_params(colors=_FAINT, length=0)
+    axes.tick_params(colors=FAINT, length=0)
     axes.spines[:].set_visible(False)
     axes.set_xticks(np.arange(1, actions) - 0.5, minor=True)
     axes.set_yticks(np.arange(1, agents) - 0.5, minor=True)
@@ -146,7 +146,7 @@ def _draw_actions(axes: Axes, facts: DataFacts) -> None:
     if not legible:
         return
     for (agent, action), value in np.ndenumerate(share):
-        colour = "white" if value > 0.7 * max(most, 0.5) else _INK
+        colour = "white" if value > 0.7 * max(most, 0.5) else INK
         words = "0" if value == 0 else "<1%" if value < 0.005 else f"{value:.0%}"
         axes.text(action, agent, words, ha="center", va="center", color=colour, fontsize=9.5)
 
@@ -170,8 +170,8 @@ def _small_print(facts: DataFacts) -> str:
     limit = " (the limit)" if every == facts.episode_limit else ""
     parts = [
         *([facts.title] if facts.place else []),
-        f"{_grouped(facts.lengths.sum())} steps"
-        + ("" if every is None else f", {_grouped(every)} in every episode{limit}"),
+        f"{grouped(facts.lengths.sum())} steps"
+        + ("" if every is None else f", {grouped(every)} in every episode{limit}"),
         f"{agents} agents, {actions} actions each",
         f"returns {returns.min():.2f} to {returns.max():.2f}, standard deviation "
         f"{returns.std():.2f}",
@@ -179,11 +179,6 @@ def _small_print(facts: DataFacts) -> str:
     if facts.reward:
         parts.append(f"reward: {facts.reward}")
     return " · ".join(parts)
-
-
-def _grouped(value: float) -> str:
-    """Return a whole number with its digits in groups of three."""
-    return f"{value:,.0f}".replace(",", " ")
 
 
 def _legend(axes: Axes) -> None:
@@ -195,17 +190,11 @@ def _legend(axes: Axes) -> None:
         loc="lower right",
         bbox_to_anchor=(1.0, 1.0),
         borderaxespad=0.1,
-        labelcolor=_INK,
+        labelcolor=INK,
     )
 
 
 def _style(axes: Axes, title: str, across: str, up: str) -> None:
-    """Give axes their words and a quiet frame."""
-    axes.set_title(title, loc="left", fontsize=12, color=_INK)
-    axes.set_xlabel(across, color=_INK)
-    axes.set_ylabel(up, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_LINES)
-    axes.tick_params(colors=_FAINT)
-    axes.grid(color=_LINES, linewidth=0.6)
-    axes.set_axisbelow(True)
+    quiet(axes, title)
+    axes.set_xlabel(across, color=INK)
+    axes.set_ylabel(up, color=INK)

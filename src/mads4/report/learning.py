@@ -21,8 +21,7 @@ _RING: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 2, "marke
 
 def draw_learning(axes: Axes, summary: Mapping[str, Any], metrics: pd.DataFrame) -> None:
     """Draw how a run learnt, offline or online, and mark the best checkpoint."""
-    quiet(axes)
-    axes.set_title("How it learnt", loc="left", fontsize=12, color=INK)
+    quiet(axes, "How it learnt")
     if "online/return_mean" in metrics:
         _draw_practice(axes, summary, metrics)
     else:

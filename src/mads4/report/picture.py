@@ -125,8 +125,7 @@ def _policies(summary: Mapping[str, Any]) -> list[read.Result]:
 
 def _draw_returns(axes: Axes, results: list[read.Result], unit: str) -> None:
     """Draw one bar per result, with interval, value and normalised score written beside it."""
-    quiet(axes)
-    axes.set_title("What it achieves", loc="left", fontsize=12, color=INK)
+    quiet(axes, "What it achieves")
     axes.set_xlabel(unit, color=INK)
     if not results:
         leave_empty(axes, "no results yet")

@@ -11,6 +11,7 @@ import numpy as np
 from mads4.atomic import atomic_path
 from mads4.report import summary as read
 from mads4.report.probe_table import SECTIONS, place, relative_gradients
+from mads4.report.style import FAINT, INK, quiet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PROBE_PICTURE = "probe.png"
 """Where an analysis keeps its picture."""
 
-_INTACT, _DISTURBED, _INK, _FAINT, _LINES = "#0072B2", "#E69F00", "#26323D", "#6B7784", "#D9DEE3"
+_INTACT, _DISTURBED = "#0072B2", "#E69F00"
 
 _LEGIBLE = 12
 """Agents up to which numbers fit into the squares."""
@@ -37,14 +38,14 @@ def probe_picture(result: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(12.5, max(8.5, 5.5 + 0.55 * most)), layout="constrained")
     figure.set_facecolor("white")
     figure.get_layout_engine().set(w_pad=0.2, h_pad=0.15)  # type: ignore[union-attr,call-arg]
-    figure.suptitle(headline(result), fontsize=15, fontweight="bold", color=_INK)
+    figure.suptitle(headline(result), fontsize=15, fontweight="bold", color=INK)
     (losses, cuts), (orders, gradients) = figure.subplots(2, 2)
     ends = _ends(result)
     _draw_losses(losses, result["message_loss"], ends)
     _draw_bars(cuts, result["cut"], "… and with the chain cut", ends)
     _draw_bars(orders, result["order"], "… and in other orders of deciding", ends)
     _draw_gradients(gradients, result)
-    figure.supxlabel(_small_print(result), fontsize=8.5, color=_FAINT)
+    figure.supxlabel(_small_print(result), fontsize=8.5, color=FAINT)
     with atomic_path(path) as beside:
         figure.savefig(beside, format="png", dpi=130)
 
@@ -80,11 +81,11 @@ def _draw_losses(
     axes: Axes, points: Sequence[Mapping[str, Any]], ends: tuple[float, float]
 ) -> None:
     """Draw the return against the probability that a hand-off is lost."""
-    _style(axes, "Return with hand-offs lost at random")
+    quiet(axes, "Return with hand-offs lost at random")
     probability = np.array([_probability(one) for one in points])
     mean = np.array([one["return_mean"] for one in points])
     reach = np.abs(np.array([one["return_ci95"] for one in points]).T - mean)
-    style: dict[str, Any] = {"capsize": 4, "linewidth": 1.8, "ecolor": _INK, "elinewidth": 1.3}
+    style: dict[str, Any] = {"capsize": 4, "linewidth": 1.8, "ecolor": INK, "elinewidth": 1.3}
     axes.errorbar(probability, mean, yerr=reach, fmt="o-", color=_DISTURBED, **style)
     axes.axhline(mean[0], color=_INTACT, linestyle="--", linewidth=1.2)
     axes.set(xlabel="share of hand-offs lost", ylabel="return", ylim=ends)
@@ -95,46 +96,46 @@ def _draw_bars(
     axes: Axes, entries: Sequence[Mapping[str, Any]], title: str, ends: tuple[float, float]
 ) -> None:
     """Draw one bar for each entry, the first of which is the undisturbed policy."""
-    _style(axes, title)
+    quiet(axes, title)
     positions = np.arange(len(entries))[::-1]
     mean = np.array([one["return_mean"] for one in entries])
     reach = np.abs(np.array([one["return_ci95"] for one in entries]).T - mean)
     colours = [_INTACT] + [_DISTURBED] * (len(entries) - 1)
     axes.barh(positions, mean, height=0.62, color=colours)
-    style: dict[str, Any] = {"fmt": "none", "color": _INK, "capsize": 4, "linewidth": 1.3}
+    style: dict[str, Any] = {"fmt": "none", "color": INK, "capsize": 4, "linewidth": 1.3}
     axes.errorbar(mean, positions, xerr=reach, **style)
     for position, one in zip(positions, entries, strict=True):
         end = max(0.0, one["return_ci95"][1])
-        place_at: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": _INK}
+        place_at: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK}
         axes.annotate(f"{one['return_mean']:.1f}", (end, position), (6, 0), **place_at)
     axes.set_yticks(positions, [one["label"] for one in entries])
-    axes.tick_params(axis="y", length=0, labelcolor=_INK)
+    axes.tick_params(axis="y", length=0, labelcolor=INK)
     axes.set_xlim(ends[0], ends[1] + 0.1 * (ends[1] - ends[0]))
     axes.grid(visible=False, axis="y")
     axes.axvline(mean[0], color=_INTACT, linestyle="--", linewidth=1.2)
-    axes.axvline(0.0, color=_INK, linewidth=0.8)
+    axes.axvline(0.0, color=INK, linewidth=0.8)
 
 
 def _draw_gradients(axes: Axes, result: Mapping[str, Any]) -> None:
     """Draw the lower triangle of relative gradient norms."""
     shares = relative_gradients(result)
     count = len(shares)
-    axes.set_title("Gradient that reaches each predecessor", loc="left", fontsize=12, color=_INK)
+    axes.set_title("Gradient that reaches each predecessor", loc="left", fontsize=12, color=INK)
     above = np.triu(np.ones_like(shares, dtype=bool), k=1)
     drawn = np.ma.masked_where(above | np.isnan(shares), shares)
     axes.imshow(drawn, cmap="Blues", vmin=0.0, vmax=max(1.0, float(np.nanmax([1.0, *shares.flat]))))
     if count <= _LEGIBLE:
         for row, column in zip(*np.nonzero(~above), strict=True):
             share = shares[row, column]
-            colour = "white" if share > 0.6 else _INK
+            colour = "white" if share > 0.6 else INK
             text = "–" if np.isnan(share) else f"{share:.0%}"
             axes.text(column, row, text, ha="center", va="center", color=colour)
         axes.set_xticks(range(count), [str(agent) for agent in range(count)])
         axes.set_yticks(range(count), [str(agent) for agent in range(count)])
-    axes.set_xlabel("input of agent", color=_INK)
-    axes.set_ylabel("loss of agent", color=_INK)
+    axes.set_xlabel("input of agent", color=INK)
+    axes.set_ylabel("loss of agent", color=INK)
     axes.spines[:].set_visible(False)
-    axes.tick_params(colors=_FAINT, length=0)
+    axes.tick_params(colors=FAINT, length=0)
 
 
 def _small_print(result: Mapping[str, Any]) -> str:
@@ -146,13 +147,3 @@ def _small_print(result: Mapping[str, Any]) -> str:
         "gradients: norm relative to the gradient at the agent's own input, "
         f"{result['gradient']['episodes']} episodes"
     )
-
-
-def _style(axes: Axes, title: str) -> None:
-    """Give axes a title and a quiet frame."""
-    axes.set_title(title, loc="left", fontsize=12, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_LINES)
-    axes.tick_params(colors=_FAINT)
-    axes.grid(color=_LINES, linewidth=0.6)
-    axes.set_axisbelow(True)

@@ -21,8 +21,9 @@ def leave_empty(axes: Axes, why: str) -> None:
     axes.text(0.5, 0.5, why, ha="center", color=FAINT, fontsize=11, transform=axes.transAxes)
 
 
-def quiet(axes: Axes) -> None:
+def quiet(axes: Axes, title: str = "") -> None:
     """Give axes a quiet frame: what is drawn counts, not the box."""
+    axes.set_title(title, loc="left", fontsize=12, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINES)
     axes.tick_params(colors=FAINT)

@@ -11,11 +11,12 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from mads4.atomic import atomic_path
+from mads4.report.style import FAINT, INK
 
 _COLOURS = 96  # flat drawings with smooth edges; one transparent entry must remain of 256
 _PALETTE_FRAMES = 6
 _HEADER, _COLUMN = 38, 80  # pixels: the strip's height, the least width of one value
-_INK, _FAINT, _PAPER = "#26323D", "#6B7784", "#FFFFFF"
+_PAPER = "#FFFFFF"
 
 
 def with_header(frame: npt.NDArray[np.uint8], values: Mapping[str, str]) -> npt.NDArray[np.uint8]:
@@ -37,8 +38,8 @@ def with_header(frame: npt.NDArray[np.uint8], values: Mapping[str, str]) -> npt.
     column = strip.width / len(values)
     for index, (caption, value) in enumerate(values.items()):
         centre = (index + 0.5) * column
-        draw.text((centre, 11), caption, fill=_FAINT, font=_font(11), anchor="mm")
-        draw.text((centre, 27), value, fill=_INK, font=_font(16), anchor="mm")
+        draw.text((centre, 11), caption, fill=FAINT, font=_font(11), anchor="mm")
+        draw.text((centre, 27), value, fill=INK, font=_font(16), anchor="mm")
     return np.concatenate([np.asarray(strip, dtype=np.uint8), frame])
 
 
