@@ -43,7 +43,10 @@ MISTAKES = [
     ),
     (["train", "name=a/b"], ["name: got 'a/b', expected a folder's name"]),
     (["train", "env=custom"], ["env.factory: missing, expected package.module:function"]),
-    (["train", "trainer=3"], ["trainer: got '3', expected one of offline, offline_online, online."]),
+    (
+        ["train", "trainer=3"],
+        ["trainer: got '3', expected one of offline, offline_online, online."],
+    ),
     (
         ["train", "kernel=troch"],
         ["kernel: got 'troch', expected one of auto, cuda, keops, torch. Did you mean 'torch'?"],
