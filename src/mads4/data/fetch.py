@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mads4.data.archive import extract
 from mads4.data.download import download
+from mads4.data.lock import locked
 from mads4.data.registry import Entry
 from mads4.errors import UserError
 
@@ -25,11 +26,19 @@ def fetch(entry: Entry, on_progress: Progress | None = None) -> Path:
         found = download(
             entry.addresses, entry.archive, sha256=entry.sha256, on_progress=on_progress
         )
-        try:
-            extract(found.path, entry.place)
-        except UserError as error:
-            raise UserError(f"{error} ({found.path} is kept; delete it before that.)") from error
+        with locked(found.path.with_name(f"{found.path.name}.unpacking"), f"unpacks {found.path}"):
+            _unpack(found.path, entry)
     return locate(entry)
+
+
+def _unpack(archive: Path, entry: Entry) -> None:
+    """Unpack an archive, unless another process has done so in the meantime."""
+    if entry.is_here:
+        return
+    try:
+        extract(archive, entry.place)
+    except UserError as error:
+        raise UserError(f"{error} ({archive} is kept; delete it before that.)") from error
 
 
 def locate(entry: Entry) -> Path:

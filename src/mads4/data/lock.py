@@ -7,6 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+from mads4.errors import UserError
 
 if sys.platform != "win32":
     import fcntl
@@ -24,13 +27,36 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Args:
         path: the lock file; its folder is made.
         what: what the other process is doing, for the log, for example ``records into <file>``.
+
+    Raises:
+        UserError: the lock file cannot be written, or its file system has no locks.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    with _opened(path) as lock:
         if sys.platform != "win32":
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                logger.warning("Another process %s; waiting.", what)
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait(lock, path, what)
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {path.parent}: {error.strerror}. Check its permissions, or set "
+            "MADS4_DATA_DIR to a folder of yours."
+        ) from error
+
+
+def _wait(lock: TextIO, path: Path, what: str) -> None:
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("Another process %s; waiting.", what)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise UserError(
+            f"Cannot lock {path}: {error.strerror}. Some network file systems have no locks; set "
+            "MADS4_DATA_DIR to a folder on another."
+        ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -55,6 +56,12 @@ def test_an_archive_put_there_by_hand_is_unpacked(entry: Entry, tmp_path: Path) 
     entry.archive.parent.mkdir(parents=True)
     (tmp_path / "www" / "3m.zip").rename(entry.archive)
     assert fetch(entry).name == "3m.vlt"
+
+
+def test_two_who_fetch_at_once_both_get_it(entry: Entry) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(fetch, [entry, entry]))
+    assert found == [entry.place / "smac_v1" / "3m.vlt"] * 2
 
 
 def test_a_damaged_archive_leaves_nothing_in_place(entry: Entry, tmp_path: Path) -> None:
