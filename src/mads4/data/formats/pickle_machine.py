@@ -11,8 +11,7 @@ who either knows how to build such a value or refuses it. Four more things set i
 - The input is read in blocks, so that the file itself is never in memory.
 - Nothing recurses, and every opcode takes time in proportion to its bytes.
 
-The memo does not keep what picklers never refer to again, arguments of calls and long texts (the
-content of arrays in protocol 2): they would double the memory. A file that does is refused.
+Where values wait and are noted is `pickle_stack`.
 """
 
 from __future__ import annotations
@@ -21,13 +20,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mads4.data.formats.pickle_source import LONGEST_NAME, Source
+from mads4.data.formats.pickle_stack import Stack
 from mads4.data.formats.pickle_values import Budget, Call, Pending, RefusedError, decode_run
 
-_FORGOTTEN = object()
-_KEYS = (str, bytes, int, bool, type(None))
 
-
-class Machine:
+class Machine(Stack):
     """Interprets the pickles of a source, one after another.
 
     Args:
@@ -42,8 +39,8 @@ class Machine:
         budget: Budget,
         find: Callable[[str], Any],
     ) -> None:
+        super().__init__(budget)
         self.source = source
-        self.budget = budget
         self._find = find
 
     def load(self, persistent: Callable[[Machine, Any], Any] | None = None) -> Any:
@@ -56,9 +53,7 @@ class Machine:
             RefusedError: a pickle that is damaged, wants a foreign name or too much memory.
         """
         self._persistent = persistent
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: list[Any] = []
+        self._clear()
         operations = _OPERATIONS
         while True:
             code = self.source.take(1)[0]
@@ -67,33 +62,7 @@ class Machine:
             if code not in operations:
                 raise RefusedError(f"opcode {code:#04x} is not one of those that describe data")
             operations[code](self)
-        if len(self._stack) != 1 or self._marks:
-            raise RefusedError("it ends with an unfinished value")
-        return self._stack[0]
-
-    def push(self, value: Any, size: int = 0) -> None:
-        """Push a new value that takes `size` bytes, beside its place on the stack."""
-        self.budget.book(size + 8)
-        self._stack.append(value)
-
-    def _pop(self) -> Any:
-        self._top()
-        self.budget.free(8)
-        return self._stack.pop()
-
-    def _top(self) -> Any:
-        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
-            raise RefusedError("it needs a value where there is none")
-        return self._stack[-1]
-
-    def _since_mark(self) -> list[Any]:
-        if not self._marks:
-            raise RefusedError("a mark is missing")
-        mark = self._marks.pop()
-        items = self._stack[mark:]
-        del self._stack[mark:]
-        self.budget.free(8 * len(items))
-        return items
+        return self._result()
 
     def mark(self) -> None:
         """Begin a sequence of items; take it whole if it is a run of numbers in a list."""
@@ -235,37 +204,6 @@ class Machine:
         key = self._pop()
         self._forget(key)
         self.push(self._persistent(self, key))
-
-    def put(self, place: int) -> None:
-        """Note the last value in the memo, in the next place or instead of another."""
-        value = self._top()
-        if place > len(self._memo):
-            raise RefusedError(f"its memo jumps to place {place}, {len(self._memo)} was next")
-        if type(value) is Pending and value.place < 0:
-            value.place = place
-        kept = _FORGOTTEN if type(value) is str and len(value) > LONGEST_NAME else value
-        if place < len(self._memo):
-            self._memo[place] = kept
-        else:
-            self.budget.book(8)
-            self._memo.append(kept)
-
-    def memoize(self) -> None:
-        """Note the last value in the next place."""
-        self.put(len(self._memo))
-
-    def get(self, place: int) -> None:
-        """Push a value from the memo."""
-        if place >= len(self._memo):
-            raise RefusedError(f"its memo has no place {place}")
-        if self._memo[place] is _FORGOTTEN:
-            raise RefusedError("it refers back to a long text or to arguments, as no pickler does")
-        self.push(self._memo[place])
-
-    def _forget(self, value: Any) -> None:
-        """Let go of arguments that were noted last."""
-        if self._memo and self._memo[-1] is value:
-            self._memo[-1] = _FORGOTTEN
 
     def protocol(self) -> None:
         """Check which version of the language follows."""
