@@ -18,7 +18,7 @@ from mads4.errors import UserError
 def test_what_our_writers_write_is_recognised(tmp_path: Path) -> None:
     write_dataset(tmp_path / "a.h5", SPEC, make_episodes(2))
     write_alberdice(tmp_path / "arrays", SPEC, make_episodes(2))
-    write_madt(tmp_path / "3m" / "good", make_episodes(2))
+    write_madt(tmp_path / "3m" / "good", SPEC, make_episodes(2))
     (tmp_path / "3m.vlt" / "Good").mkdir(parents=True)
     found = {
         name: guess_format(tmp_path / name)

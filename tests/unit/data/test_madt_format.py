@@ -6,6 +6,7 @@ import logging
 import os
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def equal(found: Episode, given: Episode) -> bool:
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     save(tmp_path / "old", nested(4), nested(LIMIT, 1), nested(3, 2, done=False), nested(1, 3))
     given = list(open_madt(tmp_path / "old", SPEC).episodes())
-    assert write_madt(tmp_path / "new", given) == 4
+    assert write_madt(tmp_path / "new", SPEC, given) == tmp_path / "new"
     found = list(open_madt(tmp_path / "new", SPEC).episodes())
     assert all(equal(*pair) for pair in zip(found, given, strict=True))
     data = [Dataset.from_episodes(SPEC, episodes) for episodes in (given, found)]
@@ -85,15 +86,22 @@ def test_a_state_for_all_is_written_for_each(tmp_path: Path) -> None:
     save(tmp_path / "old", nested(4))
     (given,) = open_madt(tmp_path / "old", SPEC).episodes()
     common = Episode(**{**vars(given), "state": given.state[:, :1]})
-    write_madt(tmp_path / "new", [common])
+    write_madt(tmp_path / "new", replace(SPEC, state_per_agent=False), [common])
     (found,) = open_madt(tmp_path / "new", SPEC).episodes()
     np.testing.assert_array_equal(found.state, np.repeat(given.state[:, :1], AGENTS, axis=1))
 
 
-def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="is not empty"):
-        write_madt(tmp_path, [])
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    save(tmp_path / "old", nested(4))
+    (given,) = open_madt(tmp_path / "old", SPEC).episodes()
+    with pytest.raises(UserError, match="exists already"):
+        write_madt(tmp_path / "old", SPEC, [given])
+    with pytest.raises(UserError, match="at least one episode"):
+        write_madt(tmp_path / "new", SPEC, [])
+    wrong = Episode(**{**vars(given), "action": given.action + 99})
+    with pytest.raises(UserError, match="Episode 1 cannot be stored"):
+        write_madt(tmp_path / "new", SPEC, [given, wrong])
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 @pytest.mark.parametrize(
@@ -275,7 +283,7 @@ def test_memory_stays_below_twice_the_file(tmp_path: Path) -> None:
 
 def test_a_file_of_torch_alone_loads_what_we_write(tmp_path: Path) -> None:
     save(tmp_path / "old", nested(3))
-    write_madt(tmp_path / "new", open_madt(tmp_path / "old", SPEC).episodes())
+    write_madt(tmp_path / "new", SPEC, open_madt(tmp_path / "old", SPEC).episodes())
     (path,) = (tmp_path / "new").iterdir()
     content = torch.load(path, weights_only=True)
     assert [len(steps) for steps in content] == [3] * AGENTS

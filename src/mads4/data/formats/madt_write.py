@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mads4.atomic import atomic_path
-from mads4.errors import UserError
-from mads4.types import Episode
+from mads4.data.formats.export import checked, new_folder
+from mads4.types import EnvSpec, Episode
 
 
-def write_madt(folder: Path | str, episodes: Iterable[Episode]) -> int:
+def write_madt(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episode]) -> Path:
     """Write a file of nested lists for each episode, numbered in the order they come.
 
     All agents get the team's reward, and the global state too, if it is one for all. They are done
@@ -22,29 +21,21 @@ def write_madt(folder: Path | str, episodes: Iterable[Episode]) -> int:
     terminated at the very step limit, which are taken to have been truncated.
 
     Args:
-        folder: made if need be; it must not hold files, which would be read as episodes.
-        episodes: consumed one at a time.
+        folder: a new folder, ``<map>/<quality>``, say.
+        spec: what every episode has to fit.
+        episodes: consumed one at a time, so that memory holds only one.
 
     Returns:
-        The number of episodes.
+        The folder, which appears complete or not at all.
 
     Raises:
-        UserError: the folder holds something, or cannot be written to.
+        UserError: the folder exists, an episode does not fit, or there is none.
     """
     folder = Path(folder).expanduser()
-    count = 0
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty. Give another folder, or empty it.")
-        for count, episode in enumerate(episodes, start=1):
-            with atomic_path(folder / f"{count - 1:06d}.pt") as beside:
-                torch.save(_lists(episode), beside)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write to {folder}: {error}. Check the folder's permissions and space."
-        ) from error
-    return count
+    with new_folder(folder) as beside:
+        for number, (episode, _) in enumerate(checked(spec, episodes)):
+            torch.save(_lists(episode), beside / f"{number:06d}.pt")
+    return folder
 
 
 def _lists(episode: Episode) -> list[list[list[object]]]:
