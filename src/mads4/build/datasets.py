@@ -25,6 +25,7 @@ from mads4.data import registry
 from mads4.data.dataset import Dataset
 from mads4.data.fetch import locate
 from mads4.data.formats.recording import open_recording
+from mads4.data.guess import looks_like
 from mads4.data.known_sizes import explain_sizes
 from mads4.data.on_demand import open_dataset
 from mads4.envs.matrix_game import MatrixGame
@@ -47,10 +48,9 @@ def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Data
             path = record(make_env, config, progress)
             data, source = open_dataset(path, config.in_memory), str(path)
         elif isinstance(config, FileDataset):
-            data, source = (
-                open_dataset(Path(config.path).expanduser(), config.in_memory),
-                config.path,
-            )
+            path = Path(config.path).expanduser()
+            _require_format(path, "file")
+            data, source = open_dataset(path, config.in_memory), config.path
         elif isinstance(config, RecordedDataset):
             data, source = _recorded_dataset(config, env.spec, progress)
         else:
@@ -79,8 +79,14 @@ def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry
     """Return where the data lie, and what the registry says about them."""
     if config.path is not None:
         given = Path(config.path).expanduser()
-        if given.exists() or not registry.known(config.path):
+        if given.exists():
+            _require_format(given, config.name)
             return given, None
+        if not registry.known(config.path):
+            raise UserError(
+                f"dataset.path: there is no file or folder {given}, nor a data set of that name "
+                f"in the registry (mads4 data list).{registry.near(config.path)}"
+            )
         entry = registry.find(config.path)
         if entry.format != config.name:
             raise UserError(
@@ -90,6 +96,16 @@ def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry
     else:
         entry = registry.choose(config.name, spec.name, spec.scenario, config.quality)
     return locate(entry), entry
+
+
+def _require_format(path: Path, kind: str) -> None:
+    """Raise `UserError` when what lies at a place looks like another kind of data set."""
+    found = looks_like(path) if path.exists() else None
+    wanted = "file" if found == "hdf5" else found
+    if wanted not in (None, kind):
+        raise UserError(
+            f"dataset={kind}: {path} looks like the format {found}; use dataset={wanted}."
+        )
 
 
 def _require_fit(data: Dataset, env: MultiAgentEnv, source: str) -> None:

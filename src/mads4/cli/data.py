@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from mads4.errors import UserError
 
 SOURCE_HELP = "file, folder, or name in `mads4 data list`"
 _ACTIONS = {
@@ -23,13 +27,24 @@ _ACTIONS = {
 
 
 def run(command: str, argv: list[str]) -> int:
-    """Run `mads4 data` and return its exit code."""
+    """Run `mads4 data` and return its exit code.
+
+    What the system refuses (a name too long, a disk that is full, a folder without permission) is
+    the user's to mend, whichever step of the work it stops.
+    """
     args = parser(command).parse_args(argv)
     module, _, function = _ACTIONS[args.action].partition(":")
     action: Callable[[argparse.Namespace], None] = getattr(
         importlib.import_module(module), function
     )
-    action(args)
+    try:
+        action(args)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads the output, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        raise UserError(f"{error.filename or args.action}: {error.strerror or error}.") from error
     return 0
 
 
@@ -71,7 +86,11 @@ def _add_readers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     plot = actions.add_parser("plot", help="draw returns, lengths and actions of a data set")
     _add_source(plot)
     plot.add_argument(
-        "out", type=Path, nargs="?", metavar="PNG", help="picture to write; <name>.png by default"
+        "out",
+        type=Path,
+        nargs="?",
+        metavar="PNG",
+        help="picture to write; <name>.png in this folder by default",
     )
     plot.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -87,7 +106,7 @@ def _add_convert(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
         help="format to write (default: hdf5, our own)",
     )
     convert.add_argument("--limit", type=int, metavar="N", help="only the first N episodes")
-    convert.add_argument("--name", default="", help="name of the data set")
+    convert.add_argument("--name", default="", help="name of the data set, in our own format")
 
 
 def _add_edits(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -20,13 +21,26 @@ from mads4.errors import UserError
 from mads4.progress import Advance, progress_bar
 from mads4.types import Episode
 
+_WRITERS = {
+    "alberdice": "mads4.data.formats.alberdice_write:write_alberdice",
+    "madt": "mads4.data.formats.madt_write:write_madt",
+    "og_marl": "mads4.data.formats.og_marl_write:write_og_marl",
+}
+"""Format → its writer, ``(folder, spec, episodes, **options) -> Path``, imported when used."""
+
 
 def convert(args: argparse.Namespace) -> None:
     """Write a data set in another format."""
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit: got {args.limit}, expected a whole number >= 1.")
+    if args.name and args.to != "hdf5":
+        raise UserError(f"--name: the format {args.to} has no place for a name; leave it out.")
     target = args.target.expanduser()
     source = open_source(args)
+    if source.format == "madt" and target.resolve().parent == source.path.resolve():
+        raise UserError(
+            f"Every file in {source.path} counts as an episode. Write {target.name} elsewhere."
+        )
     if args.to == "hdf5":
         _write(source.recording, target, args, source)
         return
@@ -116,27 +130,20 @@ def _tell(header: DatasetHeader, target: Path) -> None:
 
 def _export(source: Source, target: Path, args: argparse.Namespace) -> Path:
     """Write a folder in another project's layout; return it."""
-    spec = source.recording.spec
-    with progress_bar("writing", args.limit, not args.quiet) as advance:
-        episodes = _told(islice(source.recording.episodes(), args.limit), advance)
-        if args.to == "alberdice":
-            from mads4.data.formats.alberdice_write import write_alberdice
-
-            with _replacing(target, args):
-                return write_alberdice(target, spec, episodes)
-        if args.to == "madt":
-            from mads4.data.formats.madt_write import write_madt
-
-            with _replacing(target, args):
-                write_madt(target, episodes)
-            return target
-        from mads4.data.formats.og_marl_write import write_og_marl
+    options: dict[str, str] = {}
+    place = target
+    if args.to == "og_marl":
+        from mads4.data.formats.og_marl_write import uid_folder
 
         uid = args.uid or (source.entry and source.entry.quality.title())
         if not uid:
             raise UserError("--to og_marl: name the recording to write, for example --uid Expert.")
-        with _replacing(target / uid, args):
-            return write_og_marl(target, spec, episodes, uid)
+        place, options = uid_folder(target, uid), {"uid": uid}
+    module, _, function = _WRITERS[args.to].partition(":")
+    write: Callable[..., Path] = getattr(importlib.import_module(module), function)
+    with progress_bar("writing", args.limit, not args.quiet) as advance, _replacing(place, args):
+        episodes = _told(islice(source.recording.episodes(), args.limit), advance)
+        return write(target, source.recording.spec, episodes, **options)
 
 
 def _told(episodes: Iterator[Episode], advance: Advance) -> Iterator[Episode]:
@@ -151,8 +158,11 @@ def _require_free(target: Path, args: argparse.Namespace) -> None:
         return
     read = [*getattr(args, "sources", []), *([args.source] if hasattr(args, "source") else [])]
     for path in (Path(name).expanduser().resolve() for name in read):
-        if path == target.resolve() or target.resolve() in path.parents:
-            raise UserError(f"{target} is what is being read. Give the result another name.")
+        whole = target.resolve()
+        if path == whole or whole in path.parents or path in whole.parents:
+            raise UserError(
+                f"{target} is what is being read, or a part of it. Give the result another name."
+            )
     if not args.force:
         raise UserError(f"{target} exists. Give another name, or --force to replace it.")
 
@@ -170,6 +180,7 @@ def _replacing(target: Path, args: argparse.Namespace) -> Iterator[None]:
     if not target.is_dir() or looks_like(target) != args.to:
         raise UserError(f"{target} is no data set in the format {args.to}; it is left alone.")
     aside = target.with_name(f".{target.name}.replaced")
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
     target.replace(aside)
     try:
         yield

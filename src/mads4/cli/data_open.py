@@ -11,6 +11,7 @@ from typing import Any
 from mads4.data import registry
 from mads4.data.fetch import locate
 from mads4.data.formats.recording import Recording, open_recording
+from mads4.data.formats.vault import METADATA
 from mads4.data.guess import guess_format
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
@@ -49,8 +50,12 @@ def open_source(args: argparse.Namespace) -> Source:
         entry = registry.find(args.source)
         given = locate(entry)
     data_format = args.format or (entry and entry.format) or _guessed(given)
+    if data_format == "hdf5":
+        _refuse_names(args)
     spec = _named(args, entry)
-    recording = open_recording(data_format, given, spec, **_options(args, entry, data_format))
+    recording = open_recording(
+        data_format, given, spec, **_options(args, entry, data_format, given)
+    )
     if spec is None and data_format != "hdf5":
         recording.spec = replace(recording.spec, **_names(args, entry))
     return Source(given, data_format, recording, entry)
@@ -64,11 +69,12 @@ def _guessed(path: Path) -> str:
 
 
 def _options(
-    args: argparse.Namespace, entry: registry.Entry | None, data_format: str
+    args: argparse.Namespace, entry: registry.Entry | None, data_format: str, path: Path
 ) -> dict[str, Any]:
     """Return the reader's own options; those of other formats are refused."""
     given = {"uid": args.uid or (entry and entry.uid), "team_reward": args.team_reward}
-    if data_format != "og_marl" and getattr(args, "to", None) == "og_marl":
+    one = data_format != "og_marl" or (path / METADATA).is_file()
+    if one and getattr(args, "to", None) == "og_marl":
         given["uid"] = None  # it names the recording to write
     options = {key: value for key, value in given.items() if value is not None}
     if options and data_format != "og_marl":
@@ -86,6 +92,16 @@ def _names(args: argparse.Namespace, entry: registry.Entry | None) -> dict[str, 
         known["reward"] = entry.reward
     told = {key: getattr(args, "env" if key == "name" else key) for key in _NAMES}
     return known | {key: value for key, value in told.items() if value is not None}
+
+
+def _refuse_names(args: argparse.Namespace) -> None:
+    """Refuse to say of our own files, which know it, what was recorded."""
+    told = [key for key in ("env", *_NAMES[1:]) if getattr(args, key) is not None]
+    if told:
+        raise UserError(
+            f"--{told[0].replace('_', '-')}: {args.source} says itself what was recorded. Where "
+            "that is wrong, convert what it was made from again, with this option."
+        )
 
 
 def _named(args: argparse.Namespace, entry: registry.Entry | None) -> EnvSpec | None:

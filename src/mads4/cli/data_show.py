@@ -11,7 +11,7 @@ from typing import Any
 
 from mads4.atomic import json_safe
 from mads4.cli.data_open import Source, open_source
-from mads4.data.content import step_columns
+from mads4.data.content import MisfitError, step_columns
 from mads4.data.convert import skipped_summary
 from mads4.data.dataset import DatasetHeader, EpisodeRow, EpisodeTable
 from mads4.data.download import check_file
@@ -47,10 +47,8 @@ def verify(args: argparse.Namespace) -> None:
     if source.entry is not None and source.entry.archive.exists():
         check_file(source.entry.archive, source.entry.sha256)
         sys.stdout.write(f"{source.entry.archive}: SHA-256 as recorded\n")
-    spec = source.recording.spec
     count = steps = 0
     for episode in _read(source, "checking", not args.quiet):
-        step_columns(spec, episode, count)
         count, steps = count + 1, steps + episode.length
     sys.stdout.write(f"{source.path}: sound, {count} episodes, {steps} steps\n")
     if source.format == "hdf5":
@@ -69,6 +67,8 @@ def plot(args: argparse.Namespace) -> None:
 
     from mads4.report.data_picture import DataFacts, data_picture
 
+    if args.out is not None and args.out.suffix.lower() != ".png":
+        raise UserError(f"{args.out}: the picture is a PNG. Give a name that ends in .png.")
     source = open_source(args)
     spec = source.recording.spec
     counts = np.zeros((spec.n_agents, spec.n_actions), np.int64)
@@ -101,19 +101,30 @@ def _header(source: Source) -> DatasetHeader:
     if source.format == "hdf5":
         return read_header(source.path)
     recording = source.recording
-    rows = [EpisodeRow.of(episode) for episode in recording.episodes()]
+    rows = [EpisodeRow.of(episode) for episode in _read(source, "reading", True)]
     origin = {**recording.origin, **source.about, "skipped": skipped_summary(recording.skipped)}
     table = EpisodeTable.from_episodes(rows)
     return DatasetHeader(recording.name, recording.spec, origin, "", table)
 
 
 def _read(source: Source, what: str, progress: bool) -> Iterator[Episode]:
-    """Yield the episodes while a bar moves on."""
+    """Yield the episodes, checked, while a bar moves on.
+
+    Raises:
+        UserError: an episode that no environment can have had, or none at all.
+    """
     total = len(read_header(source.path)) if source.format == "hdf5" else None
+    spec, done = source.recording.spec, 0
     with progress_bar(what, total, progress) as advance:
         for done, episode in enumerate(source.recording.episodes(), 1):
+            try:
+                step_columns(spec, episode, done - 1)
+            except MisfitError as error:
+                raise UserError(f"{source.path}: {error}") from error
             yield episode
             advance(done, "episodes")
+    if not done:
+        raise UserError(f"{source.path} holds no episode.")
 
 
 def _compare(source: Source, given: Path) -> None:

@@ -58,7 +58,7 @@ def step_columns(spec: EnvSpec, episode: Episode, number: int) -> dict[str, Arra
         number: Its place in the data set, for messages.
 
     Raises:
-        UserError: when shapes, dtypes, lengths or values do not fit `spec`.
+        MisfitError: when shapes, dtypes, lengths or values do not fit `spec`.
     """
     given = {name: np.asarray(getattr(episode, name)) for name in STEP_ARRAYS}
     length = len(given["action"])
@@ -105,8 +105,12 @@ def _all_finite(values: Array) -> bool:
         return bool(np.isfinite(values.sum())) or bool(np.isfinite(values).all())
 
 
-def _misfit(number: int, what: str) -> UserError:
-    return UserError(
+class MisfitError(UserError):
+    """An episode that does not fit its specification."""
+
+
+def _misfit(number: int, what: str) -> MisfitError:
+    return MisfitError(
         f"Episode {number} cannot be stored: {what}. Mend the environment or reader it comes from."
     )
 

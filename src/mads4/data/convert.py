@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mads4.data.content import MisfitError
 from mads4.data.dataset import DatasetHeader
 from mads4.data.formats.recording import Recording
 from mads4.data.sources import described_aside
@@ -54,7 +56,7 @@ def convert(
     """
     if limit is not None and limit < 1:
         raise UserError(f"A data set needs at least one episode, got the limit {limit}.")
-    with described_aside(recording.files) as source:
+    with described_aside(recording.files) as source, _naming(recording):
         return write_dataset(
             path,
             recording.spec,
@@ -69,6 +71,16 @@ def convert(
             },
             name or recording.name,
         )
+
+
+@contextmanager
+def _naming(recording: Recording) -> Iterator[None]:
+    """Say whose episode it is that cannot be stored."""
+    try:
+        yield
+    except MisfitError as error:
+        where = recording.files[0].parent if recording.files else recording.name
+        raise UserError(f"{where}: {error}") from error
 
 
 def skipped_summary(skipped: Mapping[str, str]) -> dict[str, Any]:

@@ -110,8 +110,14 @@ def merge(parents: Sequence[Stored]) -> Edited:
     """Return all episodes of several data sets, one after another.
 
     Raises:
-        UserError: they differ in specification or reward definition, or one is given twice.
+        UserError: they differ in specification or reward definition, one is given twice, or there
+            is only one.
     """
+    if len(parents) < 2:
+        raise UserError(
+            "merge takes two or more data set files, and then the one to write, for example: "
+            "mads4 data merge a.h5 b.h5 both.h5"
+        )
     first = parents[0]
     seen: dict[str, Path] = {}
     for parent in parents:
@@ -198,11 +204,14 @@ def divided(count: int, parts: Sequence[float | int], seed: int) -> list[IntArra
         seed: decides who goes where.
 
     Raises:
-        UserError: a part that is empty or no share, or more episodes than there are.
+        UserError: a part that is empty or no share, more episodes than there are, or a negative
+            seed.
     """
     for part in parts:
         if isinstance(part, float) and not 0.0 < part < 1.0:
             raise UserError(f"A share of the episodes lies between 0 and 1, got {part}.")
+        if isinstance(part, int) and part < 1:
+            raise UserError(f"A part has at least one episode, got {part}.")
     ends = [0]
     exact = 0.0
     for part in parts:
@@ -212,6 +221,8 @@ def divided(count: int, parts: Sequence[float | int], seed: int) -> list[IntArra
         raise UserError(
             f"The parts {_words(parts)} want {ends[-1]} episodes, the data set has {count}."
         )
+    if seed < 0:
+        raise UserError(f"The seed is a whole number >= 0, got {seed}.")
     order = np.random.default_rng(seed).permutation(count)
     found: list[IntArray] = [np.sort(order[a:b]) for a, b in pairwise(ends)]
     if any(len(part) == 0 for part in found):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mads4.data import registry
 from mads4.errors import UserError
 
 HDF5_HEAD = b"\x89HDF\r\n\x1a\n"
@@ -20,7 +21,7 @@ def guess_format(path: Path) -> str:
     if not path.exists():
         raise UserError(
             f"There is no file or folder {path}, nor a data set of that name in the registry "
-            "(mads4 data list)."
+            f"(mads4 data list).{registry.near(str(path))}"
         )
     found = looks_like(path)
     if found is None:
@@ -46,7 +47,11 @@ def _of_folder(folder: Path) -> str | None:
         return "og_marl"
     if any(folder.glob("*/metadata.json")) or (folder / "metadata.json").is_file():
         return "og_marl"
-    episodes = (file for file in sorted(folder.iterdir()) if file.is_file())
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"Cannot read {folder}: {error.strerror}.") from error
+    episodes = (file for file in inside if file.is_file())
     first = next((file for file in episodes if not file.name.startswith(".")), None)
     return "madt" if first is not None and _head(first).startswith(TORCH_HEADS) else None
 

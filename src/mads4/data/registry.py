@@ -127,10 +127,15 @@ def find(name: str) -> Entry:
     named = {entry.name.lower(): entry for entry in entries()}
     if name.lower() not in named:
         raise UserError(
-            f"There is no data set '{name}' in the registry.{did_you_mean(name.lower(), named)} "
+            f"There is no data set '{name}' in the registry.{near(name)} "
             "All are listed by: mads4 data list"
         )
     return named[name.lower()]
+
+
+def near(name: str) -> str:
+    """Return `` Did you mean 'x'?`` for the nearest data set, or an empty string."""
+    return did_you_mean(name.lower(), [entry.name.lower() for entry in entries()])
 
 
 def known(name: str) -> bool:

@@ -32,7 +32,7 @@ from mads4.data.formats.madt_write import write_madt
 from mads4.data.formats.og_marl_write import write_og_marl
 from mads4.data.formats.recording import open_recording
 from mads4.data.registry import find
-from mads4.data.store import read_header
+from mads4.data.store import read_header, write_dataset
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
@@ -176,7 +176,7 @@ def test_without_a_path_the_registry_is_asked() -> None:
         reward="",
         state_per_agent=True,
     )
-    write_madt(entry.place, plain(spec))
+    write_madt(entry.place, spec, plain(spec))
     with pytest.raises(UserError) as caught:
         build.dataset(config, make_env, progress=False)
     message = str(caught.value)
@@ -222,12 +222,23 @@ def test_the_quality_names_the_vault_s_recording(tmp_path: Path) -> None:
         (MadtDataset(), {}, "no data set in the format madt for env fake; it has some for smac"),
         (MadtDataset(path="og-marl/3m-good"), {}, "use dataset=og_marl"),
         (OgMarlDataset(path="og-marl/3m-good"), {}, "mads4 data download og-marl/3m-good"),
-        (AlberdiceDataset(path="nowhere"), {}, "no folder nowhere"),
+        (AlberdiceDataset(path="nowhere"), {}, "no file or folder nowhere"),
+        (MadtDataset(path="madt/3m-god"), {}, "Did you mean 'madt/3m-good'"),
     ],
 )
 def test_mistakes(config: Any, env: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build.dataset(config, env_like(**env), progress=False)
+
+
+def test_the_wrong_kind_of_data_set_names_the_right_one(folder: Path, tmp_path: Path) -> None:
+    write_dataset(tmp_path / "own.h5", SPEC, plain(SPEC))
+    for config, message in (
+        (FileDataset(path=str(folder)), "use dataset=alberdice"),
+        (MadtDataset(path=str(tmp_path / "own.h5")), "use dataset=file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            build.dataset(config, env_like(), progress=False)
 
 
 def test_how_rewards_are_defined_is_told(tmp_path: Path) -> None:

@@ -135,6 +135,12 @@ def test_conversion_to_a_vault(ten: Path, tmp_path: Path, cli: Cli, capsys: Capt
     assert cli("data", "show", "pair.vlt", "--uid", "expert", "--json") == 0
     facts = json.loads(capsys.readouterr().out.partition("\n")[2])
     assert (facts["episodes"], facts["steps"]) == (3, 6)
+    assert cli("data", "verify", "pair.vlt/Expert", "--quiet") == 0
+    assert "sound, 3 episodes, 6 steps" in capsys.readouterr().out
+    assert cli("data", "show", "pair.vlt/Expert", "--uid", "Good") == 2
+    assert "is the recording Expert, but 'Good' is asked for" in errors(capsys)
+    copy = ("data", "convert", "pair.vlt/Expert", "copy.vlt", "--to", "og_marl")
+    assert cli(*copy, "--uid", "Good") == cli("data", "verify", "copy.vlt/Good") == 0
     assert cli(*words) == 2
     assert "--uid Expert" in errors(capsys)
     assert cli(*words, "--uid", "Expert") == 2
@@ -157,7 +163,7 @@ def test_a_folder_that_was_to_be_replaced_survives_a_failure(
     assert {path.name for path in folder.parent.iterdir()} == {"arrays", "ten.h5"}
 
 
-def test_conversion_to_madt_s_layout(ten: Path, tmp_path: Path, cli: Cli) -> None:
+def test_conversion_to_madt_s_layout(ten: Path, tmp_path: Path, cli: Cli, capsys: Capture) -> None:
     words = ("convert", str(ten), "3m/good", "--to", "madt", "--quiet")
     assert cli("data", *words) == 0
     assert cli("data", *words) == 2
@@ -166,6 +172,9 @@ def test_conversion_to_madt_s_layout(ten: Path, tmp_path: Path, cli: Cli) -> Non
     np.testing.assert_array_equal(before.observation, after.observation)
     np.testing.assert_array_equal(before.action, after.action)
     assert after.behaviour["quality"] == "good" and after.behaviour["map"] == "3m"
+    capsys.readouterr()
+    assert cli("data", "verify", "3m/good", "--quiet") == cli("data", "show", "3m/good") == 0
+    assert "sound, 10 episodes, 55 steps" in capsys.readouterr().out
 
 
 def test_a_reader_of_one_s_own(ten: Path, tmp_path: Path, cli: Cli) -> None:
@@ -193,7 +202,17 @@ def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
         (("convert", "ten.h5", "new.h5", "--from", "alberdice"), "ten.h5"),
         (("convert", "ten.h5", "new.h5", "--from", "alberdce"), "Did you mean 'alberdice'"),
         (("convert", "ten.h5", "new.h5", "--from", "no_such:reader"), "cannot be imported"),
-        (("plot", "ten.h5", "other"), "Cannot write other"),
+        (("plot", "ten.h5", "toy.h5"), "toy.h5: the picture is a PNG"),
+        (("plot", "ten.h5", "toy.h5/a.png"), "Cannot write toy.h5/a.png"),
+        (("show", "ten.h5", "--env", "rware"), "--env: ten.h5 says itself what was recorded"),
+        (("convert", "ten.h5", "new.h5", "--from", "os:sep"), "cannot be imported and called"),
+        (("convert", "ten.h5", "3m/good", "--to", "madt", "--name", "x"), "--name: the format"),
+        (("convert", "ten.h5", "x.vlt", "--to", "og_marl", "--uid", ".."), "uid is '..'"),
+        (("convert", "ten.h5", "x", "--to", "og_marl", "--uid", "Good"), "named <scenario>.vlt"),
+        (("merge", "ten.h5", "new.h5"), "two or more data set files"),
+        (("split", "ten.h5", "a.h5", "--parts=-5"), "at least one episode, got -5"),
+        (("split", "ten.h5", "a.h5", "--parts", "5", "--seed", "-1"), "seed is a whole number"),
+        (("show", "madt/3m-god"), "Did you mean 'madt/3m-good'?"),
         (("convert", "madt/3m-good", "new.h5"), "not on this machine. It cannot be downloaded"),
         (("convert", "og-marl/3m-good", "new.h5"), "mads4 data download og-marl/3m-good"),
         (("convert", "ten.h5", "arrays", "--to", "alberdice"), "arrays exists"),
@@ -231,6 +250,56 @@ def test_mistakes_are_told_in_a_line_and_change_nothing(
     told = errors(capsys)
     assert message in told and "Traceback" not in told
     assert {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()} == there
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OSError(28, "No space left on device", "new.h5"), 2, "error: new.h5: No space left"),
+        (BrokenPipeError(), 1, ""),
+    ],
+)
+def test_what_the_system_refuses_is_told(
+    error: OSError, code: int, told: str, ten: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise error
+
+    said: list[str] = []
+    monkeypatch.setattr("mads4.cli.data_show.show", refused)
+    monkeypatch.setattr("os.dup2", lambda *_: 0)
+    monkeypatch.setattr("sys.stderr.write", said.append)
+    assert cli("data", "show", str(ten)) == code
+    assert "".join(said).startswith(told)
+
+
+def test_impossible_values_are_told_with_their_place(
+    folder: Path, cli: Cli, capsys: Capture
+) -> None:
+    actions = np.load(folder / "actions.npy")
+    actions[2, 0, 0] = 99
+    np.save(folder / "actions.npy", actions)
+    for words in (("show",), ("verify",), ("plot",)):
+        assert cli("data", *words, str(folder)) == 2
+        assert "arrays: Episode 2 cannot be stored: action has values" in errors(capsys)
+    assert cli("data", "convert", str(folder), "new.h5") == 2
+    assert "arrays: Episode 2 cannot be stored: action has values" in errors(capsys)
+
+
+def test_what_a_killed_process_put_aside_is_in_nobodys_way(
+    ten: Path, folder: Path, cli: Cli
+) -> None:
+    aside = folder.with_name(".arrays.replaced")
+    folder.rename(aside)
+    for force in ((), ("--force",)):
+        assert cli("data", "convert", str(ten), str(folder), "--to", "alberdice", *force) == 0
+    assert not aside.exists()
+
+
+def test_a_folder_of_episodes_is_not_written_into(ten: Path, cli: Cli, capsys: Capture) -> None:
+    assert cli("data", "convert", str(ten), "3m/good", "--to", "madt") == 0
+    assert cli("data", "convert", "3m/good", "3m/good/all.h5") == 2
+    assert "counts as an episode" in errors(capsys)
 
 
 def test_damage_is_found(ten: Path, folder: Path, cli: Cli, capsys: Capture) -> None:

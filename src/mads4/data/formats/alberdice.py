@@ -30,6 +30,7 @@ import numpy as np
 
 from mads4.data.content import Array
 from mads4.data.formats.axes import Layout, axis_lengths
+from mads4.data.formats.recording import names_of
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode, IntArray
 
@@ -57,7 +58,6 @@ _UNREADABLE = (
     *(OSError, ValueError, TypeError, ArithmeticError, EOFError),
     *(SyntaxError, TokenError, RecursionError, MemoryError),  # a head is a Python literal
 )
-_NAMES = ("name", "scenario", "reward", "state_encoding")
 
 
 def open_alberdice(path: Path | str, env: EnvSpec | None = None) -> AlberdiceRecording:
@@ -232,7 +232,7 @@ def _require(folder: Path, name: str, fine: Array, wrong: str) -> None:
 
 def _spec(size: Mapping[str, int], env: EnvSpec | None) -> EnvSpec:
     """Return the environment's names with the data's sizes; who simulated it is not known."""
-    names: dict[str, Any] = {key: getattr(env, key, "") for key in _NAMES}
+    names = names_of(env)
     names |= DEFINITIONS.get(names["name"], {})
     return EnvSpec(
         **names,

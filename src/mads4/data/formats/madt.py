@@ -1,4 +1,4 @@
-"""Data in the layout of MADT (Meng et al. 2022): a folder with one ``torch.save`` file per episode.
+"""Data in the layout of MADT (Meng et al. 2021): a folder with one ``torch.save`` file per episode.
 
 A file holds a list over the agents of lists over the steps of ::
 
@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from mads4.data.formats.madt_episode import MadtEpisode, Sizes, SkippedError
+from mads4.data.formats.recording import names_of
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
@@ -48,7 +49,6 @@ LIMITS: Mapping[str, int] = {
 """SMAC map → steps after which its episodes are cut."""
 
 _QUALITIES = ("good", "medium", "poor", "expert", "random", "replay")
-_NAMES = ("name", "scenario", "reward", "state_encoding")
 _LOG = logging.getLogger(__name__)
 
 
@@ -70,7 +70,7 @@ def open_madt(path: Path | str, env: EnvSpec | None = None) -> MadtRecording:
     limit = env.episode_limit if env is not None else LIMITS.get(scenario, 0)
     first, longest = _survey(files if not limit else files[:1])
     spec = EnvSpec(
-        **{key: getattr(env, key, "") for key in _NAMES},
+        **names_of(env),
         n_agents=first.agents,
         obs_dim=first.observation,
         state_dim=first.state,

@@ -31,6 +31,7 @@ import numpy as np
 
 from mads4.data.content import Array
 from mads4.data.formats.axes import Layout, axis_lengths
+from mads4.data.formats.recording import names_of
 from mads4.data.formats.vault import METADATA, Vault
 from mads4.errors import UserError, did_you_mean
 from mads4.types import EnvSpec, Episode, FloatArray
@@ -42,7 +43,6 @@ BLOCK_BYTES = 1 << 25
 """About so many bytes are read at once."""
 
 _NUMBERS = "fiub"
-_NAMES = ("name", "scenario", "reward", "state_encoding")
 
 
 def open_og_marl(
@@ -175,7 +175,12 @@ def _uid_folder(path: Path, uid: str | None) -> Path:
     if not path.is_dir():
         raise UserError(f"There is no folder {path}. Check the path of the vault.")
     if (path / METADATA).is_file():
-        path, uid = path.parent, uid or path.name
+        if uid is not None and uid.lower() != path.name.lower():
+            raise UserError(
+                f"{path} is the recording {path.name}, but '{uid}' is asked for. Leave out the "
+                f"uid, or give the vault {path.parent}."
+            )
+        path, uid = path.parent, path.name
     there = sorted(entry.parent.name for entry in path.glob(f"[!.]*/{METADATA}"))
     if not there:
         raise UserError(
@@ -260,7 +265,7 @@ def _state(state: Array | None, observation: FloatArray) -> Array:
 
 
 def _spec(vault: Vault, size: Mapping[str, int], longest: int, env: EnvSpec | None) -> EnvSpec:
-    names: dict[str, Any] = {key: getattr(env, key, "") for key in _NAMES}
+    names = names_of(env)
     if "s" not in size:
         names["state_encoding"] = "observations"
     return EnvSpec(

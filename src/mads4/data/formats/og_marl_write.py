@@ -41,18 +41,26 @@ def write_og_marl(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episode]
     Raises:
         UserError: the recording exists, an episode does not fit, or there is none.
     """
-    folder = Path(folder).expanduser()
-    if folder.suffix != ".vlt":
-        raise UserError(f"{folder}: OG-MARL looks for folders named <scenario>.vlt. Add .vlt.")
-    if not uid or uid != Path(uid).name or uid.startswith("."):
-        raise UserError(f"uid is '{uid}', expected a folder's name such as Good or Expert.")
-    target = folder / uid
+    target = uid_folder(Path(folder).expanduser(), uid)
     with new_folder(target) as beside:
         writer = _Writer(beside)
         for episode, columns in checked(spec, episodes):
             writer.append(_experience(spec, episode, columns))
         writer.finish()
     return target
+
+
+def uid_folder(folder: Path, uid: str) -> Path:
+    """Return where a vault keeps the recording `uid`.
+
+    Raises:
+        UserError: a vault that OG-MARL would not find, or a `uid` that is no folder's name.
+    """
+    if folder.suffix != ".vlt":
+        raise UserError(f"{folder}: OG-MARL looks for folders named <scenario>.vlt. Add .vlt.")
+    if not uid or uid != Path(uid).name or uid.startswith("."):
+        raise UserError(f"uid is '{uid}', expected a folder's name such as Good or Expert.")
+    return folder / uid
 
 
 def _experience(spec: EnvSpec, episode: Episode, columns: dict[str, Array]) -> dict[str, Array]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -47,6 +48,12 @@ READERS: Mapping[str, str] = {
 """Format → its reader, ``(path, env=None, **options) -> Recording``, imported when it is used."""
 
 
+def names_of(env: EnvSpec | None) -> dict[str, Any]:
+    """Return what no foreign format says of an environment, empty where it is not known."""
+    names = ("name", "scenario", "reward", "state_encoding")
+    return {name: getattr(env, name, "") for name in names}
+
+
 def open_recording(
     data_format: str, path: Path | str, env: EnvSpec | None = None, **options: Any
 ) -> Recording:
@@ -80,9 +87,11 @@ def _own_reader(path: str) -> Any:
     """Return the user's function ``package.module:function``."""
     module, _, function = path.partition(":")
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+        reader = getattr(importlib.import_module(module), function)
+        inspect.signature(reader).bind(path, None)
+        return reader
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"The reader '{path}' cannot be imported: {error}. Is it installed, or its folder on "
-            "PYTHONPATH?"
+            f"The reader '{path}' cannot be imported and called as (path, env): {error}. Is it "
+            "installed, or its folder on PYTHONPATH?"
         ) from error
