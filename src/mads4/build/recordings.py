@@ -51,31 +51,7 @@ def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Pa
         _LOG.info("data set %s is there already", path)
         return path
     workers = config.workers or os.cpu_count() or 1
-    description: dict[str, Any] = {
-        "name": player,
-        "seed": config.seed,
-        "options": options,
-    }
-    factory = BehaviourFactory(player)
-    if player != "random":
-        _LOG.info("measuring how much noise makes '%s' data", config.quality)
-        plan = noise_range(
-            make_env,
-            factory,
-            config.quality,
-            config.seed,
-            workers=workers,
-            measure=MEASURES.get(spec.name),
-        )
-        factory = BehaviourFactory(player, plan.low, plan.high)
-        description |= {
-            "quality": config.quality,
-            "noise": [plan.low, plan.high],
-            "random_return": plan.random_return,
-            "expert_return": plan.expert_return,
-        }
-        if spec.name in MEASURES:
-            description |= {"measure": plan.measure, "expert_metrics": dict(plan.expert_metrics)}
+    factory, quality = _behaviour(make_env, spec, player, config, workers)
     with progress_bar("recording", config.episodes, progress) as advance:
         return collect(
             make_env,
@@ -83,10 +59,36 @@ def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Pa
             config.episodes,
             config.seed,
             path,
-            behaviour=description,
+            behaviour={"name": player, "seed": config.seed, "options": options, **quality},
             workers=workers,
             on_progress=lambda done, _: advance(done, "episodes"),
         )
+
+
+def _behaviour(
+    make_env: EnvFactory, spec: EnvSpec, player: str, config: GeneratedDataset, workers: int
+) -> tuple[BehaviourFactory, dict[str, Any]]:
+    """Return who plays, with as much noise as the quality takes, and facts on that."""
+    if player == "random":
+        return BehaviourFactory(player), {}
+    _LOG.info("measuring how much noise makes '%s' data", config.quality)
+    plan = noise_range(
+        make_env,
+        BehaviourFactory(player),
+        config.quality,
+        config.seed,
+        workers=workers,
+        measure=MEASURES.get(spec.name),
+    )
+    facts: dict[str, Any] = {
+        "quality": config.quality,
+        "noise": [plan.low, plan.high],
+        "random_return": plan.random_return,
+        "expert_return": plan.expert_return,
+    }
+    if spec.name in MEASURES:
+        facts |= {"measure": plan.measure, "expert_metrics": dict(plan.expert_metrics)}
+    return BehaviourFactory(player, plan.low, plan.high), facts
 
 
 def _player(spec: EnvSpec, config: GeneratedDataset) -> str:
