@@ -7,7 +7,7 @@ import importlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from mads4.data.convert import convert as write_converted
 from mads4.data.dataset import DatasetHeader
 from mads4.data.formats.recording import Recording
 from mads4.data.guess import looks_like
+from mads4.data.lock import locked
 from mads4.errors import UserError
 from mads4.progress import Advance, progress_bar
 from mads4.types import Episode
@@ -98,10 +99,10 @@ def _write(
     recording: Recording, target: Path, args: argparse.Namespace, source: Source | None = None
 ) -> None:
     """Write a data set file and say what it holds."""
-    _require_free(target, args)
     limit = getattr(args, "limit", None)
     total = limit if source else _length(recording)
-    with progress_bar("writing", total, not args.quiet) as advance:
+    with _alone(target), progress_bar("writing", total, not args.quiet) as advance:
+        _require_free(target, args)
         header = write_converted(
             recording,
             target,
@@ -141,9 +142,19 @@ def _export(source: Source, target: Path, args: argparse.Namespace) -> Path:
         place, options = uid_folder(target, uid), {"uid": uid}
     module, _, function = _WRITERS[args.to].partition(":")
     write: Callable[..., Path] = getattr(importlib.import_module(module), function)
-    with progress_bar("writing", args.limit, not args.quiet) as advance, _replacing(place, args):
+    with (
+        _alone(place),
+        progress_bar("writing", args.limit, not args.quiet) as advance,
+        _replacing(place, args),
+    ):
         episodes = _told(islice(source.recording.episodes(), args.limit), advance)
         return write(target, source.recording.spec, episodes, **options)
+
+
+def _alone(target: Path) -> AbstractContextManager[None]:
+    """Let another process that writes to the same place finish first."""
+    whole = target.resolve()
+    return locked(whole.parent / f".{whole.name}.lock", f"writes {target}")
 
 
 def _told(episodes: Iterator[Episode], advance: Advance) -> Iterator[Episode]:

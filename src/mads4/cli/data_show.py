@@ -145,6 +145,8 @@ def _compare(source: Source, given: Path) -> None:
 
 def _files(given: Path, made_from: dict[str, Any]) -> list[Path]:
     """Return the files to compare: those named, where they are named, else all below a folder."""
+    if not given.exists():
+        raise UserError(f"--against: there is no file or folder {given}.")
     if given.is_file():
         return [given]
     named = [given / row["name"] for row in made_from.get("files", [])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path`, waiting for another process that holds it.
 
-    The lock goes with the process, so that one that was killed leaves none behind. Windows has no
-    such locks; there two processes at the same work both do it.
+    The lock goes with the process, so that one that was killed holds none; the file goes when the
+    work is done. Windows has no such locks; there two processes at the same work both do it.
 
     Args:
         path: the lock file; its folder is made.
@@ -31,10 +32,34 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Raises:
         UserError: the lock file cannot be written, or its file system has no locks.
     """
-    with _opened(path) as lock:
-        if sys.platform != "win32":
-            _wait(lock, path, what)
-        yield
+    with _held(path, what):
+        try:
+            yield
+        finally:
+            if sys.platform != "win32":
+                path.unlink(missing_ok=True)
+
+
+def _held(path: Path, what: str) -> TextIO:
+    """Return the lock file, open and locked; anew where its last holder has removed it."""
+    while True:
+        lock = _opened(path)
+        try:
+            if sys.platform != "win32":
+                _wait(lock, path, what)
+            if _is_file_of(lock, path):
+                return lock
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
+
+
+def _is_file_of(lock: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _opened(path: Path) -> TextIO:
@@ -43,8 +68,8 @@ def _opened(path: Path) -> TextIO:
         return path.open("w")
     except OSError as error:
         raise UserError(
-            f"Cannot write to {path.parent}: {error.strerror}. Check its permissions, or set "
-            "MADS4_DATA_DIR to a folder of yours."
+            f"Cannot write to {path.parent}: {error.strerror}. Check its permissions, or choose "
+            "another (the data directory's is MADS4_DATA_DIR)."
         ) from error
 
 
@@ -57,6 +82,6 @@ def _wait(lock: TextIO, path: Path, what: str) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise UserError(
-            f"Cannot lock {path}: {error.strerror}. Some network file systems have no locks; set "
-            "MADS4_DATA_DIR to a folder on another."
+            f"Cannot lock {path}: {error.strerror}. Some network file systems have no locks; "
+            "choose a folder on another (the data directory's is MADS4_DATA_DIR)."
         ) from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mads4.cli.data import run
 from mads4.data.formats.alberdice_write import write_alberdice
 from mads4.data.formats.recording import open_recording
 from mads4.data.registry import find
@@ -296,6 +298,16 @@ def test_what_a_killed_process_put_aside_is_in_nobodys_way(
     assert not aside.exists()
 
 
+def test_of_two_who_write_to_one_place_one_is_refused(ten: Path, tmp_path: Path) -> None:
+    words = ["convert", str(ten), str(tmp_path / "one.h5"), "--quiet"]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = [pool.submit(run, "data", words) for _ in range(2)]
+    failures = [job.exception() for job in jobs if job.exception()]
+    assert len(failures) == 1 and "one.h5 exists" in str(failures[0])
+    assert len(read_header(tmp_path / "one.h5")) == 10
+    assert {path.name for path in tmp_path.iterdir()} == {"ten.h5", "one.h5"}
+
+
 def test_a_folder_of_episodes_is_not_written_into(ten: Path, cli: Cli, capsys: Capture) -> None:
     assert cli("data", "convert", str(ten), "3m/good", "--to", "madt") == 0
     assert cli("data", "convert", "3m/good", "3m/good/all.h5") == 2
@@ -311,6 +323,8 @@ def test_damage_is_found(ten: Path, folder: Path, cli: Cli, capsys: Capture) -> 
     assert cli("data", "verify", str(ten), "--quiet") == 2
     assert "ten.h5 is damaged" in errors(capsys)
     assert cli("data", "convert", str(folder), "new.h5", "--quiet") == 0
+    assert cli("data", "verify", "new.h5", "--against", "nowhere") == 2
+    assert "--against: there is no file or folder nowhere" in errors(capsys)
     (folder / "reward.npy").write_bytes((folder / "terminated.npy").read_bytes())
     assert cli("data", "verify", "new.h5", "--against", str(folder)) == 2
     assert "reward.npy changed" in errors(capsys)

@@ -93,7 +93,7 @@ def test_a_whole_file_with_its_hash_beside_it(server: Server, tmp_path: Path) ->
     assert (found.sha256, found.address) == (SHA256, f"{server.address}/3m.zip")
     assert seen[0] == (0, len(CONTENT)) and seen[-1] == (len(CONTENT), len(CONTENT))
     assert (path.parent / "3m.zip.sha256").read_text() == f"{SHA256}  3m.zip\n"
-    assert leftovers(path) == {"3m.zip", "3m.zip.sha256", "3m.zip.lock"}
+    assert leftovers(path) == {"3m.zip", "3m.zip.sha256"}
     again = download([], path)  # nothing is asked for a second time
     assert again.address is None and len(server.ranges) == 1
 
@@ -147,7 +147,7 @@ def test_a_wrong_hash_leaves_nothing(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "3m.zip"
     with pytest.raises(UserError, match=f"has SHA-256 {SHA256}, expected 0000"):
         download([f"{server.address}/3m.zip"], path, sha256="0" * 64)
-    assert leftovers(path) == {"3m.zip.lock"}
+    assert leftovers(path) == set()
 
 
 def test_a_file_that_changed_after_the_first_download(server: Server, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def test_one_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
         order.append("first")
     other.join()
     assert order == ["first", "second"]
+    assert list((tmp_path / "sub").iterdir()) == []
     assert "Another process counts; waiting." in caplog.text
 
 
