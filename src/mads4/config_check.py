@@ -149,7 +149,7 @@ def describe(error: ValidationError, schema: type[Command]) -> list[str]:
         elif item["type"] == "extra_forbidden":
             line = f"{key}: unknown key.{suggest(key, allowed)}"
         elif item["type"] == "missing":
-            line = f"{key}: missing, expected {allowed[key]}"
+            line = f"{key}: missing, expected {allowed[key].removesuffix(' or null')}"
         else:
             if item["type"] == "union_tag_not_found":
                 options = str(allowed[f"{key}.name"]).replace(" or ", f" or {key}=")

@@ -143,7 +143,7 @@ def test_alternatives_are_chosen_by_name() -> None:
 
 def test_what_must_be_given() -> None:
     assert problems({"dataset": {"name": "file", "path": "???"}}) == [
-        "dataset.path: missing, expected text or null"
+        "dataset.path: missing, expected text"
     ]
 
 
