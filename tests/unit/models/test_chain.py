@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fakes import SPEC, make_batch, make_policy, time_step
-from mads4.models import Mads4Policy
+from mads4.models import Mads4Policy, sequence_view
 from mads4.models.hand_off import from_predecessor, to_agents, to_positions
 from mads4.models.policy_state import join
 from mads4.models.unroll import unroll
@@ -114,6 +114,22 @@ def test_both_views_have_the_same_gradients(options: dict[str, Any]) -> None:
         gradients.append({key: p.grad for key, p in policy.named_parameters()})
     for key, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-7, atol=1e-9, msg=key)
+
+
+@pytest.mark.parametrize("share_action", (False, True))
+@torch.no_grad()
+def test_a_large_batch_is_run_in_parts(share_action: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = make_policy(THREE, message="none", share_action=share_action)
+    batch = make_batch(THREE, padded=False)
+    lost = torch.rand(batch.action.shape) < 0.4
+    begun = policy.sequence(batch, return_state=True).state
+    whole = policy.sequence(batch, lost=lost, state=begun, return_state=True)
+    monkeypatch.setattr(sequence_view, "TOKENS", 2 * batch.action.shape[1])
+    parts = policy.sequence(batch, lost=lost, state=begun, return_state=True)
+    torch.testing.assert_close(parts.logits, whole.logits)
+    torch.testing.assert_close(parts.latent, whole.latent)
+    again = [policy.sequence(batch, state=found.state).logits for found in (parts, whole)]
+    torch.testing.assert_close(*again)
 
 
 @torch.no_grad()
