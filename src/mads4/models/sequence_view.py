@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 TOKENS = 1 << 16
-"""Time steps of all rows that run as one batch. Twice as many took 1.8 times as long each, because
-what passes from layer to layer no longer fits the caches (64 agents, 4 × 500 steps, 96 channels)."""
+"""Time steps of all rows that run as one batch. Twice as many took 1.8 times as long each: what
+passes from layer to layer no longer fits the caches (64 agents, 4 × 500 steps, 96 channels)."""
 
 
 @dataclass(frozen=True)
