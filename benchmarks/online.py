@@ -1,0 +1,171 @@
+"""Time online training on RWARE, beside its environments alone, and its update in both views.
+
+In turns, so that the machine's drift hits all alike, for each number of worker processes:
+
+* environments: random actions without a policy, as fast as the processes go;
+* whole: iterations of `mads4.train.online.OnlineTrainer` (random weights), playing and learning,
+  and the share of the time that is spent playing.
+
+Then one optimiser step of the policy on 10 segments of 100 steps, differentiated in the
+convolutional and in the recurrent view, and a 2048 x 2048 float32 product as control.
+
+    python benchmarks/online.py [--scenario tiny-4ag] [--workers 1 2] [--epochs 2] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mads4.bench.measure import Control
+from mads4.config import OnlineTrainerConfig
+from mads4.envs.board import RESET, STEP
+from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import VectorEnv, make_vector
+from mads4.models import Mads4Policy
+from mads4.train.cloning import Cloning
+from mads4.train.collector import Collector
+from mads4.train.experience import Episodes
+from mads4.train.mappo import Mappo
+from mads4.train.online import OnlineTrainer
+
+EPISODES = 32
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    """Run the benchmark and print its figures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--scenario", default="tiny-4ag")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--width", type=int, default=96, help="channels and states")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    args = parser.parse_args()
+    make_env = EnvFactory("rware", {"scenario": args.scenario})
+    rows = []
+    for workers in args.workers:
+        alone, whole, playing = [], [], []
+        for _ in range(args.repeats):
+            alone.append(environments_alone(make_env, workers))
+            rate, share = training(make_env, workers, args)
+            whole.append(rate)
+            playing.append(share)
+        rows.append(
+            {
+                "workers": workers,
+                "environments_alone": round(statistics.median(alone)),
+                "whole": round(statistics.median(whole)),
+                "playing_share": round(statistics.median(playing), 2),
+            }
+        )
+    best = max(row["environments_alone"] for row in rows)
+    for row in rows:
+        row["share_of_best_alone"] = round(row["whole"] / best, 2)
+    control = Control(2048, CPU)
+    figures = {
+        "scenario": args.scenario,
+        "epochs": args.epochs,
+        "width": args.width,
+        "cores": len(os.sched_getaffinity(0)),
+        "loop": rows,
+        "update_ms": updates(make_env, args),
+        "control_gflops": round(control.gflops(statistics.median(control.sample(5)))),
+    }
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+    if args.json is not None:
+        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def environments_alone(make_env: EnvFactory, workers: int, steps: int = 250) -> float:
+    """Return environment steps per second of random actions."""
+    with closing(make_vector(make_env, EPISODES, workers=workers)) as envs:
+        groups, rng = envs.groups(EPISODES), np.random.default_rng(0)
+        _order(envs, groups, RESET)
+        began = time.perf_counter()
+        for _ in range(steps):
+            for rows in groups:
+                envs.board.action[rows] = rng.integers(
+                    envs.spec.n_actions, size=envs.board.action[rows].shape
+                )
+                envs.board.order[rows] = STEP
+                envs.send(rows)
+            for rows in groups:
+                envs.wait(rows)
+        return steps * EPISODES / (time.perf_counter() - began)
+
+
+def _order(envs: VectorEnv, groups: list[slice], order: int) -> None:
+    for rows in groups:
+        envs.board.order[rows] = order
+        envs.send(rows)
+    for rows in groups:
+        envs.wait(rows)
+
+
+def trainer(make_env: EnvFactory, args: Any, **options: Any) -> OnlineTrainer:
+    """Return a trainer of a fresh policy, with a leash."""
+    torch.manual_seed(0)
+    config = OnlineTrainerConfig(
+        episodes=EPISODES, epochs=args.epochs, critic_warmup=0, stop_divergence=None, **options
+    )
+    with closing(make_env()) as env:
+        policy = Mads4Policy(env.spec, d_model=args.width, d_state=args.width)
+    cloning = Cloning(policy.spec, None, 1, 0, 0)
+    learner = Mappo(policy, pretrained=True, cloning=cloning, config=config, seed=0, device=CPU)
+    return OnlineTrainer(learner, Collector(make_env, config, 0, CPU), config, 1.0, CPU)
+
+
+def training(make_env: EnvFactory, workers: int, args: Any) -> tuple[float, float]:
+    """Return environment steps per second of the whole loop, and the share spent playing."""
+    online = trainer(make_env, args, workers=workers)
+    playing = [0.0]
+    play = online.collector.play
+
+    def timed(*given: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return play(*given)
+        finally:
+            playing[0] += time.perf_counter() - began
+
+    online.collector.play = timed  # type: ignore[method-assign]
+    with closing(online.collector):
+        online.update(0)  # starts the processes
+        before, playing[0] = online.standing.environment_steps, 0.0
+        began = time.perf_counter()
+        online.update(1)
+        seconds = time.perf_counter() - began
+    return (online.standing.environment_steps - before) / seconds, playing[0] / seconds
+
+
+def updates(make_env: EnvFactory, args: Any) -> dict[str, float]:
+    """Return the milliseconds of one optimiser step of the policy in each view."""
+    found = {}
+    for view in ("convolutional", "recurrent"):
+        online = trainer(make_env, args, gradients=view, workers=0)
+        with closing(online.collector):
+            played = online.collector.play(online.policy, 0, 1.0)[:2]
+        part = online.learner.assess(Episodes.of(played, random_order=False))
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            online.learner.actor_step(part, None)
+            times.append(time.perf_counter() - began)
+        found[view] = round(1e3 * statistics.median(times), 1)
+    return found
+
+
+if __name__ == "__main__":
+    main()
