@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -27,11 +28,13 @@ MAX_MEMBERS = 100_000
 _BLOCK = 1 << 18
 _LISTED_BYTES = 256
 """Bytes that a zip archive's list has for a member, its path of some length included."""
+_ZIP_END_BYTES = (1 << 16) + 22 + 20 + 56
+"""Most that the records at a zip archive's end take: comment, record, locator, 64-bit record."""
 _TAR_HEADER_BYTES = 1 << 20
 """Most that is read at a time of a tar archive, so also of an extended header."""
 _FAILURES = (
     *(EOFError, IndexError, KeyError, NotImplementedError, OverflowError, RuntimeError),
-    *(TypeError, ValueError, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
+    *(TypeError, ValueError, struct.error, zlib.error, lzma.LZMAError, gzip.BadGzipFile),
     *(tarfile.TarError, zipfile.BadZipFile),
 )
 """What Python's modules raise for damaged archives."""
@@ -185,6 +188,8 @@ def _zip_members(archive: Path, file: IO[bytes], limits: _Limits) -> Iterator[_M
     with zipfile.ZipFile(bounded) as opened:
         bounded.most = None
         infos = opened.infolist()
+        if len(infos) != (said := _listed_members(file)):
+            raise zipfile.BadZipFile(f"its list has {len(infos)} members, of {said}")
         total = sum(info.file_size for info in infos)
         if total > limits.max_bytes:
             raise _RefusedError(f"it says {total} bytes, allowed are {limits.max_bytes}")
@@ -196,8 +201,26 @@ def _zip_members(archive: Path, file: IO[bytes], limits: _Limits) -> Iterator[_M
                     raise _RefusedError("it is a link or a device, which no data set needs")
                 if info.flag_bits & 1:
                     raise _RefusedError("it is encrypted")
+                if info.is_dir() and info.file_size:
+                    raise zipfile.BadZipFile("it is called a folder and has content")
             open_it = partial(opened.open, info)
             yield _Member(info.filename, info.file_size, info.is_dir(), open_it)
+
+
+def _listed_members(file: IO[bytes]) -> int:
+    """Return how many members a zip archive says it lists; Python's module does not compare.
+
+    The number stands in the record at the archive's end, and where that has no room for it, in the
+    one of the 64-bit format before it (APPNOTE 6.3, sections 4.3.14 to 4.3.16).
+    """
+    file.seek(0, 2)
+    file.seek(max(0, file.tell() - _ZIP_END_BYTES))
+    end = file.read()
+    at = end.rfind(b"PK\5\6")
+    (count,) = struct.unpack_from("<H", end, at + 10)
+    if count == 0xFFFF and (large := end.rfind(b"PK\6\6", 0, at)) >= 0:
+        (count,) = struct.unpack_from("<Q", end, large + 32)
+    return int(count)
 
 
 def _tar_members(archive: Path, file: IO[bytes], limits: _Limits) -> Iterator[_Member]:

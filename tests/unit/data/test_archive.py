@@ -213,6 +213,32 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "data" / "mine").exists()
 
 
+def test_a_list_that_hides_members(inside: Path) -> None:
+    """The first member's comment is said to be so long that it takes in the others."""
+    archive = zip_of(inside / "archive", CONTENT)
+    content = bytearray(archive.read_bytes())
+    at = content.index(b"PK\1\2")
+    content[at + 32 : at + 34] = b"\xff\xff"
+    archive.write_bytes(content)
+    refused(archive, "archive is damaged: its list has")
+
+
+def test_a_file_called_a_folder(inside: Path) -> None:
+    archive = zip_of(inside / "archive", {"set/a": b"content"})
+    archive.write_bytes(archive.read_bytes().replace(b"set/a", b"set//"))
+    refused(archive, "is damaged: it is called a folder and has content")
+
+
+def test_the_64_bit_list_of_a_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    archive = zip_of(tmp_path / "archive", CONTENT)
+    content = bytearray(archive.read_bytes())
+    at = content.rindex(b"PK\5\6")
+    content[at + 8 : at + 12] = b"\xff" * 4
+    archive.write_bytes(content)
+    assert files_in(extract(archive, tmp_path / "data")) == CONTENT
+
+
 @pytest.mark.parametrize("pack", PACKERS)
 @settings(max_examples=80, deadline=2000)
 @given(data=st.data())
