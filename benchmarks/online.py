@@ -3,13 +3,15 @@
 In turns, so that the machine's drift hits all alike, for each number of worker processes:
 
 * environments: random actions without a policy, as fast as the processes go;
-* whole: iterations of `mads4.train.online.OnlineTrainer` (random weights), playing and learning,
-  and the share of the time that is spent playing.
+* whole: iterations of `mads4.train.online.OnlineTrainer` (random weights), playing and learning in
+  turn, and the share of the time that is spent playing;
+* overlapped: the same with `trainer.overlap=true`, the next episodes played while learning.
 
 Then one optimiser step of the policy on 10 segments of 100 steps, differentiated in the
 convolutional and in the recurrent view, and a 2048 x 2048 float32 product as control.
 
-    python benchmarks/online.py [--scenario tiny-4ag] [--workers 1 2] [--epochs 2] [--json FILE]
+    python benchmarks/online.py [--scenario tiny-4ag] [--workers 1 2] [--epochs 2] [--width 96]
+        [--segment 100] [--json FILE]
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ from mads4.train.mappo import Mappo
 from mads4.train.online import OnlineTrainer
 
 EPISODES = 32
+ITERATIONS = 2
+"""Timed in a row: with overlapping as many are played as are learned from."""
 CPU = torch.device("cpu")
 
 
@@ -49,6 +53,7 @@ def main() -> None:
     parser.add_argument("--scenario", default="tiny-4ag")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--segment", type=int, default=100)
     parser.add_argument("--width", type=int, default=96, help="channels and states")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the figures there")
@@ -56,28 +61,32 @@ def main() -> None:
     make_env = EnvFactory("rware", {"scenario": args.scenario})
     rows = []
     for workers in args.workers:
-        alone, whole, playing = [], [], []
+        alone, whole, playing, overlapped = [], [], [], []
         for _ in range(args.repeats):
             alone.append(environments_alone(make_env, workers))
             rate, share = training(make_env, workers, args)
             whole.append(rate)
             playing.append(share)
+            overlapped.append(training(make_env, workers, args, overlap=True)[0])
         rows.append(
             {
                 "workers": workers,
                 "environments_alone": round(statistics.median(alone)),
                 "whole": round(statistics.median(whole)),
                 "playing_share": round(statistics.median(playing), 2),
+                "overlapped": round(statistics.median(overlapped)),
             }
         )
     best = max(row["environments_alone"] for row in rows)
     for row in rows:
-        row["share_of_best_alone"] = round(row["whole"] / best, 2)
+        row["whole_share_of_best_alone"] = round(row["whole"] / best, 2)
+        row["overlapped_share_of_best_alone"] = round(row["overlapped"] / best, 2)
     control = Control(2048, CPU)
     figures = {
         "scenario": args.scenario,
         "epochs": args.epochs,
         "width": args.width,
+        "segment": args.segment,
         "cores": len(os.sched_getaffinity(0)),
         "loop": rows,
         "update_ms": updates(make_env, args),
@@ -127,9 +136,13 @@ def trainer(make_env: EnvFactory, args: Any, **options: Any) -> OnlineTrainer:
     return OnlineTrainer(learner, Collector(make_env, config, 0, CPU), config, 1.0, CPU)
 
 
-def training(make_env: EnvFactory, workers: int, args: Any) -> tuple[float, float]:
+def training(
+    make_env: EnvFactory, workers: int, args: Any, overlap: bool = False
+) -> tuple[float, float]:
     """Return environment steps per second of the whole loop, and the share spent playing."""
-    online = trainer(make_env, args, workers=workers)
+    online = trainer(
+        make_env, args, workers=workers, segment=args.segment, overlap=overlap, iterations=99
+    )
     playing = [0.0]
     play = online.collector.play
 
@@ -141,11 +154,12 @@ def training(make_env: EnvFactory, workers: int, args: Any) -> tuple[float, floa
             playing[0] += time.perf_counter() - began
 
     online.collector.play = timed  # type: ignore[method-assign]
-    with closing(online.collector):
+    with closing(online):
         online.update(0)  # starts the processes
         before, playing[0] = online.standing.environment_steps, 0.0
         began = time.perf_counter()
-        online.update(1)
+        for step in range(1, 1 + ITERATIONS):
+            online.update(step)
         seconds = time.perf_counter() - began
     return (online.standing.environment_steps - before) / seconds, playing[0] / seconds
 
@@ -155,7 +169,7 @@ def updates(make_env: EnvFactory, args: Any) -> dict[str, float]:
     found = {}
     for view in ("convolutional", "recurrent"):
         online = trainer(make_env, args, gradients=view, workers=0)
-        with closing(online.collector):
+        with closing(online):
             played = online.collector.play(online.policy, 0, 1.0)[:2]
         part = online.learner.assess(Episodes.of(played, random_order=False))
         times = []

@@ -27,6 +27,8 @@ class OnlineTrainerConfig(Section):
     """Processes that step the environments; 0 for none, null for what suits their number."""
     worker_timeout: Rate = 60.0
     """Seconds without an answer after which a process is replaced and its episodes replayed."""
+    overlap: bool = False
+    """Play the next episodes while learning from the last: faster, one iteration off-policy."""
     segment: Positive | None = 100
     """Time steps that gradients flow back through, from a stored state; null for whole episodes."""
     gradients: Literal["convolutional", "recurrent"] = "convolutional"

@@ -72,7 +72,7 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
         spec=spec,
         data=_about_data(data, before),
         before=before,
-        close=collector.close,
+        close=trainer.close,
     )
 
 

@@ -175,15 +175,16 @@ def assess(
     """
     steps = episodes.reward.shape[1]
     length = min(segment or steps, steps)
-    logits, latent, states = _run(policy, episodes, length)
+    stride = length if length < steps else steps + 1  # whole episodes need no state in between
+    logits, latent, states = _run(policy, episodes, stride)
     before = torch.cat([torch.zeros_like(latent[:, :1]), latent[:, :-1]], dim=1)
-    value = critic.value.restore(critic(episodes.batch, before))
+    value = _values(critic, episodes.batch, before, stride)
     advantage = advantages(episodes.reward, value, episodes.length, episodes.terminated, gamma, lam)
     mask = episodes.batch.mask[:, :steps]
     parts = {
         "logits": logits,
         "log_probability": log_probabilities(logits, episodes.batch.action),
-        "reference": None if reference is None else _run(reference, episodes, length)[0],
+        "reference": None if reference is None else _run(reference, episodes, stride)[0],
         "latent": before,
         "value": value,
         "advantage": _standardised(advantage, mask),
@@ -231,6 +232,15 @@ def _run(
             state = found.state
     begun = len(range(0, total - 1, length))
     return torch.cat(logits, dim=1), torch.cat(latents, dim=1), states[:begun]
+
+
+def _values(critic: Critic, batch: SequenceBatch, before: Tensor, length: int) -> Tensor:
+    """Return values (E, T + 1, N), of `length` steps at a time: less memory to be had anew."""
+    parts = [
+        critic(_steps(batch, start, length), before[:, start : start + length])
+        for start in range(0, before.shape[1], length)
+    ]
+    return critic.value.restore(torch.cat(parts, dim=1))
 
 
 def _steps(batch: SequenceBatch, start: int, length: int) -> SequenceBatch:

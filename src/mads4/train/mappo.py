@@ -77,12 +77,12 @@ class Mappo:
         )
         self._config, self._seed, self._device = config, seed, device
 
-    def assess(self, episodes: Episodes) -> Experience:
-        """Return the episodes, played by the policy as it is, with all that learning needs."""
+    def assess(self, episodes: Episodes, policy: SequencePolicy | None = None) -> Experience:
+        """Return episodes played by `policy`, None for the present one, as learning needs them."""
         config = self._config
         return assess(
             episodes,
-            self.policy,
+            policy or self.policy,
             self.critic,
             self.reference,
             segment=config.segment,

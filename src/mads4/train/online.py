@@ -1,7 +1,8 @@
 """Online training: play whole episodes, judge the policy by their returns, learn from them.
 
 Episodes are played in the recurrent view and learned from in the convolutional one, in segments,
-from the states that the policy was in when they began.
+from the states that the policy was in when they began. With `overlap` the next ones are played
+meanwhile, so that each iteration's have been played by the weights of one iteration before.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from mads4.errors import UserError
 from mads4.models import SequencePolicy
 from mads4.models.unroll import unroll
 from mads4.rollout import Played
+from mads4.train.ahead import Ahead, Turn
 from mads4.train.collector import Collector
 from mads4.train.experience import Episodes
-from mads4.train.mappo import Mappo
+from mads4.train.mappo import Mappo, Weights
 from mads4.train.standing import Standing
 from mads4.train.state import TrainState
 
@@ -60,6 +62,8 @@ class OnlineTrainer:
         self.standing = Standing(best_return, config.smoothing, config.rollback)
         self._best = learner.weights()
         self._judged = self._best
+        self._ahead = Ahead(collector) if config.overlap else None
+        self._unplayed: Weights | None = None
         self._parity_known = False
 
     @property
@@ -78,14 +82,30 @@ class OnlineTrainer:
             UserError: the policy's two views disagree, so that learning in the one would not be
                 learning what the other does.
         """
-        played = self.collector.play(self.policy, step, self.standing.best_return)
-        episodes = Episodes.of(played, self.policy.agent_order == "random").to(self.device)
+        turn = self._turn(step)
+        episodes = Episodes.of(turn.played, self.policy.agent_order == "random").to(self.device)
         self._require_parity(episodes)
-        self._judged = self.learner.weights()
-        metrics = self._judge(played)
+        self._judged = turn.weights
+        metrics = self._judge(turn.played)
+        if self._ahead is not None and step + 1 < self.config.iterations:
+            self._begin(self._ahead, self.learner.weights(), step + 1)
         if not metrics["rolled_back"]:
-            metrics |= self.learner.learn(self.learner.assess(episodes), step)
+            metrics |= self.learner.learn(self.learner.assess(episodes, turn.policy), step)
         return {name: torch.as_tensor(float(value)) for name, value in metrics.items()}
+
+    def _turn(self, step: int) -> Turn:
+        """Return iteration `step` as it was, or is now, played."""
+        if self._ahead is None:
+            weights = self.learner.weights()
+            played = self.collector.play(self.policy, step, self.standing.best_return)
+            return Turn(self.policy, weights, played)
+        if self._ahead.weights is None:
+            self._begin(self._ahead, self._unplayed or self.learner.weights(), step)
+        return self._ahead.take()
+
+    def _begin(self, ahead: Ahead, weights: Weights, step: int) -> None:
+        ahead.begin(self.policy, weights, step, self.standing.best_return)
+        self._unplayed = None
 
     def _judge(self, played: list[Played]) -> dict[str, float]:
         """Note the returns; keep the weights if they are the best, go back if they fell too far."""
@@ -177,6 +197,7 @@ class OnlineTrainer:
         return {
             **self.learner.state_dict(),
             "best_weights": self._best,
+            "playing": None if self._ahead is None else self._ahead.weights,
             "standing": self.standing.state_dict(),
         }
 
@@ -184,4 +205,11 @@ class OnlineTrainer:
         """Restore what `state_dict` returned."""
         self.learner.load_state_dict(values)
         self._best = values["best_weights"]
+        self._unplayed = values.get("playing")
         self.standing.load_state_dict(values["standing"])
+
+    def close(self) -> None:
+        """Give up what is being played, and end the environments."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self.collector.close()

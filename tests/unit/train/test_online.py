@@ -73,7 +73,7 @@ def make() -> Iterator[Make]:
 
     yield call
     for trainer in made:
-        trainer.collector.close()
+        trainer.close()
 
 
 def copied(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -233,12 +233,14 @@ def test_minibatches_are_drawn_anew_and_hold_every_segment(
     assert epochs[0] != epochs[1] != epochs[2]
 
 
-@pytest.mark.parametrize("data", [False, True])
-def test_resuming_is_exact(make: Make, data: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("data", "overlap"), [(False, False), (True, False), (False, True)])
+def test_resuming_is_exact(
+    make: Make, data: bool, overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mads4.train.standing.CHANCE", 0.0)  # falls are part of it
     options = {
         **{"data": data, "kept_episodes": 3, "cloning_weight": 0.3, "cloning_batch": 2},
-        **{"smoothing": 2, "rollback": 0.05},
+        **{"smoothing": 2, "rollback": 0.05, "overlap": overlap},
     }
     whole, first, second = (make(**options) for _ in range(3))
     expected = [whole.update(step) for step in range(5)]
@@ -306,6 +308,32 @@ def test_after_a_fall_the_best_weights_play_on(
     judged = trainer.judged_policy()
     assert all(torch.equal(judged[name], value) for name, value in fallen.items())
     assert "objective" in trainer.update(3)
+
+
+def test_overlapping_plays_with_the_weights_before_learning(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, played_by = make(overlap=True, iterations=3), []
+    play, learn = trainer.collector.play, trainer.learner.learn
+    learned_from = []
+
+    def noted_play(player: Any, iteration: int, best_return: float) -> Any:
+        played_by.append(player.policy.head.weight.clone())
+        return play(player, iteration, best_return)
+
+    def noted_learn(part: Experience, step: int) -> dict[str, float]:
+        learned_from.append(trainer.policy.head.weight.clone())
+        return learn(part, step)
+
+    monkeypatch.setattr(trainer.collector, "play", noted_play)
+    monkeypatch.setattr(trainer.learner, "learn", noted_learn)
+    for step in range(3):
+        trainer.update(step)
+        torch.testing.assert_close(trainer.judged_policy()["head.weight"], played_by[step])
+    assert len(played_by) == 3, "nothing is played that nobody would learn from"
+    assert torch.equal(played_by[0], played_by[1]), "the first two are played by what there was"
+    assert torch.equal(played_by[2], learned_from[1])
+    assert not torch.equal(played_by[2], played_by[1])
 
 
 @pytest.mark.parametrize("error", [0.1, float("nan")])
