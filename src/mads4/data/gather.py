@@ -18,8 +18,8 @@ from mads4.data.stored_array import Array, StoredArray, rows_into
 from mads4.types import IntArray, SequenceBatch
 
 READERS = 4
-"""Threads that read a batch's episodes from a file: the system copies, and disks answer, several
-requests at once."""
+"""Threads that share a batch's episodes when they are read from a file: the system copies, and
+disks answer, several requests at once."""
 
 Map: TypeAlias = Callable[..., Iterator[Any]]
 """`map`, or that of a thread pool."""
@@ -59,7 +59,7 @@ def gather(
 
 @contextmanager
 def _map_for(dataset: Dataset) -> Iterator[Map]:
-    """Yield what does something for each of a batch's episodes, in threads if they are read."""
+    """Yield what does something for each share of a batch's episodes, in threads if it reads."""
     if not dataset.on_demand:
         yield map
         return
@@ -97,15 +97,25 @@ class _Blocks:
         dtype: npt.DTypeLike | None = None,
         padding: bool = False,
     ) -> Tensor:
-        """Return (B, T, …) copies of the blocks of `rows`, filled up with `padding` (0 or 1)."""
+        """Return (B, T, …) copies of the blocks of `rows`, filled up with `padding` (0 or 1).
+
+        A thread takes a share of the blocks of an array in a file, not one block after another:
+        handing over costs as much as reading 200 KB. An array in memory is copied at once.
+        """
         result = self.empty(rows.shape[1:], rows.dtype if dtype is None else dtype)
+        blocks = list(zip(result.numpy(), self.start.tolist(), self.length.tolist(), strict=True))
 
-        def fill(target: Array, start: int, length: int) -> None:
-            rows_into(target[:length], rows, start)
-            target[length:] = padding
+        def fill(share: slice) -> None:
+            for target, start, length in blocks[share]:
+                rows_into(target[:length], rows, start)
+                target[length:] = padding
 
-        for _ in self.each(fill, result.numpy(), self.start.tolist(), self.length.tolist()):
-            pass  # raises what a thread raised
+        if isinstance(rows, StoredArray):
+            size = max(1, -(-len(blocks) // READERS))
+            shares = [slice(k, k + size) for k in range(0, len(blocks), size)]
+            list(self.each(fill, shares))  # raises what a thread raised
+        else:
+            fill(slice(None))
         return result
 
 
