@@ -9,9 +9,8 @@ Layout (schema 1)::
     /episodes/<column>   (E,) length, return, terminated, truncated, seed
     /episodes/metrics    (E, M) columns in the alphabetical order of the header's ``metrics``
 
-Chunks are byte-shuffled deflate streams (``gzip``), at the speed of level 1: on binary features they
-read as fast as LZF, take half the space, and every HDF5 build reads them; `mads4.data.chunks` makes
-them in threads.
+Chunks are byte-shuffled deflate streams (``gzip``), made in threads by `mads4.data.chunks`: on
+binary features they read as fast as LZF, take half the space, and every HDF5 build reads them.
 The 1.10 file format puts checksums on HDF5's own structures, Fletcher-32 on the chunks, and
 SHA-256 on the content.
 """
