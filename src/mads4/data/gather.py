@@ -122,14 +122,15 @@ class _Blocks:
 def _copied(dataset: Dataset, blocks: _Blocks, skipped: IntArray) -> SequenceBatch:
     """Return the blocks of all arrays; (B,) `skipped` steps of their episodes lie before them."""
     action = blocks.copy(dataset.action, np.int64)
-    previous = blocks.empty(tuple(action.shape[2:]), np.int64)
-    previous[:, 1:] = action[:, :-1]
+    mask, previous = blocks.empty((), np.bool_), blocks.empty(tuple(action.shape[2:]), np.int64)
+    # NumPy fills them, as PyTorch would share so little work out to threads that may be busy.
+    real, before = mask.numpy(), previous.numpy()
+    real[...] = np.arange(blocks.steps) < blocks.length[:, None]
+    before[:, 1:] = action.numpy()[:, :-1]
     # Row -1 of the first episode does not exist, but is not taken either: it starts at step 0.
-    before = dataset.action[blocks.start - 1].astype(np.int64)
-    previous[:, 0] = torch.from_numpy(np.where(skipped[:, None] > 0, before, -1))
-    mask = blocks.empty((), np.bool_)
-    mask.copy_(torch.from_numpy(np.arange(blocks.steps) < blocks.length[:, None]))
-    previous[~mask] = 0
+    last = dataset.action[blocks.start - 1].astype(np.int64)
+    before[:, 0] = np.where(skipped[:, None] > 0, last, -1)
+    before[~real] = 0
     return SequenceBatch(
         observation=blocks.copy(dataset.observation),
         state=blocks.copy(dataset.state),
