@@ -34,10 +34,11 @@ class _RealPowers:
         return self._powers.transposed(values).real
 
 
-def _powers(base: Tensor, length: int, backend: Backend) -> Powers:
-    if base.is_complex() or backend is TORCH:
-        return backend.powers(base, length)
-    return _RealPowers(backend.powers(torch.complex(base, torch.zeros_like(base)), length))
+def _powers(base: Tensor, length: int, sequences: int, backend: Backend) -> Powers:
+    if base.is_complex() or backend.name == TORCH.name:
+        return backend.powers(base, length, sequences)
+    as_complex = torch.complex(base, torch.zeros_like(base))
+    return _RealPowers(backend.powers(as_complex, length, sequences))
 
 
 def _slope(values: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ def _slope(values: Tensor) -> Tensor:
 class _Vandermonde(Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, base: Tensor, length: int, backend: Backend) -> Tensor:
-        ctx.powers = _powers(base, length, backend)
+        ctx.powers = _powers(base, length, weight.shape[1], backend)
         ctx.save_for_backward(weight, base)
         return cast(Powers, ctx.powers).product(weight)
 
@@ -71,7 +72,7 @@ class _Vandermonde(Function):
 class _VandermondeTranspose(Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, base: Tensor, backend: Backend) -> Tensor:
-        ctx.powers = _powers(base, values.shape[-1], backend)
+        ctx.powers = _powers(base, values.shape[-1], values.shape[1], backend)
         ctx.save_for_backward(values, base)
         return cast(Powers, ctx.powers).transposed(values)
 

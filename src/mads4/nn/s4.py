@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mads4.kernels.backends import AUTO, NAMES, Backend, choose
+from mads4.kernels.backends.remembering import RememberingBackend
 from mads4.kernels.convolution import causal_convolution, convolution_operator
 from mads4.kernels.system import DiscreteSystem, final_state, kernel_taps, prefix_response
 from mads4.nn.cache import ParameterCache
@@ -20,6 +21,9 @@ from mads4.nn.recurrence import (
     step_coefficients,
 )
 from mads4.nn.ssm import StateSpace
+
+_KERNELS = 2
+"""Lengths that kernels are remembered for: that of most segments and that of the last."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class S4Layer(Recurrent):
         self.ssm = StateSpace(d_model, d_state, **ssm)
         self.backend = backend
         self._cache: ParameterCache[StepCoefficients] = ParameterCache()
+        self._kernels: ParameterCache[dict[tuple[int, str], SequenceKernel]] = ParameterCache()
 
     def initial_state(
         self,
@@ -94,12 +99,21 @@ class S4Layer(Recurrent):
     def kernel(self, length: int) -> SequenceKernel:
         """Return the kernel for sequences of up to `length` steps, differentiable.
 
-        It is computed in float64, which autocast leaves alone.
+        It is computed in float64, which autocast leaves alone. Without gradients the latest are
+        remembered until a parameter changes.
 
         Raises:
             BackendError: If the backend cannot run where the parameters are.
         """
         backend = choose(self.backend, self.ssm.row.device).backend
+        known = self._kernels.get(self.ssm.parameters(recurse=False), dict)
+        if (length, backend.name) not in known:
+            if len(known) >= _KERNELS:
+                known.clear()
+            known[length, backend.name] = self._make_kernel(length, backend)
+        return known[length, backend.name]
+
+    def _make_kernel(self, length: int, backend: Backend) -> SequenceKernel:
         system = self.ssm.discretise()
         second = self.ssm.readout_system(system)
         readout = None if second is None else self._kernel(second, length, backend)
@@ -113,7 +127,8 @@ class S4Layer(Recurrent):
         readout: SequenceKernel | None = None,
     ) -> SequenceKernel:
         taps = kernel_taps(system, length, backend).to(self.ssm.row.dtype)
-        return SequenceKernel(taps, convolution_operator(taps), system, backend, readout)
+        products = RememberingBackend(backend)
+        return SequenceKernel(taps, convolution_operator(taps), system, products, readout)
 
     @overload
     def forward(

@@ -57,7 +57,7 @@ class Spoilt:
     on_cauchy: Callable[[Tensor], Tensor] = same
     on_cauchy_transposed: Callable[[Tensor], Tensor] = same
 
-    def powers(self, base: Tensor, length: int) -> SpoiltPowers:
+    def powers(self, base: Tensor, length: int, sequences: int = 1) -> SpoiltPowers:
         return SpoiltPowers(TORCH.powers(base, length), self)
 
     def cauchy(self, weight: Tensor, poles: Tensor, nodes: Tensor, order: int = 1) -> Tensor:

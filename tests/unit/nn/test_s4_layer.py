@@ -227,3 +227,17 @@ def test_inputs_longer_than_the_kernel_are_refused() -> None:
     layer = make_layer(VARIANTS[0], torch.float32, seed=7)
     with pytest.raises(ValueError, match="9 steps"):
         layer(torch.randn(1, 9, 5), kernel=layer.kernel(8))
+
+
+def test_kernels_are_remembered_without_gradients_until_a_parameter_changes() -> None:
+    layer = S4Layer(4, 8)
+    assert layer.kernel(6) is not layer.kernel(6), "with gradients each belongs to its graph"
+    with torch.no_grad():
+        first = layer.kernel(6)
+        assert layer.kernel(6) is first
+        assert layer.kernel(5).length == 5 and layer.kernel(6) is first
+        layer.ssm.row.mul_(2.0)
+        torch.testing.assert_close(layer.kernel(6).system.row, 2.0 * first.system.row)
+    assert layer.kernel(6).taps.requires_grad
+    with torch.no_grad():
+        assert not layer.kernel(6).taps.requires_grad

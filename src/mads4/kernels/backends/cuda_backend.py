@@ -150,7 +150,7 @@ class CudaBackend:
 
     name = "cuda"
 
-    def powers(self, base: Tensor, length: int) -> LogarithmicPowers:
+    def powers(self, base: Tensor, length: int, sequences: int = 1) -> LogarithmicPowers:
         """Take the logarithm of a complex base, (H, N), see `Backend.powers`."""
         exact = base.detach().resolve_conj().contiguous().to(torch.complex128)
         log2_modulus = exact.abs().log2().clamp(min=_LOWEST_LOG2)

@@ -167,7 +167,7 @@ class KeopsBackend:
 
     name = "keops"
 
-    def powers(self, base: Tensor, length: int) -> BlockPowers:
+    def powers(self, base: Tensor, length: int, sequences: int = 1) -> BlockPowers:
         """Return the factors of ``base^l``."""
         starts = torch.arange(-(-length // _BLOCK), dtype=base.real.dtype, device=base.device)
         inner = powers(base, _BLOCK).transpose(1, 2).unsqueeze(1)

@@ -32,10 +32,11 @@ class Backend(Protocol):
     name: str
     """As the user selects it."""
 
-    def powers(self, base: Tensor, length: int) -> Powers:
+    def powers(self, base: Tensor, length: int, sequences: int = 1) -> Powers:
         """Prepare the products with powers of `base`, (H, N), for exponents below `length`.
 
-        |base| <= 1 is not required, and zero is allowed (0^0 = 1).
+        |base| <= 1 is not required, and zero is allowed (0^0 = 1). `sequences` says how many, M,
+        will be multiplied: what is worth preparing depends on it.
         """
         ...
 

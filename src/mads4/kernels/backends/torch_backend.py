@@ -19,6 +19,11 @@ _SHAPE = 2
 1 from L = 500 on, and no slower at 50.
 """
 
+_DENSE_ELEMENTS = 1 << 21
+"""Most powers that are held for many short sequences (segments' states): there each sequence times
+every factor of A would be more than all powers, so these are made, and A is 1.
+"""
+
 _CHUNK_ELEMENTS = (1 << 26, 1 << 18)
 """Elements of a temporary that are held at once, on another device and on a CPU."""
 
@@ -96,9 +101,12 @@ class TorchBackend:
 
     name = "torch"
 
-    def powers(self, base: Tensor, length: int) -> SplitPowers:
+    def powers(self, base: Tensor, length: int, sequences: int = 1) -> SplitPowers:
         """Return the two factors of ``base^l``."""
         inner_count = min(length, _SHAPE * (math.isqrt(length - 1) + 1))
+        outer_count = -(-length // inner_count)
+        if sequences * outer_count > length and length * base.numel() <= _DENSE_ELEMENTS:
+            inner_count = length
         inner = powers(base, inner_count)
         outer = powers(inner[:, -1] * base, -(-length // inner_count))
         return SplitPowers(outer, inner, length)
