@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.vector import LocalVector, VectorEnv
 from mads4.lockstep import Game, Group, Moment, Played, Policy, Queue, Watch
 
-__all__ = ["Moment", "Played", "Policy", "one_thread", "rollout"]
+__all__ = ["Moment", "Played", "Policy", "one_thread", "rollout", "threads"]
 
 
 def rollout(
@@ -76,11 +76,16 @@ def rollout(
             yield from finished
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread() -> AbstractContextManager[None]:
     """Keep PyTorch to one CPU thread: a time step's products are too small to be worth sharing."""
+    return threads(1)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let PyTorch use `count` CPU threads for a while."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from mads4.config import OnlineTrainerConfig
 from mads4.errors import UserError
 from mads4.models import SequencePolicy
 from mads4.models.unroll import unroll
-from mads4.rollout import Played
+from mads4.rollout import Played, threads
 from mads4.train.ahead import Ahead, Turn
 from mads4.train.collector import Collector
 from mads4.train.experience import Episodes
@@ -90,7 +91,8 @@ class OnlineTrainer:
         if self._ahead is not None and step + 1 < self.config.iterations:
             self._begin(self._ahead, self.learner.weights(), step + 1)
         if not metrics["rolled_back"]:
-            metrics |= self.learner.learn(self.learner.assess(episodes, turn.policy), step)
+            with self._threads():
+                metrics |= self.learner.learn(self.learner.assess(episodes, turn.policy), step)
         return {name: torch.as_tensor(float(value)) for name, value in metrics.items()}
 
     def _turn(self, step: int) -> Turn:
@@ -102,6 +104,12 @@ class OnlineTrainer:
         if self._ahead.weights is None:
             self._begin(self._ahead, self._unplayed or self.learner.weights(), step)
         return self._ahead.take()
+
+    def _threads(self) -> AbstractContextManager[None]:
+        """Use half of the CPU threads while others play: they wait for each other, busily."""
+        if self._ahead is None or self._ahead.weights is None:
+            return nullcontext()
+        return threads(max(1, torch.get_num_threads() // 2))
 
     def _begin(self, ahead: Ahead, weights: Weights, step: int) -> None:
         ahead.begin(self.policy, weights, step, self.standing.best_return)
