@@ -18,9 +18,13 @@ from contextlib import contextmanager
 
 import h5py
 import numpy as np
-from isal import isal_zlib
 
 from mads4.data.content import Array, StreamDigest
+
+try:
+    from isal.isal_zlib import compress as _compress
+except ImportError:  # no wheels for this machine: the same files, more slowly
+    from zlib import compress as _compress  # type: ignore[assignment]
 
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that compress; one more hashes."""
@@ -152,8 +156,8 @@ def encode(rows: Array, chunk_rows: int, codes: tuple[int, ...], deflate: Deflat
 
 
 def fast(content: Array) -> bytes:
-    """Compress bytes with ISA-L's level 1."""
-    return isal_zlib.compress(content.data, 1)
+    """Compress bytes with ISA-L's level 1, or zlib's where there is no ISA-L."""
+    return _compress(content.data, 1)
 
 
 def run_lengths(content: Array) -> bytes:
