@@ -188,7 +188,7 @@ def _zip_members(archive: Path, file: IO[bytes], limits: _Limits) -> Iterator[_M
     with zipfile.ZipFile(bounded) as opened:
         bounded.most = None
         infos = opened.infolist()
-        if len(infos) != (said := _listed_members(file)):
+        if len(infos) != (said := _listed_members(file, len(infos))):
             raise zipfile.BadZipFile(f"its list has {len(infos)} members, of {said}")
         total = sum(info.file_size for info in infos)
         if total > limits.max_bytes:
@@ -207,11 +207,12 @@ def _zip_members(archive: Path, file: IO[bytes], limits: _Limits) -> Iterator[_M
             yield _Member(info.filename, info.file_size, info.is_dir(), open_it)
 
 
-def _listed_members(file: IO[bytes]) -> int:
+def _listed_members(file: IO[bytes], found: int) -> int:
     """Return how many members a zip archive says it lists; Python's module does not compare.
 
     The number stands in the record at the archive's end, and where that has no room for it, in the
-    one of the 64-bit format before it (APPNOTE 6.3, sections 4.3.14 to 4.3.16).
+    one of the 64-bit format before it (APPNOTE 6.3, sections 4.3.14 to 4.3.16). Some programs never
+    write that one: then it is `found` if it agrees in 16 bits.
     """
     file.seek(0, 2)
     file.seek(max(0, file.tell() - _ZIP_END_BYTES))
@@ -219,8 +220,8 @@ def _listed_members(file: IO[bytes]) -> int:
     at = end.rfind(b"PK\5\6")
     (count,) = struct.unpack_from("<H", end, at + 10)
     if count == 0xFFFF and (large := end.rfind(b"PK\6\6", 0, at)) >= 0:
-        (count,) = struct.unpack_from("<Q", end, large + 32)
-    return int(count)
+        return int(struct.unpack_from("<Q", end, large + 32)[0])
+    return found if found & 0xFFFF == count else int(count)
 
 
 def _tar_members(archive: Path, file: IO[bytes], limits: _Limits) -> Iterator[_Member]:

@@ -106,6 +106,8 @@ class S4Layer(Recurrent):
             BackendError: If the backend cannot run where the parameters are.
         """
         backend = choose(self.backend, self.ssm.row.device).backend
+        if torch.is_grad_enabled():
+            self._kernels.clear()  # training would keep what a validation left
         known = self._kernels.get(self.ssm.parameters(recurse=False), dict)
         if (length, backend.name) not in known:
             if len(known) >= _KERNELS:

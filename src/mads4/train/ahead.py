@@ -31,8 +31,7 @@ class Turn:
 class Ahead:
     """Plays the next iteration with a copy of the policy; `take` waits for it.
 
-    What it computes on the CPU it does with one thread, as do matrix products elsewhere in this
-    process while it exists: other cores step the environments.
+    What it computes on the CPU it does with one thread: other cores step the environments.
 
     Args:
         collector: plays; nobody else may use it between `begin` and `take`.
@@ -40,7 +39,7 @@ class Ahead:
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
-        self._thread = ThreadPoolExecutor(1, "player", torch.set_num_threads, (1,))
+        self._thread = ThreadPoolExecutor(1, "player", _use_one_core)
         self._left = threading.Event()
         self._pending: tuple[SequencePolicy, Weights, Future[list[Played]]] | None = None
 
@@ -70,6 +69,12 @@ class Ahead:
         """Give up what is being played, at its next time step."""
         self._left.set()
         self._thread.shutdown(cancel_futures=True)
+
+
+def _use_one_core() -> None:
+    """Let what this thread computes have one CPU thread."""
+    torch.get_num_threads()  # a thread's first question sets its number to the process's
+    torch.set_num_threads(1)
 
 
 class _GivenUpError(Exception):

@@ -88,8 +88,7 @@ class OnlineTrainer:
         self._require_parity(episodes)
         self._judged = turn.weights
         metrics = self._judge(turn.played)
-        if self._ahead is not None and step + 1 < self.config.iterations:
-            self._begin(self._ahead, self.learner.weights(), step + 1)
+        self._go_ahead(step + 1)
         if not metrics["rolled_back"]:
             with self._threads():
                 metrics |= self.learner.learn(self.learner.assess(episodes, turn.policy), step)
@@ -104,6 +103,13 @@ class OnlineTrainer:
         if self._ahead.weights is None:
             self._begin(self._ahead, self._unplayed or self.learner.weights(), step)
         return self._ahead.take()
+
+    def _go_ahead(self, step: int) -> None:
+        """Begin iteration `step`; if it is beyond the last one, note who would play it."""
+        if self._ahead is not None:
+            self._unplayed = self.learner.weights()
+            if step < self.config.iterations:
+                self._begin(self._ahead, self._unplayed, step)
 
     def _threads(self) -> AbstractContextManager[None]:
         """Use half of the CPU threads while others play: they wait for each other, busily."""
@@ -205,7 +211,7 @@ class OnlineTrainer:
         return {
             **self.learner.state_dict(),
             "best_weights": self._best,
-            "playing": None if self._ahead is None else self._ahead.weights,
+            "playing": None if self._ahead is None else self._ahead.weights or self._unplayed,
             "standing": self.standing.state_dict(),
         }
 
@@ -218,6 +224,8 @@ class OnlineTrainer:
 
     def close(self) -> None:
         """Give up what is being played, and end the environments."""
-        if self._ahead is not None:
-            self._ahead.close()
-        self.collector.close()
+        try:
+            if self._ahead is not None:
+                self._ahead.close()
+        finally:
+            self.collector.close()

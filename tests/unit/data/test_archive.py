@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads4.data.archive import extract
+from mads4.data.archive import _listed_members, extract
 from mads4.errors import UserError
 
 CONTENT = {"set/good/0.pt": b"zero" * 1000, "set/good/1.pt": b"", "set/meta.json": b"{}"}
@@ -237,6 +237,16 @@ def test_the_64_bit_list_of_a_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     content[at + 8 : at + 12] = b"\xff" * 4
     archive.write_bytes(content)
     assert files_in(extract(archive, tmp_path / "data")) == CONTENT
+
+
+def test_more_members_than_sixteen_bits_count() -> None:
+    """Some programs write the number modulo 65536, without the 64-bit list."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as writing:
+        writing.writestr("a", b"")
+    assert _listed_members(archive, 1) == 1
+    assert _listed_members(archive, 65537) == 65537
+    assert _listed_members(archive, 65536) == 1
 
 
 @pytest.mark.parametrize("pack", PACKERS)
