@@ -127,7 +127,7 @@ def test_a_backend_with_wrong_gradients_is_found(
 
 def test_a_backend_that_raises_is_found(cli: Cli, capsys: Output, backends: Backends) -> None:
     backend = Fake()
-    backend.powers = lambda base, length: 1 / 0  # type: ignore[assignment,return-value]
+    backend.powers = lambda *given: 1 / 0  # type: ignore[assignment,return-value]
     backends.provide("keops", backend, lambda device: None)
     found = facts(cli, capsys, code=1)
     rows = [row for row in found["selftest"] if row["backend"] == "keops"]
