@@ -54,16 +54,18 @@ def main() -> None:
 def read_run(run: Path, reach: float | None) -> dict[str, Any]:
     """Return one run's curve, its evaluation, and when it reached a return."""
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    episodes = _episodes_per_iteration(summary, run)
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if "online/return_mean" in row]
+    if not rows:
+        raise SystemExit(f"{run} is no online training.")
+    steps = [int(row["online/environment_steps"]) for row in rows]
+    episodes = max(1, round(steps[0] / summary["env"]["episode_limit"]))
     recent: deque[float] = deque(maxlen=max(1, AVERAGED_EPISODES // episodes))
-    steps, average = [], []
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if "online/return_mean" in row:
-            recent.append(row["online/return_mean"])
-            steps.append(int(row["online/environment_steps"]))
-            average.append(round(float(np.mean(recent)), 3))
-            rate = row["online/agent_steps_per_second"] / summary["env"]["n_agents"]
+    average = []
+    for row in rows:
+        recent.append(row["online/return_mean"])
+        average.append(round(float(np.mean(recent)), 3))
+    rate = rows[-1]["online/agent_steps_per_second"] / summary["env"]["n_agents"]
     settled = recent.maxlen or 1
     reached = (s for s, a in list(zip(steps, average, strict=True))[settled - 1 :] if a >= reach)
     kept = ("target_return", "return_mean", "return_ci95", "return_iqm", "episodes")
@@ -75,15 +77,6 @@ def read_run(run: Path, reach: float | None) -> dict[str, Any]:
         "environment_steps": steps,
         "return_average": average,
     }
-
-
-def _episodes_per_iteration(summary: dict[str, Any], run: Path) -> int:
-    limit = summary["env"]["episode_limit"]
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if "online/environment_steps" in row:
-            return max(1, round(row["online/environment_steps"] / limit))
-    raise SystemExit(f"{run} is no online training.")
 
 
 def draw(
