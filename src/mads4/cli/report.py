@@ -30,7 +30,7 @@ def run(command: str, argv: list[str]) -> int:
     if len(runs) == 1 and args.csv is None:
         _show_one(runs[0])
         return 0
-    frame = compare.compare(args.paths, over_seeds=not args.each, mix=args.mix)
+    frame = compare.compare(runs, over_seeds=not args.each, mix=args.mix)
     sys.stdout.write(compare.to_markdown(frame))
     if args.csv is not None:
         compare.write_csv(frame, args.csv)

@@ -32,7 +32,7 @@ def evaluate(config: EvaluateConfig, run_dir: Path) -> None:
     payload, make_env = trained(config)
     with Tracker(run_dir, tensorboard=True) as tracker:
         summary = summarise(config.name, payload, make_env, config, run_dir, device, {})
-        summary["checkpoint"] = str(config.checkpoint)
+        summary |= {"checkpoint": str(config.checkpoint), "training": payload["config"]}
         publish(summary, run_dir, tracker, payload["state"]["step"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,21 +25,33 @@ FAILED_FILE = "FAILED"
 _LOG = logging.getLogger(__name__)
 _NO_INFLUENCE = ("seed", "name", "resume", "device", "threads", "progress", "logger", "hydra")
 _ABOUT = ("run", "name", "seed", "scenario", "reward", "fingerprint")
-_NUMBERS = ("return_mean", "return_low", "return_high", "return_iqm", "normalised_score")
+_INTERVALS = {
+    "return_mean": ("return_low", "return_high"),
+    "win_rate": ("win_rate_low", "win_rate_high"),
+}
+_NUMBERS = (
+    *("return_mean", "return_low", "return_high", "return_iqm", "normalised_score"),
+    *("win_rate", "win_rate_low", "win_rate_high", "data_return_mean", "data_win_rate"),
+)
 _RESULTS = ("target", *_NUMBERS, "episodes", "seeds")
 _HEADINGS = {
     "target": "asked for",
     "return_mean": "mean return",
     "return_iqm": "IQM",
     "normalised_score": "score",
+    "win_rate": "won",
+    "data_return_mean": "data's mean",
+    "data_win_rate": "data's won",
 }
+_SHARES = ("win_rate", "data_win_rate")
+_ONLY_WHERE_KNOWN = ("normalised_score", "win_rate", "data_return_mean", "data_win_rate")
 
 
-def compare(paths: Sequence[Path], over_seeds: bool = True, mix: bool = False) -> pd.DataFrame:
+def compare(runs: Sequence[Path], over_seeds: bool = True, mix: bool = False) -> pd.DataFrame:
     """Return a table of runs, one row per run (or group of seeds) and return asked for.
 
     Args:
-        paths: Run directories, or folders that hold them (a sweep, ``outputs/<name>``).
+        runs: Run directories, for example from `find_runs`.
         over_seeds: Average runs that differ in nothing but their seed.
         mix: Average also runs of different data sets or reward definitions, with a warning.
 
@@ -49,22 +61,30 @@ def compare(paths: Sequence[Path], over_seeds: bool = True, mix: bool = False) -
         ``seed`` and ``run``.
 
     Raises:
-        UserError: when nothing is found, or what would be averaged is not of one reward
-            definition and one data set, unless `mix`; or not of one scenario.
+        UserError: when what would be averaged is not of one reward definition and one data
+            set, unless `mix`; or not of one scenario.
     """
-    frame = collect(find_runs(paths))
+    frame = collect(runs)
     return average_over_seeds(frame, mix) if over_seeds else frame
 
 
 def find_runs(paths: Sequence[Path]) -> list[Path]:
-    """Return the evaluated runs at or below `paths`, each once; failed ones are reported."""
+    """Return the evaluated runs at or below `paths`, each once; failed ones are only named.
+
+    Args:
+        paths: Run directories, or folders that hold them (a sweep, ``outputs/<name>``).
+
+    Raises:
+        UserError: when a path is no directory, or nothing at or below it has been evaluated.
+    """
     found: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
             raise UserError(f"{path} is not a directory. Give run directories or sweep folders.")
-        runs = sorted(file.parent for file in path.rglob(read.SUMMARY_FILE))
-        for failed in sorted(path.rglob(FAILED_FILE)):
-            _LOG.warning("%s failed and is left out", failed.parent)
+        failed = {file.parent for file in path.rglob(FAILED_FILE)}
+        for run in sorted(failed):
+            _LOG.warning("%s failed and is left out", run)
+        runs = sorted({file.parent for file in path.rglob(read.SUMMARY_FILE)} - failed)
         if not runs:
             raise UserError(
                 f"No {read.SUMMARY_FILE} at or below {path}: nothing there has been evaluated. "
@@ -75,19 +95,25 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def collect(runs: Sequence[Path]) -> pd.DataFrame:
-    """Return one row per run and return asked for, in the order of `runs`."""
+    """Return one row per run and return asked for, in the order of `runs`.
+
+    The settings of an evaluation are its own and those of the training that it evaluates. A
+    setting is a column where two runs have different values of it; that some have none (another
+    model's, say) is no difference.
+    """
     import pandas as pd
 
-    settings = [_settings(run) for run in runs]
+    summaries = [read.load_summary(run) for run in runs]
+    settings = [_settings(run, one) for run, one in zip(runs, summaries, strict=True)]
     differing = [
         key
         for key in dict.fromkeys(key for one in settings for key in one)
-        if len({one.get(key) for one in settings}) > 1 and not _without_influence(key)
+        if len({one[key] for one in settings if key in one}) > 1 and not _without_influence(key)
     ]
     rows = []
-    for run, one in zip(runs, settings, strict=True):
+    for run, summary, one in zip(runs, summaries, settings, strict=True):
         chosen = {key: one.get(key, "-") for key in differing}
-        rows += _rows(run, read.load_summary(run), one.get("seed"), chosen)
+        rows += _rows(run, summary, one.get("seed"), chosen)
     columns = ["run", "name", *differing, "seed", "scenario", "reward", "fingerprint"]
     return pd.DataFrame(rows, columns=[*columns, *_RESULTS[:-1]])
 
@@ -119,18 +145,19 @@ def average_over_seeds(frame: pd.DataFrame, mix: bool = False) -> pd.DataFrame:
 
 
 def to_markdown(frame: pd.DataFrame) -> str:
-    """Return the table of `compare` as Markdown, intervals in one column."""
-    hidden = ("run", "scenario", "reward", "fingerprint", "return_low", "return_high")
-    names = [name for name in frame.columns if name not in hidden]
-    place = names.index("return_mean") + 1
-    headings = [_HEADINGS.get(name, name) for name in names]
-    headings.insert(place, "95% interval")
-    rows = []
-    for _, row in frame.iterrows():
-        cells = [_cell(row[name]) for name in names]
-        cells.insert(place, interval(_known(row["return_low"]), _known(row["return_high"])))
-        rows.append(cells)
-    return markdown(headings, rows)
+    """Return the table of `compare` as Markdown, ends of an interval in one column."""
+    hidden = {"run", "scenario", "reward", "fingerprint"}
+    hidden |= {end for ends in _INTERVALS.values() for end in ends}
+    hidden |= {name for name in _ONLY_WHERE_KNOWN if frame[name].isna().all()}
+    headings: list[str] = []
+    columns: list[list[str]] = []
+    for name in (name for name in frame.columns if name not in hidden):
+        headings.append(_HEADINGS.get(name, name))
+        columns.append([_cell(name, value) for value in frame[name]])
+        if name in _INTERVALS:
+            headings.append("95% interval")
+            columns.append([_interval(name, *ends) for ends in _ends(frame, name)])
+    return markdown(headings, list(zip(*columns, strict=True)))
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
@@ -142,19 +169,24 @@ def _rows(
     run: Path, summary: Mapping[str, Any], seed: str | None, settings: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Return a run's rows, one per return asked for."""
+    data = read.section(summary, "data")
     about: dict[str, Any] = {
         "run": str(run),
         "name": str(summary.get("name") or run.name),
         "seed": seed or "-",
         "scenario": read.scenario(summary),
         "reward": read.reward_definition(summary),
-        "fingerprint": str(read.section(summary, "data").get("fingerprint") or ""),
+        "fingerprint": str(data.get("fingerprint") or ""),
         **settings,
     }
     rows = []
     for part in read.targets(summary):
         result = read.statistics(summary, "policy", "", part)
-        numbers = (result.mean, result.low, result.high, result.iqm, result.score)
+        numbers = (
+            *(result.mean, result.low, result.high, result.iqm, result.score),
+            *(result.win_rate, *(part.get("win_rate_ci95") or (None, None))),
+            *(read.number(data, "return_mean"), read.number(data, "win_rate")),
+        )
         values: dict[str, Any] = {
             name: np.nan if value is None else value
             for name, value in zip(_NUMBERS, numbers, strict=True)
@@ -170,10 +202,11 @@ def _average(group: pd.DataFrame, label: str) -> dict[str, Any]:
     once = group.drop_duplicates("seed", keep="last")
     if len(once) < len(group):
         _LOG.warning("%s: of runs with the same seed only the last counts", label)
-    means = once["return_mean"].to_numpy(dtype=float)
     values: dict[str, Any] = {name: float(once[name].mean()) for name in _NUMBERS}
-    if len(means) > 1:
-        values["return_low"], values["return_high"] = bootstrap_interval(means)
+    for name, (low, high) in _INTERVALS.items():
+        means = once[name].to_numpy(dtype=float)
+        if len(means) > 1 and not np.isnan(means).any():
+            values[low], values[high] = bootstrap_interval(means)
     return values | {"episodes": int(once["episodes"].sum()), "seeds": len(once)}
 
 
@@ -207,17 +240,23 @@ def _require_one(
         _LOG.warning("%s: %s", wrong, listed)
 
 
-def _settings(run: Path) -> dict[str, str]:
-    """Return the run's resolved configuration, flat: dotted keys, values as written in YAML."""
+def _settings(run: Path, summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return the run's resolved configuration, flat: dotted keys, values as written in YAML.
+
+    An evaluation's comes on top of its training's, which its summary holds.
+    """
     path = run / CONFIG_FILE
     if not path.is_file():
         _LOG.warning("%s has no %s: its settings are unknown", run, CONFIG_FILE)
         return {}
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
-    return dict(_flat(values or {}, ""))
+    training = read.section(summary, "training")
+    if training:
+        values.pop("checkpoint", None)
+    return dict(_flat(training, "")) | dict(_flat(values, ""))
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
@@ -236,13 +275,23 @@ def _without_influence(key: str) -> bool:
     return key.split(".")[0] in _NO_INFLUENCE
 
 
-def _known(value: float) -> float | None:
-    """Return None for the NaN that stands for an unknown number."""
-    return None if np.isnan(value) else float(value)
+def _ends(frame: pd.DataFrame, name: str) -> Iterator[tuple[float, float]]:
+    """Return a row after the other the ends of the interval of the column `name`."""
+    low, high = _INTERVALS[name]
+    return zip(frame[low], frame[high], strict=True)
 
 
-def _cell(value: Any) -> str:
-    """Return a value as a table's cell."""
+def _interval(name: str, low: float, high: float) -> str:
+    """Return an interval as a cell of the table, in the units of the column `name`."""
+    if np.isnan(low) or np.isnan(high):
+        return ""
+    return f"{low:.0%} - {high:.0%}" if name in _SHARES else interval(low, high)
+
+
+def _cell(name: str, value: Any) -> str:
+    """Return a value of the column `name` as a cell of the table."""
     if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.2f}"
+        if np.isnan(value):
+            return ""
+        return f"{value:.0%}" if name in _SHARES else f"{value:.2f}"
     return str(value)

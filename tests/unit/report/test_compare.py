@@ -14,7 +14,14 @@ import pytest
 import yaml
 
 from mads4.errors import UserError
-from mads4.report.compare import average_over_seeds, collect, compare, to_markdown, write_csv
+from mads4.report.compare import (
+    average_over_seeds,
+    collect,
+    compare,
+    find_runs,
+    to_markdown,
+    write_csv,
+)
 
 
 def write_run(
@@ -40,7 +47,7 @@ def sweep(tmp_path: Path, summary: dict[str, Any]) -> Path:
 
 
 def test_sweep_is_averaged_over_seeds(sweep: Path) -> None:
-    frame = compare([sweep])
+    frame = compare(find_runs([sweep]))
     assert list(frame.columns[:3]) == ["name", "model.message", "target"]
     assert frame["seeds"].tolist() == [2, 2, 2, 2]
     rows = frame.set_index(["model.message", "target"])
@@ -54,7 +61,7 @@ def test_sweep_is_averaged_over_seeds(sweep: Path) -> None:
 
 
 def test_runs_one_by_one(sweep: Path) -> None:
-    frame = compare([sweep / "0", sweep / "2"], over_seeds=False)
+    frame = compare(find_runs([sweep / "0", sweep / "2"]), over_seeds=False)
     assert len(frame) == 4
     assert frame["seed"].tolist() == ["0"] * 4
     assert frame["model.message"].tolist() == ["output", "output", "none", "none"]
@@ -64,7 +71,9 @@ def test_runs_one_by_one(sweep: Path) -> None:
 
 
 def test_a_run_given_twice_counts_once(sweep: Path) -> None:
-    pd.testing.assert_frame_equal(compare([sweep, sweep / "1"]), compare([sweep]))
+    pd.testing.assert_frame_equal(
+        compare(find_runs([sweep, sweep / "1"])), compare(find_runs([sweep]))
+    )
 
 
 def test_a_repeated_seed_counts_once(
@@ -72,7 +81,7 @@ def test_a_repeated_seed_counts_once(
 ) -> None:
     write_run(sweep / "9", summary, seed=1, mean=20.0)
     with caplog.at_level(logging.WARNING):
-        frame = compare([sweep])
+        frame = compare(find_runs([sweep]))
     assert frame["seeds"].max() == 2
     assert frame.loc[0, "return_mean"] == 18.0
     assert "same seed" in caplog.text
@@ -96,10 +105,10 @@ def test_what_differs_is_not_averaged(
     one = write_run(sweep / "9", summary, seed=2, mean=30.0)
     (sweep / "9" / "summary.json").write_text(json.dumps(one | change))
     with pytest.raises(UserError, match=what):
-        compare([sweep])
-    assert len(compare([sweep], over_seeds=False)) == 10
+        compare(find_runs([sweep]))
+    assert len(compare(find_runs([sweep]), over_seeds=False)) == 10
     caplog.clear()
-    mixed = compare([sweep], mix=True)
+    mixed = compare(find_runs([sweep]), mix=True)
     assert mixed["seeds"].max() == 3
     assert re.search(what, caplog.text)
 
@@ -109,7 +118,7 @@ def test_scenarios_are_never_mixed(sweep: Path, summary: dict[str, Any]) -> None
     one["env"] = one["env"] | {"scenario": "elsewhere"}
     (sweep / "9" / "summary.json").write_text(json.dumps(one))
     with pytest.raises(UserError, match="different scenarios"):
-        compare([sweep], mix=True)
+        compare(find_runs([sweep]), mix=True)
 
 
 def test_failed_and_missing_runs(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -117,16 +126,55 @@ def test_failed_and_missing_runs(sweep: Path, caplog: pytest.LogCaptureFixture) 
     failed.mkdir()
     (failed / "FAILED").touch()
     with caplog.at_level(logging.WARNING):
-        assert len(compare([sweep])) == 4
+        assert len(compare(find_runs([sweep]))) == 4
     assert f"{failed} failed" in caplog.text
     with pytest.raises(UserError, match="mads4 evaluate"):
-        compare([failed])
+        compare(find_runs([failed]))
     with pytest.raises(UserError, match="not a directory"):
-        compare([sweep / "nowhere"])
+        compare(find_runs([sweep / "nowhere"]))
+
+
+def test_a_run_that_failed_after_its_summary_was_written_is_left_out(sweep: Path) -> None:
+    (sweep / "1" / "FAILED").touch()
+    assert compare(find_runs([sweep]))["seeds"].tolist() == [1, 1, 2, 2]
+
+
+def test_evaluations_have_the_settings_of_their_training(
+    sweep: Path, summary: dict[str, Any]
+) -> None:
+    for seed, mean in ((0, 12.0), (1, 14.0)):
+        trained = yaml.safe_load((sweep / str(seed) / "config.yaml").read_text())
+        run = sweep / str(seed) / "sampled"
+        one = write_run(run, summary, seed, mean)
+        (run / "summary.json").write_text(json.dumps(one | {"training": trained}))
+        config = {"checkpoint": f"there/{seed}", "env": None, "model": {"message": "output"}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config | {"evaluator": {"sample": True}}))
+        trained["evaluator"] = {"sample": False}
+        (sweep / str(seed) / "config.yaml").write_text(yaml.safe_dump(trained))
+    frame = compare(find_runs([sweep / "0", sweep / "1"]))
+    assert list(frame.columns[:3]) == ["name", "evaluator.sample", "target"]
+    assert frame["return_mean"].tolist() == [17.0, 15.0, 13.0, 11.0]
+    assert frame["seeds"].tolist() == [2, 2, 2, 2]
+
+
+def test_wins_and_the_data_stand_beside_the_returns(sweep: Path, tmp_path: Path) -> None:
+    for run, won in (("0", 0.5), ("1", 0.75)):
+        path = sweep / run / "summary.json"
+        one = json.loads(path.read_text())
+        one["eval"]["29.7"] |= {"win_rate": won, "win_rate_ci95": [won - 0.1, won + 0.1]}
+        one["data"] |= {"return_mean": 14.5, "win_rate": 0.25}
+        path.write_text(json.dumps(one))
+    first, *rows = to_markdown(compare(find_runs([sweep / "0", sweep / "1"]))).splitlines()
+    assert "| won | 95% interval | data's mean | data's won |" in first
+    assert "| 62% | 50% - 75% | 14.50 | 25% |" in rows[1]
+    alone = to_markdown(compare(find_runs([sweep / "0"]))).splitlines()
+    assert "| 50% | 40% - 60% | 14.50 | 25% |" in alone[2]
+    assert "|  |  | 14.50 | 25% |" in alone[3], "the other target's wins are not known"
+    assert "won" not in to_markdown(compare(find_runs([sweep / "2"])))
 
 
 def test_markdown_and_csv(sweep: Path, tmp_path: Path) -> None:
-    frame = compare([sweep])
+    frame = compare(find_runs([sweep]))
     text = to_markdown(frame)
     first = text.splitlines()[0]
     assert first.startswith("| name | model.message | asked for | mean return | 95% interval | IQM")
@@ -143,4 +191,4 @@ def test_without_configuration_and_score(tmp_path: Path, summary: dict[str, Any]
     (tmp_path / "a" / "config.yaml").unlink()
     frame = collect([tmp_path / "a"])
     assert frame["seed"].tolist() == ["-", "-"]
-    assert "| 5.00 |" in to_markdown(compare([tmp_path / "a"]))
+    assert "| 5.00 |" in to_markdown(compare(find_runs([tmp_path / "a"])))
