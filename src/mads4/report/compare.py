@@ -23,7 +23,11 @@ CONFIG_FILE = "config.yaml"
 FAILED_FILE = "FAILED"
 
 _LOG = logging.getLogger(__name__)
-_NO_INFLUENCE = ("seed", "name", "resume", "device", "threads", "progress", "logger", "hydra")
+_NO_INFLUENCE = (
+    *("seed", "name", "resume", "device", "threads", "progress", "logger", "hydra"),
+    *("dataset.workers", "evaluator.workers", "evaluator.worker_timeout", "evaluator.video"),
+    *("evaluator.video_steps", "evaluator.baselines", "evaluator.baseline_episodes"),
+)
 _ABOUT = ("run", "name", "seed", "scenario", "reward", "fingerprint")
 _INTERVALS = {
     "return_mean": ("return_low", "return_high"),
@@ -198,11 +202,14 @@ def _rows(
 
 
 def _average(group: pd.DataFrame, label: str) -> dict[str, Any]:
-    """Return the statistics of one group and target, a repeated seed counting once."""
+    """Return the statistics of one group and target, a repeated seed counting once.
+
+    What one of them does not tell, their mean does not either.
+    """
     once = group.drop_duplicates("seed", keep="last")
     if len(once) < len(group):
         _LOG.warning("%s: of runs with the same seed only the last counts", label)
-    values: dict[str, Any] = {name: float(once[name].mean()) for name in _NUMBERS}
+    values: dict[str, Any] = {name: float(once[name].mean(skipna=False)) for name in _NUMBERS}
     for name, (low, high) in _INTERVALS.items():
         means = once[name].to_numpy(dtype=float)
         if len(means) > 1 and not np.isnan(means).any():
@@ -272,7 +279,7 @@ def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
 
 def _without_influence(key: str) -> bool:
     """Return whether a setting says nothing about what was tried (or is the seed itself)."""
-    return key.split(".")[0] in _NO_INFLUENCE
+    return key in _NO_INFLUENCE or key.split(".")[0] in _NO_INFLUENCE
 
 
 def _ends(frame: pd.DataFrame, name: str) -> Iterator[tuple[float, float]]:

@@ -173,6 +173,18 @@ def test_wins_and_the_data_stand_beside_the_returns(sweep: Path, tmp_path: Path)
     assert "won" not in to_markdown(compare(find_runs([sweep / "2"])))
 
 
+def test_yardsticks_of_one_run_alone_are_no_difference(sweep: Path) -> None:
+    for run, played in (("0", True), ("1", False)):
+        path = sweep / run / "config.yaml"
+        config = yaml.safe_load(path.read_text()) | {"evaluator": {"baselines": played}}
+        path.write_text(yaml.safe_dump(config))
+    path = sweep / "1" / "summary.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"baselines": {}}))
+    frame = compare(find_runs([sweep / "0", sweep / "1"]))
+    assert frame["seeds"].tolist() == [2, 2]
+    assert frame["normalised_score"].isna().tolist() == [False, True], "one's is not both's"
+
+
 def test_markdown_and_csv(sweep: Path, tmp_path: Path) -> None:
     frame = compare(find_runs([sweep]))
     text = to_markdown(frame)
