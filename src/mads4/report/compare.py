@@ -17,6 +17,7 @@ from mads4.report import summary as read
 from mads4.report.table import interval, markdown
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import pandas as pd
 
 CONFIG_FILE = "config.yaml"
@@ -125,8 +126,8 @@ def collect(runs: Sequence[Path]) -> pd.DataFrame:
 def average_over_seeds(frame: pd.DataFrame, mix: bool = False) -> pd.DataFrame:
     """Return the means over seeds of the rows of `collect` that differ in nothing else.
 
-    The interval of several seeds is a 95% bootstrap interval of the mean of the runs' means; that
-    of a single run stays what its own episodes gave.
+    The interval of several seeds is that of `interval_over_runs`; that of a single run stays what
+    its own episodes gave.
 
     Raises:
         UserError: when rows of one group differ in reward definition or data set and are not to
@@ -213,18 +214,24 @@ def _average(group: pd.DataFrame, label: str) -> dict[str, Any]:
     for name, (low, high) in _INTERVALS.items():
         means = once[name].to_numpy(dtype=float)
         if len(means) > 1 and not np.isnan(means).any():
-            values[low], values[high] = bootstrap_interval(means)
+            ends = interval_over_runs(means)
+            values[low], values[high] = np.clip(ends, 0, 1) if name in _SHARES else ends
     return values | {"episodes": int(once["episodes"].sum()), "seeds": len(once)}
 
 
-def bootstrap_interval(values: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Return the 95% percentile bootstrap interval of the mean of `values` (n,), n at least 2."""
+def interval_over_runs(means: npt.ArrayLike) -> tuple[float, float]:
+    """Return the 95% interval of the mean of a few runs' means (n,), n at least 2.
+
+    Student's, with n - 1 degrees of freedom: it holds the mean 19 times in 20 however few normally
+    distributed runs there are, and averages over many episodes nearly are. Resampling three runs
+    gives little more than their range, which holds it 3 times in 4.
+    """
     from scipy import stats
 
-    found = stats.bootstrap(
-        (values,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0)
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    values = np.asarray(means, dtype=np.float64)
+    middle, error = float(values.mean()), float(stats.sem(values))
+    reach = error * float(stats.t.ppf(0.975, len(values) - 1))
+    return middle - reach, middle + reach
 
 
 def _require_one(

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from mads4.report.compare import (
     collect,
     compare,
     find_runs,
+    interval_over_runs,
     to_markdown,
     write_csv,
 )
@@ -55,9 +57,18 @@ def test_sweep_is_averaged_over_seeds(sweep: Path) -> None:
     assert rows.loc[("output", 20.0), "return_mean"] == 15.0
     best = rows.loc[("none", 29.7)]
     assert best["return_mean"] == 10.0
-    assert (best["return_low"], best["return_high"]) == (9.0, 11.0)
+    # 9 and 11: standard error 1, and Student's t with one degree of freedom is 12.706
+    assert (best["return_low"], best["return_high"]) == pytest.approx((-2.706, 22.706), abs=1e-3)
     assert best["episodes"] == 128
     assert best["normalised_score"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("runs", [2, 3, 5])
+def test_an_interval_over_runs_holds_the_mean_19_times_in_20(runs: int) -> None:
+    rng = np.random.default_rng(runs)
+    ends = [interval_over_runs(rng.normal(7.0, 2.0, runs)) for _ in range(4000)]
+    held = np.mean([low <= 7.0 <= high for low, high in ends])
+    assert held == pytest.approx(0.95, abs=0.015)  # four standard errors
 
 
 def test_runs_one_by_one(sweep: Path) -> None:
@@ -166,7 +177,7 @@ def test_wins_and_the_data_stand_beside_the_returns(sweep: Path, tmp_path: Path)
         path.write_text(json.dumps(one))
     first, *rows = to_markdown(compare(find_runs([sweep / "0", sweep / "1"]))).splitlines()
     assert "| won | 95% interval | data's mean | data's won |" in first
-    assert "| 62% | 50% - 75% | 14.50 | 25% |" in rows[1]
+    assert "| 62% | 0% - 100% | 14.50 | 25% |" in rows[1], "two seeds tell next to nothing"
     alone = to_markdown(compare(find_runs([sweep / "0"]))).splitlines()
     assert "| 50% | 40% - 60% | 14.50 | 25% |" in alone[2]
     assert "|  |  | 14.50 | 25% |" in alone[3], "the other target's wins are not known"
@@ -190,7 +201,7 @@ def test_markdown_and_csv(sweep: Path, tmp_path: Path) -> None:
     text = to_markdown(frame)
     first = text.splitlines()[0]
     assert first.startswith("| name | model.message | asked for | mean return | 95% interval | IQM")
-    assert "| quickstart | output | 29.70 | 17.00 | 16.00 - 18.00 | 17.00 |" in text
+    assert "| quickstart | output | 29.70 | 17.00 | 4.29 - 29.71 | 17.00 |" in text
     write_csv(frame, tmp_path / "table.csv")
     back = pd.read_csv(tmp_path / "table.csv", keep_default_na=False)
     assert back["return_mean"].tolist() == frame["return_mean"].tolist()
