@@ -62,12 +62,14 @@ reproduce-smac: $(RUNTIME) ## The paper's 12 runs on StarCraft II; says first wh
 	$(BIN)/mads4 train -m experiment=smac_2c_vs_64zg_poor name=reproduce_smac resume=auto \
 		env.scenario=5m_vs_6m,2c_vs_64zg,6h_vs_8z,corridor dataset.quality=good,medium,poor \
 		hydra.sweep.dir=outputs/reproduce-smac
+	$(BIN)/mads4 report outputs/reproduce-smac --csv outputs/reproduce-smac/results.csv
 
 reproduce-smax: $(RUNTIME) ## 18 runs on StarCraft battles in jaxmarl: maps, qualities, seeds; some hours
 	$(PIP) install --no-compile -c constraints.txt -e '.[smax]'
 	$(BIN)/mads4 train -m experiment=smax name=reproduce_smax resume=auto \
 		env.scenario=2s3z,3s5z dataset.quality=good,medium,poor seed=0,1,2 \
 		hydra.sweep.dir=outputs/reproduce-smax
+	$(BIN)/mads4 report outputs/reproduce-smax --csv outputs/reproduce-smax/results.csv
 
 bench: $(RUNTIME) ## Time a training step against a dense-matrix control
 	$(BIN)/python benchmarks/offline_step.py

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+import logging
+import operator
+from collections.abc import Collection, Iterable, Mapping
+from functools import reduce
 from typing import Any, TypeAlias, TypeVar
 
 from pydantic import ValidationError
@@ -21,6 +25,8 @@ from mads4.errors import UserError, did_you_mean
 ConfigT = TypeVar("ConfigT", bound=Command)
 Node: TypeAlias = Mapping[str, Any]
 
+_LOG = logging.getLogger(__name__)
+
 MISSING = "???"
 """How YAML marks a value that the user must give."""
 
@@ -33,15 +39,28 @@ class ConfigError(UserError):
         self.problems = problems
 
 
-def parse(values: Mapping[str, Any], schema: type[ConfigT]) -> ConfigT:
+def parse(
+    values: Mapping[str, Any], schema: type[ConfigT], given: Collection[str] | None = None
+) -> ConfigT:
     """Return `values`, as they come from YAML, as an instance of `schema`.
+
+    Args:
+        values: nested settings.
+        schema: of the command that they are for.
+        given: the keys that the user wrote. What others set for another kind of their group (the
+            width of an experiment's model, and the user chose another model) is left out, and
+            said. None: all were written.
 
     Raises:
         ConfigError: one line per unknown key, wrong value or impossible combination.
     """
+    values = _without_missing(values)
     try:
-        config = schema.model_validate(_without_missing(values))
+        config = schema.model_validate(values)
     except ValidationError as error:
+        strange = [] if given is None else _of_another_kind(error, schema, given)
+        if strange:
+            return parse(_without(values, strange), schema, given)
         raise ConfigError(describe(error, schema)) from None
     problems = validate(config)
     if problems:
@@ -160,6 +179,32 @@ def describe(error: ValidationError, schema: type[Command]) -> list[str]:
             line = f"{key}: got {given}, expected {allowed.get(key, 'a group of settings')}"
         found.setdefault(key, line)
     return list(found.values())
+
+
+def _of_another_kind(
+    error: ValidationError, schema: type[Command], given: Collection[str]
+) -> list[tuple[str, ...]]:
+    """Return the paths of settings nobody wrote that belong to another kind of their group."""
+    allowed, tagged = expectations(schema), _tagged(schema)
+    groups = {key[:cut] for key in allowed for cut, char in enumerate(key) if char == "."}
+    found = []
+    for item in error.errors(include_url=False):
+        group, *rest = map(str, item["loc"])
+        key = ".".join([group, *rest[1:]])
+        elsewhere = group in tagged and len(rest) > 1 and (key in allowed or key in groups)
+        written = any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in given)
+        if item["type"] == "extra_forbidden" and elsewhere and not written:
+            _LOG.info("%s: does not go with %s=%s and is left out", key, group, rest[0])
+            found.append((group, *rest[1:]))
+    return found
+
+
+def _without(values: Mapping[str, Any], paths: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """Return nested `values` less those at `paths`."""
+    kept = copy.deepcopy(dict(values))
+    for *above, name in paths:
+        del reduce(operator.getitem, above, kept)[name]
+    return kept
 
 
 def expectations(schema: type[Command]) -> dict[str, str]:

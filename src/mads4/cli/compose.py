@@ -60,13 +60,19 @@ class Plan:
     """False when the command only shows something (``--cfg``, ``--info``)."""
 
 
-def to_config(composed: DictConfig, command: str) -> AnyConfig:
-    """Convert Hydra's configuration once, with interpolations resolved, to a typed one."""
+def to_config(composed: DictConfig, command: str, overrides: Iterable[str]) -> AnyConfig:
+    """Convert Hydra's configuration once, with interpolations resolved, to a typed one.
+
+    What an experiment sets for another model (trainer, environment, data set) than the user chose
+    in the `overrides` is left out.
+    """
     foreign = {"hydra"} | (set(Config.model_fields) - set(SCHEMAS[command].model_fields))
     keys = [str(key) for key in composed if key not in foreign]  # experiments set more than needed
     values = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
     assert isinstance(values, dict)
-    return parse({str(key): value for key, value in values.items()}, SCHEMAS[command])
+    keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
+    given = [key for key in keys if "." in key]  # model=mlp chooses, it sets nothing
+    return parse({str(key): value for key, value in values.items()}, SCHEMAS[command], given)
 
 
 def check(command: str, argv: list[str]) -> Plan:
@@ -95,7 +101,7 @@ def check(command: str, argv: list[str]) -> Plan:
             if composed is None:  # what the schema finds wrong with the rest is told as well
                 rest = [text for text in job if not text.startswith(("hydra.", "~"))]
                 composed = _attempt(partial(compose, rest), problems)
-            config = composed and _attempt(partial(to_config, composed, command), problems)
+            config = composed and _attempt(partial(to_config, composed, command, job), problems)
             configs += [config] if config else []
     if problems or base is None:
         raise ConfigError(list(dict.fromkeys(problems)))

@@ -62,7 +62,7 @@ def _job(command: str, composed: DictConfig) -> None:
         return
     (run_dir / FAILED).unlink(missing_ok=True)
     try:
-        config = to_config(composed, command)
+        config = to_config(composed, command, hydra_config.overrides.task)
         OmegaConf.save(OmegaConf.create(config.model_dump(mode="json")), run_dir / CONFIG)
         _build(command, config, run_dir)
     except UserError as error:

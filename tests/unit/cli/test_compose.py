@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,3 +159,33 @@ def test_a_folder_of_the_users_own_adds_options(tmp_path: Path) -> None:
     assert plan.configs[0].seed == 7  # type: ignore[union-attr]
     with pytest.raises(ConfigError, match=r"expected one of .*\bmine, "):
         check("train", ["--config-dir", str(tmp_path), "experiment=min"])
+
+
+@pytest.mark.parametrize(
+    ("words", "left_out"),
+    [
+        (["experiment=smax", "model=mlp"], {"model.dropout"}),
+        (["experiment=smoke", "model=mlp"], {"model.d_state", "model.message_dim"}),
+        (["experiment=finetune_rware", "trainer=offline"], {"trainer.offline", "trainer.online"}),
+        (
+            ["experiment=smac_2c_vs_64zg_poor", "env=smax", "env.scenario=3m", "dataset=generated"],
+            {"env.observation"},
+        ),
+    ],
+)
+def test_what_an_experiment_sets_for_another_kind_is_left_out_and_said(
+    words: list[str], left_out: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        check("train", words)
+    said = {message.partition(":")[0] for message in caplog.messages if "left out" in message}
+    assert said == left_out
+
+
+def test_what_the_user_sets_for_another_kind_is_a_mistake() -> None:
+    with pytest.raises(ConfigError) as caught:
+        check("train", ["experiment=smax", "model=mlp", "model.dropout=0.1", "model.d_state=8"])
+    assert caught.value.problems == [
+        f"model.{name}: does not go with model=mlp; leave it out, or choose another model."
+        for name in ("dropout", "d_state")
+    ]
