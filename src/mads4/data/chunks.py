@@ -1,10 +1,11 @@
-"""Appending rows to HDF5 arrays, with the chunks hashed and compressed in threads.
+"""Rows into HDF5 arrays and out of them, with whole chunks encoded and decoded in threads.
 
-HDF5 compresses inside its global lock, on one core. Here whole chunks go through the same filters
-outside of it and are handed to HDF5 as they are to lie in the file, which is the same to every
-reader. An array's first chunk decides who writes the deflate streams: ISA-L, which is five times as
-fast as zlib's level 1 and mostly as small or smaller (features of a warehouse's robots: 5.6 instead
-of 6.7%), unless zlib's run lengths alone save clearly more (random bits: 10.3 instead of 13.5%).
+HDF5 filters chunks inside its global lock, on one core. Here they go through the same filters
+outside of it, and HDF5 only puts them into the file, which is the same to every reader, and takes
+them out. An array's first chunk decides who writes the deflate streams: ISA-L, which is five times
+as fast as zlib's level 1 and mostly as small or smaller (features of a warehouse's robots: 5.6
+instead of 6.7%), unless zlib's run lengths alone save clearly more (random bits: 10.3 instead of
+13.5%).
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import numpy as np
 from mads4.data.content import Array, StreamDigest
 
 try:
-    from isal.isal_zlib import compress as _compress
+    from isal import isal_zlib as _zlib
 except ImportError:  # no wheels for this machine: the same files, more slowly
-    from zlib import compress as _compress  # type: ignore[assignment]
+    _zlib = zlib  # type: ignore[misc]
 
 THREADS = min(4, os.cpu_count() or 1)
 """Threads that compress; one more hashes."""
@@ -75,9 +76,7 @@ class GrowingArray:
     """A resizable HDF5 array of whole rows per chunk, and the digest of what was appended."""
 
     def __init__(self, stored: h5py.Dataset, encoder: Encoder) -> None:
-        plan = stored.id.get_create_plist()
-        self.filters = tuple(plan.get_filter(k)[0] for k in range(plan.get_nfilters()))
-        """Codes of the filters in the order in which HDF5 applies them."""
+        self.filters = filters(stored)
         self.chunk_shape: tuple[int, ...] = stored.chunks
         self.dtype: np.dtype = stored.dtype
         self.stream = StreamDigest()
@@ -155,9 +154,91 @@ def encode(rows: Array, chunk_rows: int, codes: tuple[int, ...], deflate: Deflat
     return content.tobytes()
 
 
+def decode(content: bytes, target: Array, codes: tuple[int, ...]) -> None:
+    """Fill `target`, a whole chunk, from its bytes as HDF5 keeps them: `encode` backwards.
+
+    Raises:
+        ValueError: another filter, or content that is damaged.
+    """
+    plain = np.frombuffer(content, np.uint8)
+    size, planes = target.dtype.itemsize, 1
+    for code in reversed(codes):
+        if code == h5py.h5z.FILTER_FLETCHER32:
+            plain, checksum = plain[:-4], plain[-4:]
+            if int.from_bytes(checksum.tobytes(), "little") != fletcher32(plain):
+                raise ValueError("the checksum of a chunk does not match")
+        elif code == h5py.h5z.FILTER_DEFLATE:
+            plain = np.frombuffer(_inflate(plain.data, target.nbytes), np.uint8)
+        elif code == h5py.h5z.FILTER_SHUFFLE and code == codes[0]:
+            planes = size
+        else:
+            raise ValueError(f"chunks with the HDF5 filters {codes} cannot be decoded")
+    if len(plain) != target.nbytes:
+        raise ValueError(f"a chunk has {len(plain)} bytes, not {target.nbytes}")
+    flat = target.reshape(-1).view(np.uint8)
+    for k, plane in enumerate(plain.reshape(planes, -1)):  # faster than a transposed copy
+        flat[k::planes] = plane
+
+
+def read_rows(stored: h5py.Dataset, first: int, target: Array) -> None:
+    """Fill the contiguous `target` (rows, …), of the array's dtype, with rows from `first` on.
+
+    Where whole rows lie in filtered chunks, threads take a chunk each. HDF5 reads everything else,
+    and whatever cannot be decoded here, so that what is wrong is said in its words.
+
+    Raises:
+        OSError: HDF5 cannot read the rows.
+    """
+    codes = filters(stored)
+    whole_rows = stored.chunks is not None and stored.chunks[1:] == stored.shape[1:]
+    if codes and whole_rows and len(target) > stored.chunks[0]:
+        try:
+            _decode_rows(stored, first, target, codes)
+            return
+        except (ValueError, OSError, RuntimeError):
+            pass  # HDF5 knows more filters, fills holes and says what is damaged
+    stored.read_direct(target, np.s_[first : first + len(target)])
+
+
+def _decode_rows(stored: h5py.Dataset, first: int, target: Array, codes: tuple[int, ...]) -> None:
+    rows, last = stored.chunks[0], first + len(target)
+
+    def fill(start: int) -> None:
+        place = (start, *(0,) * (stored.ndim - 1))
+        skipped, content = stored.id.read_direct_chunk(place)
+        if skipped:
+            raise ValueError("a chunk was stored without some of the filters")
+        if first <= start <= last - rows:
+            decode(content, target[start - first : start - first + rows], codes)
+        else:
+            chunk = np.empty(stored.chunks, stored.dtype)
+            decode(content, chunk, codes)
+            low, high = max(start, first), min(start + rows, last)
+            target[low - first : high - first] = chunk[low - start : high - start]
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        for _ in threads.map(fill, range(first // rows * rows, last, rows)):
+            pass
+
+
+def filters(stored: h5py.Dataset) -> tuple[int, ...]:
+    """Return the codes of the filters in the order in which HDF5 applies them."""
+    plan = stored.id.get_create_plist()
+    return tuple(plan.get_filter(k)[0] for k in range(plan.get_nfilters()))
+
+
+def _inflate(content: memoryview, size: int) -> bytes:
+    """Return the `size` bytes of a zlib stream; it is read no further than one byte more."""
+    stream = _zlib.decompressobj()
+    try:
+        return stream.decompress(content, size + 1)
+    except _zlib.error as error:  # type: ignore[misc]
+        raise ValueError(f"a compressed chunk is damaged: {error}") from error
+
+
 def fast(content: Array) -> bytes:
     """Compress bytes with ISA-L's level 1, or zlib's where there is no ISA-L."""
-    return _compress(content.data, 1)
+    return _zlib.compress(content.data, 1)
 
 
 def run_lengths(content: Array) -> bytes:

@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mads4.data.chunks import read_rows
 from mads4.data.content import (
     STATE_DTYPES,
     STEP_ARRAYS,
@@ -222,9 +223,10 @@ def _read_rows(
             f"{name} is {stored.dtype.str} {stored.shape}, the header says "
             f"{expected.dtype} {expected.shape}"
         )
-    array = np.empty((len(range(len(stored))[rows]), *stored.shape[1:]), stored.dtype)
+    first, last, _ = rows.indices(len(stored))
+    array = np.empty((last - first, *stored.shape[1:]), stored.dtype)
     if array.size:
-        stored.read_direct(array, rows)
+        read_rows(stored, first, array)
     return array
 
 

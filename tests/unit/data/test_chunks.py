@@ -12,7 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads4.data.chunks import Encoder, GrowingArray, encode, fast, fletcher32, run_lengths
+from mads4.data import chunks
+from mads4.data.chunks import (
+    Encoder,
+    GrowingArray,
+    decode,
+    encode,
+    fast,
+    fletcher32,
+    read_rows,
+    run_lengths,
+)
 from mads4.data.content import digest
 
 FILTERS: dict[str, dict[str, Any]] = {
@@ -139,3 +149,92 @@ def test_other_filters_are_refused_at_the_first_chunk(tmp_path: Path) -> None:
         array = GrowingArray(stored, encoder)
         with pytest.raises(ValueError, match="cannot be encoded"):
             array.append(np.zeros(4, np.float32))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    length=st.integers(1, 300),
+    row=st.sampled_from([(), (1,), (2, 3)]),
+    dtype=st.sampled_from(["<f4", "|u1", "<i8", ">f4"]),
+    filters=st.sampled_from([*FILTERS, "other"]),
+    chunk=st.integers(1, 50),
+    wanted=st.tuples(st.integers(0, 300), st.integers(0, 300)),
+)
+def test_rows_are_what_hdf5_wrote(
+    tmp_path_factory: pytest.TempPathFactory,
+    length: int,
+    row: tuple[int, ...],
+    dtype: str,
+    filters: str,
+    chunk: int,
+    wanted: tuple[int, int],
+) -> None:
+    content = (100 * np.random.default_rng(length).random((length, *row))).astype(dtype)
+    chunk, (first, last) = min(chunk, length), sorted(min(end, length) for end in wanted)
+    with h5py.File(tmp_path_factory.mktemp("rows") / "x.h5", "w") as file:
+        options = {"compression": "lzf"} if filters == "other" else FILTERS[filters]
+        stored = file.create_dataset("x", data=content, chunks=(chunk, *row), **options)
+        file.flush()
+        target = np.empty((last - first, *row), dtype)
+        if len(target):
+            read_rows(stored, first, target)
+    np.testing.assert_array_equal(target, content[first:last])
+
+
+def compressed(file: h5py.File, rows: int, filled: int) -> h5py.Dataset:
+    stored = file.create_dataset("x", (rows,), "<f4", chunks=(64,), fillvalue=7, **FILTERS["all"])
+    stored[:filled] = np.arange(filled)
+    file.flush()
+    return stored
+
+
+def test_our_own_chunks_are_decoded_without_hdf5(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h5py.Dataset, "read_direct", None)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        target = np.empty(200, "<f4")
+        read_rows(compressed(file, 256, 256), 30, target)
+    np.testing.assert_array_equal(target, np.arange(30, 230))
+
+
+def test_holes_are_filled_by_hdf5(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        target = np.empty(256, "<f4")
+        read_rows(compressed(file, 256, 64), 0, target)
+    np.testing.assert_array_equal(target, [*range(64), *[7] * 192])
+
+
+def test_what_is_damaged_is_said_in_hdf5_s_words(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        stored = compressed(file, 256, 256)
+        _, content = stored.id.read_direct_chunk((64,))
+        broken = bytearray(content)
+        broken[len(broken) // 2] ^= 1
+        stored.id.write_direct_chunk((64,), bytes(broken))
+    with h5py.File(tmp_path / "x.h5") as file, pytest.raises(OSError, match="read data"):
+        read_rows(file["x"], 0, np.empty(256, "<f4"))
+
+
+@pytest.mark.parametrize(
+    ("content", "codes", "what"),
+    [
+        (bytes(16), (32000,), "filters"),
+        (bytes(12), (), "12 bytes, not 16"),
+        (b"x" * 16, (h5py.h5z.FILTER_DEFLATE,), "compressed chunk is damaged"),
+        (zlib.compress(bytes(8)), (h5py.h5z.FILTER_DEFLATE,), "8 bytes, not 16"),
+        (zlib.compress(bytes(1 << 20)), (h5py.h5z.FILTER_DEFLATE,), "17 bytes, not 16"),
+        (bytes(16) + b"abcd", (h5py.h5z.FILTER_FLETCHER32,), "checksum"),
+    ],
+)
+def test_other_content_is_not_decoded(content: bytes, codes: tuple[int, ...], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
+        decode(content, np.empty(4, "<f4"), codes)
+
+
+def test_without_isa_l_zlib_reads_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "_zlib", zlib)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        target = np.empty(256, "<f4")
+        read_rows(compressed(file, 256, 256), 0, target)
+    np.testing.assert_array_equal(target, np.arange(256))
