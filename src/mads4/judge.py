@@ -116,7 +116,7 @@ class Judge:
                         settings.episodes,
                         seed=settings.seed,
                         target_return=target,
-                        sample=settings.sample,
+                        sample=settings.sample is not False,
                         device=self._device,
                         message_drop=settings.message_drop,
                         watch=camera if not results else None,

@@ -22,8 +22,9 @@ class EvaluatorConfig(Section):
     """Seconds without an answer after which a process is replaced and its episodes replayed."""
     targets: Annotated[tuple[Target, ...], Field(strict=False, min_length=1)] = ("1.1*max", "mean")
     """Returns to ask for: numbers, or `[number*]max|mean|min` of the data's returns."""
-    sample: bool = True
-    """Draw actions from the policy; false takes the likeliest."""
+    sample: bool | None = True
+    """Draw actions from the policy; false takes the likeliest, null does as the training's
+    evaluation did."""
     message_drop: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability that what an agent hands on is lost, at every step anew."""
     seed: NotNegative = 1000

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mads4 import build
 from mads4.atomic import write_json
-from mads4.config import Config, EvaluateConfig
+from mads4.config import Config, EvaluateConfig, EvaluatorConfig
 from mads4.envs.registry import EnvFactory
 from mads4.evaluate import target_returns
 from mads4.experiment.sources import known_returns, trained
@@ -51,7 +51,7 @@ def summarise(
     Where training began with another checkpoint, `before`, that one is asked for the first target.
     """
     began = time.perf_counter()
-    settings = config.evaluator
+    settings = _as_in_training(config.evaluator, payload)
     judge = Judge(make_env, settings, device, config.progress)
     policy = build.trained_policy(payload, settings.precision).to(device)
     targets = target_returns(settings.targets, known_returns(payload))
@@ -70,12 +70,21 @@ def summarise(
         "simulator": build.env_spec(make_env).version,
         "model": payload["model"],
         "reward_definition": payload["spec"]["reward"],
+        "actions": "sampled" if settings.sample else "likeliest",
         "data": data and data | {"quality": data["behaviour"].get("quality")},
         "eval": results,
         "before": earlier,
         "baselines": baselines,
         "time": {**times, "evaluate_s": time.perf_counter() - began},
     }
+
+
+def _as_in_training(settings: EvaluatorConfig, payload: Mapping[str, Any]) -> EvaluatorConfig:
+    """Return `settings` with what they leave open as the checkpoint's training had it."""
+    if settings.sample is not None:
+        return settings
+    sample = payload["config"]["evaluator"].get("sample")
+    return settings.model_copy(update={"sample": sample is not False})
 
 
 def publish(summary: dict[str, Any], run_dir: Path, tracker: Tracker, step: int) -> None:

@@ -257,7 +257,7 @@ def _require_one(
 def _settings(run: Path, summary: Mapping[str, Any]) -> dict[str, str]:
     """Return the run's resolved configuration, flat: dotted keys, values as written in YAML.
 
-    An evaluation's comes on top of its training's, which its summary holds.
+    An evaluation's comes on top of its training's, which its summary holds; null is as there.
     """
     path = run / CONFIG_FILE
     if not path.is_file():
@@ -270,7 +270,9 @@ def _settings(run: Path, summary: Mapping[str, Any]) -> dict[str, str]:
     training = read.section(summary, "training")
     if training:
         values.pop("checkpoint", None)
-    return dict(_flat(training, "")) | dict(_flat(values, ""))
+    settings = dict(_flat(training, ""))
+    own = {key: value for key, value in _flat(values, "") if value != "null" or key not in settings}
+    return settings | own
 
 
 def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:

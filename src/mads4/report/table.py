@@ -88,5 +88,7 @@ def _title(summary: Mapping[str, Any]) -> str:
 
 
 def _caption(summary: Mapping[str, Any]) -> str:
-    """Return what a return counts and what the score means."""
-    return f"return: {read.unit(summary)}; score: 0 random, 1 expert"
+    """Return what a return counts, how actions were chosen and what the score means."""
+    actions = summary.get("actions")
+    words = [f"return: {read.unit(summary)}", "score: 0 random, 1 expert"]
+    return "; ".join(words[:1] + ([f"{actions} actions"] if actions else []) + words[1:])

@@ -27,6 +27,12 @@ def test_markdown_table(summary: dict[str, Any]) -> None:
     assert "| --- | ---: |" in text
 
 
+def test_the_caption_says_how_actions_were_chosen(summary: dict[str, Any]) -> None:
+    assert "500-step episode; score" in result_markdown(summary), "older summaries do not tell"
+    text = result_markdown(summary | {"actions": "likeliest"})
+    assert "500-step episode; likeliest actions; score: 0 random, 1 expert" in text
+
+
 def test_markdown_escapes_bars() -> None:
     assert markdown(["a", "b"], [["x|y", "1"]]).endswith("| x\\|y | 1 |\n")
 
