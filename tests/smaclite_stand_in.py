@@ -1,4 +1,7 @@
-"""A stand-in for SMAClite's environment: its interface, its sizes and its strictness, no battle."""
+"""A stand-in for SMAClite's environment: its interface, sizes, strictness and flaw, no battle.
+
+The flaw: states hold the last actions, and the first state of a battle those of the battle before.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ class SMACliteEnv(gymnasium.Env[Any, Any]):
         self.map_name, self.render_mode, self._toughness = map_name, render_mode, toughness
         self.n_agents, self.n_actions = game.n_agents, game.n_actions
         self.obs_size, self.state_size = 80, 120
+        self.last_actions = np.zeros(self.n_actions * self.n_agents)
         self.action_space = gymnasium.spaces.Tuple(
             gymnasium.spaces.Discrete(self.n_actions) for _ in range(self.n_agents)
         )
@@ -33,6 +37,7 @@ class SMACliteEnv(gymnasium.Env[Any, Any]):
 
     def step(self, actions: list[int]) -> tuple[Any, float, bool, bool, dict[str, bool]]:
         assert all(type(action) is int for action in actions)
+        self.last_actions = np.eye(self.n_actions)[np.array(actions)].flatten()
         self._hits += sum(action == 6 for action in actions)
         won = self._hits >= self._toughness
         return self._obs(), 20.0 * won, won, False, {"battle_won": won}
@@ -43,7 +48,9 @@ class SMACliteEnv(gymnasium.Env[Any, Any]):
         return list(available)
 
     def get_state(self) -> np.ndarray:
-        return np.full(self.state_size, self._hits, np.float32)
+        state = np.full(self.state_size, self._hits, np.float32)
+        state[-self.last_actions.size :] = self.last_actions
+        return state
 
     def render(self) -> np.ndarray:
         assert self.render_mode == "rgb_array"

@@ -66,6 +66,8 @@ class SmacliteEnv:
 
     def reset(self, seed: int) -> TimeStep:
         """Begin a battle; the same seed and actions give the same one."""
+        # Its states hold the last actions, which its reset leaves as the battle before had them.
+        self._game.last_actions = np.zeros(self._spec.n_agents * self._spec.n_actions)
         observation, _ = self._game.reset(seed=seed)
         self._time = 0
         return self._time_step(observation)

@@ -50,6 +50,18 @@ def test_it_is_an_environment() -> None:
 
 
 @pytest.mark.usefixtures("smaclite")
+def test_a_battle_begins_as_if_none_had_been_before() -> None:
+    env = SmacliteEnv("2s3z")
+    first = env.reset(3)
+    played = env.step(STOP)
+    assert played.state.sum() == 5, "the state holds each agent's last action"
+    again = env.reset(3)
+    np.testing.assert_array_equal(first.state, again.state)
+    np.testing.assert_array_equal(again.state, np.zeros((1, 120)))
+    np.testing.assert_array_equal(played.state, env.step(STOP).state)
+
+
+@pytest.mark.usefixtures("smaclite")
 def test_a_victory_ends_it() -> None:
     env = SmacliteEnv("2s3z")
     env.reset(0)
