@@ -110,9 +110,7 @@ def test_a_checkpoint_remembers_how_its_games_are_looked_after(
 def test_a_converted_file_is_as_good(
     cli: Cli, recording: Path, game: tuple[str, ...], tmp_path: Path
 ) -> None:
-    names = ("--env", "smac", "--scenario", SCENARIO, "--reward", "smac")
-    convert = ("data", "convert", str(recording), "data.h5", "--from", "madt", *names)
-    assert cli(*convert, "--state-encoding", "mappo") == 0
+    assert cli("data", "convert", str(recording), "data.h5", "--from", "madt") == 0
     data = ("dataset=file", "dataset.path=data.h5", "env.observation=mappo")
     assert cli("train", *game, *data, *TRAINING, "hydra.run.dir=run") == 0
     assert results(tmp_path / "run")["data"]["episodes"] == 6

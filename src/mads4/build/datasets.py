@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import shlex
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ from mads4.errors import UserError
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
+_FLAGS = {
+    "name": "--env",
+    "scenario": "--scenario",
+    "reward": "--reward",
+    "state_encoding": "--state-encoding",
+}
+"""What foreign formats do not say of an environment → the option of `mads4 data convert`."""
 
 
 def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Dataset:
@@ -115,13 +123,8 @@ def _require_fit(data: Dataset, env: MultiAgentEnv, source: str) -> None:
     """
     wrong = data.spec.differences(env.spec)
     if wrong:
-        hints = [explain_sizes(data.spec, env.spec)]
-        if not data.spec.name:
-            hints.append(
-                "Who recorded the data is not known: convert them again with "
-                f"--env {env.spec.name} --scenario {env.spec.scenario}."
-            )
-        elif data.spec.name == env.spec.name == "rware":
+        hints = [explain_sizes(data.spec, env.spec), _ask_for_names(data.spec, env.spec)]
+        if data.spec.name == env.spec.name == "rware":
             settings = [
                 f"env.{key}={getattr(data.spec, key)}"
                 for key in ("reward", "state_encoding")
@@ -130,10 +133,26 @@ def _require_fit(data: Dataset, env: MultiAgentEnv, source: str) -> None:
             hints += [f"The data need {' '.join(settings)}."] if settings else []
         raise UserError(
             f"the data set {source} and the environment do not fit together: "
-            f"{'; '.join(wrong)}. {' '.join(hints)}".rstrip()
+            f"{'; '.join(wrong)}. {' '.join(filter(None, hints))}".rstrip()
         )
     if isinstance(env, MatrixGame):
         _require_payoff(data, env, source)
+
+
+def _ask_for_names(data: EnvSpec, env: EnvSpec) -> str:
+    """Return how to say that data were recorded in `env`, where they leave that open in part.
+
+    A conversion forgets what the one before it was told: the options are all that are needed.
+    """
+    known = {name: getattr(data, name) or getattr(env, name) for name in _FLAGS}
+    unknown = [name for name, value in known.items() if getattr(data, name) != value]
+    if not unknown or (known["name"], known["scenario"]) != (env.name, env.scenario):
+        return ""
+    options = [f"{_FLAGS[name]} {shlex.quote(value)}" for name, value in known.items() if value]
+    return (
+        f"What recorded the data is not known ({', '.join(unknown)}). Where it was this "
+        f"environment, convert them again with {' '.join(options)}."
+    )
 
 
 def _require_payoff(data: Dataset, game: MatrixGame, source: str) -> None:

@@ -32,6 +32,25 @@ def builder(env: str, scenario: str, obs_dim: int) -> str | None:
     return None
 
 
+def recognised(
+    scenario: str, n_agents: int, obs_dim: int, state_dim: int, n_actions: int
+) -> dict[str, str]:
+    """Return what environment gives each agent a state of its own, in these sizes, on a map.
+
+    Returns:
+        Its ``name``, ``scenario``, ``reward`` (a recording's is the map's usual one) and
+        ``state_encoding``, as in `EnvSpec`; nothing where the sizes are no environment's of ours.
+    """
+    game = MAPS.get(scenario)
+    if game is None or (n_agents, n_actions) != (game.n_agents, game.n_actions):
+        return {}
+    for encoding, features in BUILDERS.items():
+        if features.state_per_agent and features.sizes(game) == (obs_dim, state_dim):
+            names = {"name": "smac", "scenario": scenario, "reward": "smac"}
+            return names | {"state_encoding": encoding}
+    return {}
+
+
 def explain_sizes(data: EnvSpec, env: EnvSpec) -> str:
     """Return, in sentences, why observations of the data do not fit the environment's.
 

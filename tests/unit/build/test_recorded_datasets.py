@@ -252,11 +252,38 @@ def test_how_rewards_are_defined_is_told(tmp_path: Path) -> None:
     assert len(build.dataset(config, needed, progress=False)) == 3
 
 
-def test_data_of_an_unknown_environment(folder: Path, tmp_path: Path) -> None:
-    convert(open_recording("alberdice", folder), tmp_path / "nameless.h5")
-    config = FileDataset(path=str(tmp_path / "nameless.h5"))
-    with pytest.raises(UserError, match="convert them again with --env fake --scenario matching"):
+@pytest.mark.parametrize(
+    ("said", "unknown"),
+    [
+        ({}, "name, scenario, reward, state_encoding"),
+        ({"name": "fake", "scenario": "matching"}, "reward, state_encoding"),
+        ({"name": "fake", "scenario": "matching", "reward": "of mine"}, "state_encoding"),
+    ],
+)
+def test_all_that_data_do_not_say_is_asked_for_at_once(
+    said: dict[str, str], unknown: str, folder: Path, tmp_path: Path
+) -> None:
+    recording = open_recording("alberdice", folder)
+    recording.spec = replace(recording.spec, **said)
+    convert(recording, tmp_path / "nameless.h5")
+    make_env = env_like(reward="of mine", state_encoding="plain")
+    with pytest.raises(UserError) as caught:
+        build.dataset(FileDataset(path=str(tmp_path / "nameless.h5")), make_env, progress=False)
+    options = "--env fake --scenario matching --reward 'of mine' --state-encoding plain."
+    assert f"is not known ({unknown})." in str(caught.value)
+    assert str(caught.value).endswith(f"convert them again with {options}")
+
+
+def test_data_of_another_environment_are_not_asked_to_be_of_this_one(
+    folder: Path, tmp_path: Path
+) -> None:
+    recording = open_recording("alberdice", folder)
+    recording.spec = replace(recording.spec, name="other")
+    convert(recording, tmp_path / "other.h5")
+    config = FileDataset(path=str(tmp_path / "other.h5"))
+    with pytest.raises(UserError, match="name: 'other' against 'fake'") as caught:
         build.dataset(config, ENV, progress=False)
+    assert "convert" not in str(caught.value)
 
 
 def test_another_game_s_payoffs_are_found_in_a_file_as_well(tmp_path: Path) -> None:

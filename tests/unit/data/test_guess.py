@@ -10,7 +10,7 @@ from recording_fakes import SPEC, make_episodes
 from mads4.data.formats.alberdice_write import write_alberdice
 from mads4.data.formats.madt_write import write_madt
 from mads4.data.guess import guess_format, looks_like
-from mads4.data.known_sizes import MAPPO, OXWHIRL, builder
+from mads4.data.known_sizes import MAPPO, OXWHIRL, builder, recognised
 from mads4.data.store import write_dataset
 from mads4.errors import UserError
 
@@ -51,3 +51,12 @@ def test_builders_are_told_apart_by_their_sizes() -> None:
     assert builder("smac", "3m", 30) == OXWHIRL
     assert builder("smac", "3m", 31) is None
     assert builder("rware", "3m", 30) is None
+
+
+def test_what_recorded_a_map_is_recognised_by_all_sizes() -> None:
+    names = {"name": "smac", "scenario": "3m", "reward": "smac", "state_encoding": "mappo"}
+    assert recognised("3m", 3, 64, 81, 9) == names
+    assert recognised("2c_vs_64zg", 2, 478, 675, 70) == names | {"scenario": "2c_vs_64zg"}
+    others = [(4, 64, 81, 9), (3, 65, 81, 9), (3, 64, 80, 9), (3, 64, 81, 8), (3, 30, 48, 9)]
+    assert not any(recognised("3m", *sizes) for sizes in others)
+    assert recognised("arena", 3, 64, 81, 9) == {}

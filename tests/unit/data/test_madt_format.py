@@ -105,13 +105,26 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "limit"), [("corridor/poor", 400), ("5m_vs_6m", 70), ("mine/good", 5)]
+    ("folder", "limit"),
+    [("corridor/poor", 400), ("5m_vs_6m", 70), ("8m/good", 120), ("mine/good", 5)],
 )
 def test_the_limit_without_an_environment(tmp_path: Path, folder: str, limit: int) -> None:
     recording = open_madt(save(tmp_path / folder, nested(3), nested(5)))
     assert recording.spec.episode_limit == limit
     assert (recording.spec.name, recording.spec.scenario, recording.spec.reward) == ("", "", "")
     assert [episode.truncated for episode in recording.episodes()] == [False, limit == 5]
+
+
+def test_the_game_is_recognised_without_an_environment(tmp_path: Path) -> None:
+    """…by the folder's name and all sizes, which are those of MAPPO's wrapper on 3m."""
+    step = [[0.0] * 81, [0.0] * 64, [1], [0.5], True, [1] * 9]
+    episode = [[step] for _ in range(3)]
+    known = ("smac", "3m", 3, 64, 81, 9, 60, "smac", "mappo")
+    folder = save(tmp_path / "3m" / "good", episode)
+    assert open_madt(folder).spec == EnvSpec(*known, state_per_agent=True)
+    assert open_madt(folder, replace(SPEC, reward="")).spec.reward == "", "who is told believes it"
+    foreign = open_madt(save(tmp_path / "mine" / "good", episode)).spec
+    assert (foreign.name, foreign.scenario, foreign.reward, foreign.state_encoding) == ("",) * 4
 
 
 def test_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ from typing import Any
 
 from mads4.data.formats.madt_episode import MadtEpisode, Sizes, SkippedError
 from mads4.data.formats.recording import names_of
+from mads4.data.known_sizes import recognised
+from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
@@ -39,13 +41,7 @@ __all__ = ["LIMITS", "MadtRecording", "open_madt"]
 
 FORMAT = "madt"
 READER_VERSION = 1
-LIMITS: Mapping[str, int] = {
-    "3m": 60,
-    "5m_vs_6m": 70,
-    "2c_vs_64zg": 400,
-    "6h_vs_8z": 150,
-    "corridor": 400,
-}
+LIMITS: Mapping[str, int] = {name: game.episode_limit for name, game in MAPS.items()}
 """SMAC map → steps after which its episodes are cut."""
 
 _QUALITIES = ("good", "medium", "poor", "expert", "random", "replay")
@@ -59,7 +55,8 @@ def open_madt(path: Path | str, env: EnvSpec | None = None) -> MadtRecording:
         path: the folder; its name and that of the one above say map and quality.
         env: the environment that the data were recorded in; it gives the names and the step limit.
             Without it the limit is that of a map in `LIMITS`, and otherwise the length of the
-            longest episode, for which all files have to be read.
+            longest episode, for which all files have to be read; the names are those of the game
+            in MAPPO's wrapper, where the sizes are its on that map, and otherwise empty.
 
     Raises:
         UserError: no folder, no files in it, or a file that is damaged, foreign or unsafe.
@@ -69,12 +66,16 @@ def open_madt(path: Path | str, env: EnvSpec | None = None) -> MadtRecording:
     scenario, quality = _names(folder)
     limit = env.episode_limit if env is not None else LIMITS.get(scenario, 0)
     first, longest = _survey(files if not limit else files[:1])
+    sizes = {
+        "n_agents": first.agents,
+        "obs_dim": first.observation,
+        "state_dim": first.state,
+        "n_actions": first.actions,
+    }
+    found = recognised(scenario, **sizes) if env is None else {}
     spec = EnvSpec(
-        **names_of(env),
-        n_agents=first.agents,
-        obs_dim=first.observation,
-        state_dim=first.state,
-        n_actions=first.actions,
+        **(names_of(env) | found),
+        **sizes,
         episode_limit=limit or longest,
         state_per_agent=True,
     )
