@@ -82,6 +82,8 @@ def _options(
             f"--{next(iter(options)).replace('_', '-')} is for OG-MARL's vaults; "
             f"{args.source} is in the format {data_format}."
         )
+    if data_format == "madt":
+        return {"scenario": _names(args, entry).get("scenario")}
     return options
 
 

@@ -179,6 +179,17 @@ def test_conversion_to_madt_s_layout(ten: Path, tmp_path: Path, cli: Cli, capsys
     assert "sound, 10 episodes, 55 steps" in capsys.readouterr().out
 
 
+def test_the_map_of_a_folder_without_its_name_is_told(ten: Path, tmp_path: Path, cli: Cli) -> None:
+    assert cli("data", "convert", str(ten), "mine/good", "--to", "madt", "--quiet") == 0
+    names = ("--env", "smac", "--scenario", "3m", "--reward", "smac", "--state-encoding", "mine")
+    assert cli("data", "convert", "mine/good", "back.h5", "--quiet", *names) == 0
+    header = read_header(tmp_path / "back.h5")
+    spec = header.spec
+    assert (spec.name, spec.scenario, spec.reward) == ("smac", "3m", "smac")
+    assert (spec.state_encoding, spec.episode_limit) == ("mine", 60)
+    assert header.behaviour["map"] == "3m"
+
+
 def test_a_reader_of_one_s_own(ten: Path, tmp_path: Path, cli: Cli) -> None:
     words = ("--from", "mads4.data.formats.hdf5:open_hdf5", "--quiet")
     assert cli("data", "convert", str(ten), "new.h5", *words) == 0

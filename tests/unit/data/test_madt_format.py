@@ -125,6 +125,9 @@ def test_the_game_is_recognised_without_an_environment(tmp_path: Path) -> None:
     assert open_madt(folder, replace(SPEC, reward="")).spec.reward == "", "who is told believes it"
     foreign = open_madt(save(tmp_path / "mine" / "good", episode)).spec
     assert (foreign.name, foreign.scenario, foreign.reward, foreign.state_encoding) == ("",) * 4
+    told = open_madt(tmp_path / "mine" / "good", scenario="3m")
+    assert told.spec == EnvSpec(*known, state_per_agent=True)
+    assert (told.name, told.origin["map"]) == ("3m-good", "3m")
 
 
 def test_files_come_in_the_order_of_their_names(tmp_path: Path) -> None:

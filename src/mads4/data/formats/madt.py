@@ -48,7 +48,9 @@ _QUALITIES = ("good", "medium", "poor", "expert", "random", "replay")
 _LOG = logging.getLogger(__name__)
 
 
-def open_madt(path: Path | str, env: EnvSpec | None = None) -> MadtRecording:
+def open_madt(
+    path: Path | str, env: EnvSpec | None = None, scenario: str | None = None
+) -> MadtRecording:
     """Open a folder ``<map>/<quality>/`` of episode files.
 
     Args:
@@ -57,16 +59,18 @@ def open_madt(path: Path | str, env: EnvSpec | None = None) -> MadtRecording:
             Without it the limit is that of a map in `LIMITS`, and otherwise the length of the
             longest episode, for which all files have to be read; the names are those of the game
             in MAPPO's wrapper, where the sizes are its on that map, and otherwise empty.
+        scenario: the map, where the folders' names do not say it.
 
     Raises:
         UserError: no folder, no files in it, or a file that is damaged, foreign or unsafe.
     """
     folder = Path(path).expanduser()
     files = _files(folder)
-    scenario, quality = _names(folder)
+    named, quality = _names(folder)
+    scenario = scenario or named
     limit = env.episode_limit if env is not None else LIMITS.get(scenario, 0)
     first, longest = _survey(files if not limit else files[:1])
-    sizes = {
+    sizes: dict[str, Any] = {
         "n_agents": first.agents,
         "obs_dim": first.observation,
         "state_dim": first.state,
