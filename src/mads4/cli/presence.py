@@ -41,7 +41,8 @@ def _game(config: AnyConfig) -> Iterable[str]:
         return []
     # Without the game all maps are missing, which is said once.
     scenario = None if installation.game_build() is None else env.scenario
-    return [part.problem for part in installation.examine(scenario) if part.problem]
+    parts = installation.examine(scenario, env.options.game_version)
+    return [part.problem for part in parts if part.problem]
 
 
 def _data(config: AnyConfig) -> Iterable[str]:

@@ -29,7 +29,7 @@ class SmacOptions(Section):
     ] = "7"
     """Of the game's own AI: 1 very easy to 7 very hard; 8, 9 and A cheat."""
     game_version: str | None = None
-    """Version of the game, for example 4.10; null for the newest installed. They do not compare."""
+    """Version of the game, as 4.10.0; null for the newest installed. They do not compare."""
     obs_all_health: bool = True
     """Agents see the health of all units in sight (env.observation=native only, as all obs_*)."""
     obs_own_health: bool = True

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from game_folder import install_game
 from mads4.cli import doctor_text, installation
 from mads4.kernels.backends import choice
 from mads4.kernels.backends.torch_backend import TorchBackend
@@ -261,10 +262,11 @@ def test_what_starcraft_needs_is_told_and_is_no_problem(
     cli: Cli, capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SC2PATH", str(tmp_path))
-    (tmp_path / "Versions" / "Base75689").mkdir(parents=True)
+    install_game(maps=["3m"])
     assert cli("doctor", "--json", "--no-selftest") == 0
     parts = {part["name"]: part for part in json.loads(capsys.readouterr().out)["starcraft"]}
     assert parts["env=smac: StarCraft II"]["found"] == f"build 75689 in {tmp_path}"
+    assert "22 of SMAC's 23 maps" in parts["env=smac: maps"]["problem"]
     assert "SMAC_Maps.zip" in parts["env=smac: maps"]["problem"]
     assert {"env=smac: package smac", "env=smaclite: smaclite"} < set(parts)
     assert cli("doctor", "--no-selftest") == 0

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from game_folder import install_game
 from mads4.data import registry
+from mads4.envs.smac import installation
 
 Cli = Callable[..., int]
 Output = pytest.CaptureFixture[str]
@@ -30,7 +32,7 @@ def test_one_run_is_told_of_package_game_map_and_data(
     assert head.startswith("error: the command cannot run on this machine, and nothing was started")
     assert len(found) == 4
     for word, line in zip(
-        ("smac is missing", "StarCraft II is not", "SMAC's maps", "madt/2c_vs_64zg-poor"),
+        ("smac is missing", "StarCraft II is not", "SMAC's 23 maps", "madt/2c_vs_64zg-poor"),
         found,
         strict=True,
     ):
@@ -39,8 +41,7 @@ def test_one_run_is_told_of_package_game_map_and_data(
 
 
 def test_a_sweep_is_told_of_each_thing_once(cli: Cli, capsys: Output, tmp_path: Path) -> None:
-    build = tmp_path / "nowhere" / "Versions" / "Base75689"
-    build.mkdir(parents=True)
+    install_game()
     maps, qualities = "env.scenario=2c_vs_64zg,corridor", "dataset.quality=good,poor"
     assert cli("train", "-m", "experiment=smac_2c_vs_64zg_poor", maps, qualities) == 2
     head, *found = lines(capsys)
@@ -48,6 +49,18 @@ def test_a_sweep_is_told_of_each_thing_once(cli: Cli, capsys: Output, tmp_path: 
     assert len(found) == 1 + 2 + 4, "package, two maps, four data sets"
     assert all("the data set madt/" in line for line in found[-4:])
     assert list(tmp_path.iterdir()) == [tmp_path / "nowhere"]
+
+
+def test_a_version_that_cannot_be_is_told_before_the_training(
+    cli: Cli, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_game(maps=["2c_vs_64zg"])
+    monkeypatch.setattr(installation, "_known_versions", lambda: {"4.10.0": 75689})
+    version = "env.options.game_version=4.9.2"
+    assert cli("train", "experiment=smac_2c_vs_64zg_poor", version) == 2
+    _, *found = lines(capsys)
+    assert [line for line in found if "env.options.game_version: 4.9.2 is unknown" in line]
+    assert not [line for line in found if "map" in line]
 
 
 def test_a_quality_that_was_never_recorded_is_named(cli: Cli, capsys: Output) -> None:

@@ -60,7 +60,7 @@ class SmacEnv:
                 raise UserError(
                     f"env.scenario: SMAC has no map '{scenario}'; it has {', '.join(MAPS)}.{near}"
                 )
-            installation.require(scenario)
+            installation.require(scenario, options.get("game_version"))
         self._make = installation.load(simulator)
         self._scenario, self._options = scenario, options
         self._builder = BUILDERS.get(observation)

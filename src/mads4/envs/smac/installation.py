@@ -11,11 +11,12 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
 
 SIMULATOR = "smac.env:StarCraft2Env"
@@ -30,6 +31,14 @@ _FOLDERS = {
     "darwin": "/Applications/StarCraft II",
     "win32": "C:/Program Files (x86)/StarCraft II",
 }
+_PROGRAMS = {
+    "darwin": "SC2.app/Contents/MacOS/SC2",
+    "win32": "SC2_x64.exe",
+    "cygwin": "SC2_x64.exe",
+}
+"""System → the game's program in the folder of a build; elsewhere it is SC2_x64."""
+_LATEST = "latest"
+"""What pysc2 calls the newest build that is installed."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +52,19 @@ class Part:
     """What is wrong and how to mend it."""
 
 
-def examine(scenario: str | None = None) -> list[Part]:
-    """Return package, game and maps of `env=smac`; of the maps one, or all that the package has."""
-    return [_package(), _game(), _maps(scenario)]
+def examine(scenario: str | None = None, version: str | None = None) -> list[Part]:
+    """Return package, game and maps of `env=smac`.
+
+    Args:
+        scenario: the map that is needed; None for all of SMAC's.
+        version: the version of the game that is asked for, None for the newest build.
+    """
+    return [_package(), _game(version), _maps(scenario)]
 
 
-def require(scenario: str) -> None:
-    """Raise one `UserError` with everything that is missing to play `scenario`."""
-    problems = [part.problem for part in examine(scenario) if part.problem]
+def require(scenario: str, version: str | None = None) -> None:
+    """Raise one `UserError` with all that is missing to play `scenario` in a `version`."""
+    problems = [part.problem for part in examine(scenario, version) if part.problem]
     if problems:
         raise UserError(
             "\n".join(
@@ -69,12 +83,13 @@ def game_folder() -> Path:
 
 def game_build() -> int | None:
     """Return the build of the game that is started unless another is asked for: the newest."""
-    try:
-        names = os.listdir(game_folder() / "Versions")
-    except OSError:
-        return None
-    builds = [int(match[1]) for name in names if (match := re.fullmatch(r"Base(\d+)", name))]
-    return max(builds, default=None)
+    return max(_builds(), default=None)
+
+
+def program(build: int) -> Path:
+    """Return where pysc2 looks for the program of a build."""
+    name = _PROGRAMS.get(sys.platform, "SC2_x64")
+    return game_folder() / "Versions" / f"Base{build:05d}" / name
 
 
 def package_version(name: str) -> str | None:
@@ -143,31 +158,111 @@ def _import_problem(error: Exception) -> str:
     return f"the package smac cannot be imported ({_said(error)}): {INSTALL}"
 
 
-def _game() -> Part:
-    folder, build = game_folder(), game_build()
-    if build is not None:
-        return Part("StarCraft II", f"build {build} in {folder}", None)
+def _builds() -> list[int]:
+    """Return the builds for which there is a folder, in no order."""
+    try:
+        names = os.listdir(game_folder() / "Versions")
+    except OSError:
+        return []
+    return [int(match[1]) for name in names if (match := re.fullmatch(r"Base(\d+)", name))]
+
+
+def _game(version: str | None) -> Part:
+    newest = game_build()
+    if newest is None:
+        return Part("StarCraft II", None, _no_build())
+    builds, problem = [newest], None
+    if version not in (None, _LATEST):
+        builds, problem = _builds_of(str(version))
+    lacking = [_no_program(build) for build in builds]
+    if problem is None and all(lacking):
+        problem = lacking[0]
+    said = ", ".join(map(str, builds))
+    found = None if problem else f"build {said} in {game_folder()}"
+    return Part("StarCraft II", found, problem)
+
+
+def _no_build() -> str:
     place = "SC2PATH" if os.environ.get("SC2PATH") else "SC2PATH is not set; the usual place"
-    return Part(
-        "StarCraft II",
-        None,
-        f"StarCraft II is not in {folder} ({place}; no Versions/Base<build> in there). Download "
-        f"4.10 from {GAME_PAGE}, unzip it with the password that its licence page gives, and "
-        "export SC2PATH=<folder>/StarCraftII",
+    return (
+        f"StarCraft II is not in {game_folder()} ({place}; no Versions/Base<build> in there). "
+        f"Download 4.10 from {GAME_PAGE}, unzip it with the password that its licence page gives, "
+        "and export SC2PATH=<folder>/StarCraftII"
     )
 
 
+def _builds_of(version: str) -> tuple[list[int], str | None]:
+    """Return the installed builds that may be a version, and what speaks against the version.
+
+    Any may be it where pysc2, which knows the versions' builds, is missing itself.
+    """
+    known, builds = _known_versions(), sorted(_builds())
+    if known is None:
+        return builds, None
+    full = f"{version}.0" if version.count(".") == 1 else version  # as pysc2 completes it
+    if known.get(full) in builds:
+        return [known[full]], None
+    ways = ["null for the newest", *(name for name, build in known.items() if build in builds)]
+    what = "is unknown to pysc2"
+    if full in known:
+        what = f"is build {known[full]}"
+        ways.append(f"download that build from {GAME_PAGE}")
+    folders = ", ".join(f"Base{build}" for build in builds)
+    return [], (
+        f"env.options.game_version: {version} {what}; {game_folder() / 'Versions'} holds "
+        f"{folders}. Take {', or '.join(ways)}"
+    )
+
+
+def _known_versions() -> Mapping[str, int] | None:
+    """Return pysc2's versions and their builds; None where it cannot be imported."""
+    try:
+        versions = importlib.import_module("pysc2.run_configs.lib").VERSIONS
+        return {name: int(version.build_version) for name, version in versions.items()}
+    except Exception:  # what is wrong with the packages is told by `_package`
+        return None
+
+
+def _no_program(build: int) -> str | None:
+    """Return what speaks against starting a build."""
+    path = program(build)
+    if not path.is_file():
+        return (
+            f"StarCraft II's build {build} has no program: there is no {path}. Download the game "
+            f"again from {GAME_PAGE} and unzip all of it, or remove the build's folder if it is "
+            "not the one to be played"
+        )
+    if not os.access(path, os.X_OK):
+        return f'StarCraft II may not be started: chmod +x "{path}"'
+    return None
+
+
 def _maps(scenario: str | None) -> Part:
-    folder = game_folder() / "Maps"
-    found = {path.stem for path in folder.glob("**/*.SC2Map")}
-    if scenario in found or (scenario is None and found):
+    """Return the state of one map, or of all of SMAC's, which lie in a folder of their own.
+
+    A map that the challenge did not have may lie in any: its package says in which.
+    """
+    maps = game_folder() / "Maps"
+    if scenario is None or scenario in MAPS:
+        folder, pattern = maps / "SMAC_Maps", "*.SC2Map"
+    else:
+        folder, pattern = maps, "**/*.SC2Map"
+    found = {path.stem for path in folder.glob(pattern)}
+    missing = [name for name in ([*MAPS] if scenario is None else [scenario]) if name not in found]
+    if not missing:
         return Part("maps", f"{len(found)} in {folder}", None)
-    what = f"the map {scenario}" if scenario else "SMAC's maps"
+    what = f"the map {scenario}"
+    if scenario is None:
+        named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+        part = f"{len(missing)} of " if len(missing) < len(MAPS) else ""
+        what = f"{part}SMAC's {len(MAPS)} maps{f' ({named})' if part else ''}"
+    astray = next(maps.glob(f"**/{missing[0]}.SC2Map"), None)
     return Part(
         "maps",
         None,
-        f"{what} cannot be found in {folder}: curl -LO {MAPS_ARCHIVE} && "
-        f'mkdir -p "{folder}" && unzip SMAC_Maps.zip -d "{folder}"',
+        f"{what} cannot be found in {folder}"
+        + (f" ({astray} is not where SMAC looks)" if astray else "")
+        + f': curl -LO {MAPS_ARCHIVE} && mkdir -p "{maps}" && unzip SMAC_Maps.zip -d "{maps}"',
     )
 
 

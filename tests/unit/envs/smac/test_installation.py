@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from game_folder import install_game
 from mads4.envs.smac import installation
 from mads4.envs.smac.env import SmacEnv
+from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
 
 Package = Callable[..., None]
@@ -43,14 +47,22 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
 
 
 @pytest.fixture
-def game(tmp_path: Path) -> Path:
-    """Install two builds of the game and one map."""
-    folder = tmp_path / "StarCraftII"
-    for build in ("Base69232", "Base75689", "Shared"):
-        (folder / "Versions" / build).mkdir(parents=True)
-    (folder / "Maps" / "SMAC_Maps").mkdir(parents=True)
-    (folder / "Maps" / "SMAC_Maps" / "3m.SC2Map").touch()
+def game(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Install two builds of the game for Linux, and one map."""
+    monkeypatch.setattr(installation.sys, "platform", "linux")
+    folder = install_game(builds=(69232, 75689), maps=["3m"])
+    (folder / "Versions" / "Shared").mkdir()
     return folder
+
+
+@pytest.fixture
+def pysc2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a package that knows four versions of the game, two of one build."""
+    builds = {"4.6.2": 69232, "4.8.0": 71061, "4.10.0": 75689, "4.10.9": 75689}
+    versions = {name: SimpleNamespace(build_version=build) for name, build in builds.items()}
+    for name in ("pysc2", "pysc2.run_configs", "pysc2.run_configs.lib"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(sys.modules["pysc2.run_configs.lib"], "VERSIONS", versions, raising=False)
 
 
 def complaint(scenario: str = "3m") -> str:
@@ -99,13 +111,112 @@ def test_what_is_there_is_not_complained_about(package: Package, game: Path) -> 
     package(OXWHIRL)
     installation.require("3m")
     assert installation.game_build() == 75689
-    parts = {part.name: part.found for part in installation.examine()}
+    parts = {part.name: part.found for part in installation.examine("3m")}
     assert parts["StarCraft II"] == f"build 75689 in {game}"
-    assert parts["maps"] == f"1 in {game / 'Maps'}"
+    assert parts["maps"] == f"1 in {game / 'Maps' / 'SMAC_Maps'}"
     text = complaint("2c_vs_64zg")
     assert "the map 2c_vs_64zg cannot be found" in text
     assert "StarCraft II is not" not in text
     assert "pip install" not in text
+
+
+def test_a_build_without_its_program_is_no_game(package: Package, game: Path) -> None:
+    package(OXWHIRL)
+    program = game / "Versions" / "Base75689" / "SC2_x64"
+    program.chmod(0o644)
+    assert f'may not be started: chmod +x "{program}"' in complaint()
+    program.unlink()
+    assert f"StarCraft II's build 75689 has no program: there is no {program}" in complaint()
+    program.mkdir()
+    assert "has no program" in complaint()
+    assert len(complaint().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("platform", "name"),
+    [
+        ("linux", "SC2_x64"),
+        ("darwin", "SC2.app/Contents/MacOS/SC2"),
+        ("win32", "SC2_x64.exe"),
+        ("cygwin", "SC2_x64.exe"),
+    ],
+)
+def test_the_program_has_the_system_s_name(
+    platform: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation.sys, "platform", platform)
+    assert installation.program(75689) == tmp_path / "StarCraftII/Versions/Base75689" / name
+
+
+@pytest.mark.usefixtures("pysc2")
+@pytest.mark.parametrize("version", [None, "latest", "4.10", "4.10.0", "4.10.9", "4.6.2"])
+def test_versions_that_are_installed(version: str | None, package: Package, game: Path) -> None:
+    package(OXWHIRL)
+    installation.require("3m", version)
+    build = 69232 if version == "4.6.2" else 75689
+    assert installation.examine("3m", version)[1].found == f"build {build} in {game}"
+
+
+@pytest.mark.usefixtures("pysc2")
+@pytest.mark.parametrize(
+    ("version", "said"), [("4.8", "4.8 is build 71061"), ("9.9", "9.9 is unknown to pysc2")]
+)
+def test_a_version_that_is_not_installed_is_told_before_the_game_is_needed(
+    version: str, said: str, package: Package, game: Path
+) -> None:
+    package(OXWHIRL)
+    with pytest.raises(UserError) as error:
+        SmacEnv("3m", options={"game_version": version})
+    places = f"{game / 'Versions'} holds Base69232, Base75689"
+    assert f"env.options.game_version: {said}; {places}" in str(error.value)
+    assert "Take null for the newest, or 4.6.2, or 4.10.0, or 4.10.9" in str(error.value)
+    assert ("or download that build" in str(error.value)) is (version == "4.8")
+
+
+@pytest.mark.usefixtures("pysc2")
+def test_the_program_of_the_version_counts(package: Package, game: Path) -> None:
+    package(OXWHIRL)
+    (game / "Versions" / "Base69232" / "SC2_x64").unlink()
+    installation.require("3m", "4.10")
+    with pytest.raises(UserError, match="StarCraft II's build 69232 has no program"):
+        installation.require("3m", "4.6.2")
+
+
+def test_which_build_a_version_is_nobody_knows_without_pysc2(
+    game: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pysc2", None)
+    assert installation.examine("3m", "9.9")[1].found == f"build 69232, 75689 in {game}"
+    for build in (69232, 75689):
+        (game / "Versions" / f"Base{build}" / "SC2_x64").unlink()
+    assert "has no program" in str(installation.examine("3m", "9.9")[1].problem)
+
+
+def test_a_map_counts_only_where_smac_looks_for_it(package: Package, game: Path) -> None:
+    package(OXWHIRL)
+    place = game / "Maps" / "SMAC_Maps" / "3m.SC2Map"
+    astray = place.rename(game / "Maps" / place.name)
+    text = complaint()
+    assert f"the map 3m cannot be found in {place.parent} ({astray} is not where SMAC" in text
+    assert f'unzip SMAC_Maps.zip -d "{game / "Maps"}"' in text
+
+
+def test_missing_maps_are_counted(game: Path) -> None:
+    def maps() -> installation.Part:
+        return installation.examine()[2]
+
+    names = list(MAPS)
+    assert maps().found is None
+    assert "22 of SMAC's 23 maps (8m, 25m, 5m_vs_6m and others) cannot" in str(maps().problem)
+    install_game(maps=names[:-2])
+    assert f"2 of SMAC's 23 maps ({names[-2]}, {names[-1]}) cannot" in str(maps().problem)
+    install_game(maps=names)
+    assert maps().found == f"23 in {game / 'Maps' / 'SMAC_Maps'}"
+    shutil.rmtree(game / "Maps" / "SMAC_Maps")
+    melee = game / "Maps" / "Melee" / "Simple64.SC2Map"
+    melee.parent.mkdir()
+    melee.touch()
+    assert str(maps().problem).startswith("SMAC's 23 maps cannot be found in ")
 
 
 def test_a_map_that_smac_never_had_is_named(package: Package) -> None:
@@ -114,7 +225,7 @@ def test_a_map_that_smac_never_had_is_named(package: Package) -> None:
     assert "Did you mean '2c_vs_64zg'" in complaint("2c_vs_64z")
 
 
-def test_a_map_of_the_users_own_package_is_played(package: Package) -> None:
+def test_a_map_of_the_users_own_package_is_played(package: Package, game: Path) -> None:
     registry = "def get_smac_map_registry():\n    return {'arena': {}}\n"
     package(
         {
@@ -124,6 +235,9 @@ def test_a_map_of_the_users_own_package_is_played(package: Package) -> None:
         }
     )
     assert "the map arena cannot be found" in complaint("arena")
+    (game / "Maps" / "Mine").mkdir()
+    (game / "Maps" / "Mine" / "arena.SC2Map").touch()
+    installation.require("arena")
 
 
 def test_the_game_is_looked_for_where_it_usually_is(monkeypatch: pytest.MonkeyPatch) -> None:
