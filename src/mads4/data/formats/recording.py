@@ -22,7 +22,7 @@ class Recording(Protocol):
     """What the recording is called, for tables and file names."""
     spec: EnvSpec
     """Sizes of the data; family, scenario and definitions from the environment it was opened for,
-    and empty without one."""
+    and without one empty, unless the data tell."""
     origin: Mapping[str, Any]
     """How the data came about, as JSON values; ``format`` and ``reader_version`` among them."""
     files: tuple[Path, ...]
