@@ -1,7 +1,8 @@
 """A stand-in for `smac.env.StarCraft2Env` that fights without the game, and fails on command.
 
-It starts a process, as the game would, whose number it leaves in ``<folder>/games/``. Faults come
-once each (``times`` over, if given) in all the processes that share the folder:
+It starts a process, as the game would, whose number it leaves in ``<folder>/games/``, and its own
+in ``<folder>/players/``. Faults come once each (``times`` over, if given) in all the processes that
+share the folder; where given, only to games launched with ``seed``, and only in the step ``at``:
 
 - ``hang`` and ``hang_reset`` sleep; ``die`` kills the process that asked for a step;
 - ``crash`` takes the game away, so that the step raises what a lost connection raises;
@@ -57,6 +58,7 @@ class StarCraft2Env:
         folder: str | None = None,
         faults: list[dict[str, Any]] | None = None,
         enemy_damage: float = ENEMY_DAMAGE,
+        splash: int = 1,
     ) -> None:
         game: SmacMap = MAPS[map_name]
         self.map_name, self.map_type = map_name, "marines"
@@ -69,9 +71,10 @@ class StarCraft2Env:
         self.map_x = self.map_y = self.max_distance_x = self.max_distance_y = 32
         self.force_restarts = 0
         self.last_action = np.zeros((self.n_agents, self.n_actions))
-        self._rng = np.random.default_rng(seed)
+        self._rng, self._seed = np.random.default_rng(seed), seed
         self._continuing, self._sparse = continuing_episode, reward_sparse
         self._late, self._enemy_damage = obs_timestep_number, enemy_damage
+        self._splash = splash
         self._folder = Path(folder) if folder else None
         self._faults = faults or []
         self._game: subprocess.Popen[str] | None = None
@@ -209,8 +212,9 @@ class StarCraft2Env:
         elif action in (4, 5):
             unit.pos.x += 2.0 if action == 4 else -2.0
         elif action >= 6:
-            target = self.enemies[action - 6]
-            target.health = max(0.0, target.health - AGENT_DAMAGE)
+            for number in range(action - 6, min(action - 6 + self._splash, self.n_enemies)):
+                target = self.enemies[number]
+                target.health = max(0.0, target.health - AGENT_DAMAGE)
             unit.weapon_cooldown = 15.0
 
     def _strike(self) -> None:
@@ -233,9 +237,9 @@ class StarCraft2Env:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         if self._folder is not None:
-            games = self._folder / "games"
-            games.mkdir(exist_ok=True)
-            (games / str(self._game.pid)).touch()
+            for folder, pid in (("games", self._game.pid), ("players", os.getpid())):
+                (self._folder / folder).mkdir(exist_ok=True)
+                (self._folder / folder / str(pid)).touch()
 
     def _launch_again(self) -> None:
         self.close()
@@ -265,7 +269,8 @@ class StarCraft2Env:
     def _fault(self, how: str) -> bool:
         """Return whether it is time for a fault, one that has not come often enough yet."""
         for fault in self._faults:
-            if fault["how"] != how or fault.get("at", self._time_or_zero()) != self._time_or_zero():
+            now = {"how": how, "at": self._time_or_zero(), "seed": self._seed}
+            if any(fault.get(name, value) != value for name, value in now.items()):
                 continue
             for life in range(fault.get("times", 1)):
                 assert self._folder is not None

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from mads4.behaviour.protocol import Behaviour
 from mads4.envs.board import IDLE, RESET, STEP
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.vector import VectorEnv
-from mads4.types import IntArray, TimeStep
+from mads4.envs.vector import Loss, VectorEnv
+from mads4.errors import UserError
+from mads4.types import EnvSpec, IntArray, TimeStep
 
 TOGETHER = 32
 """Episodes at a time in environments that are stepped in one call."""
+
+MAX_ATTEMPTS = 3
+"""How often an episode may come to nothing before it is given up."""
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,20 +43,41 @@ class Playing:
     Args:
         behaviour: who plays.
         seed: of the environment's reset.
-        rng: all randomness of the behaviour.
+        rng: all randomness of the behaviour; kept as it is, so that the episode can begin again.
+        name: what it is called when it fails.
     """
 
-    def __init__(self, behaviour: Behaviour, seed: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, behaviour: Behaviour, seed: int, rng: np.random.Generator, name: str = "an episode"
+    ) -> None:
         self.behaviour = behaviour
         self.seed = seed
         self.metrics: dict[str, float] = {}
-        self._rng = rng
+        self._rng, self._name = rng, name
         self._total, self._length = 0.0, 0
+        self._failures = 0
 
     def begin(self, env: MultiAgentEnv) -> None:
-        """Let the behaviour begin in `env`, which has been reset."""
-        self.behaviour.reset(env, self._rng)
+        """Let the behaviour begin in `env`, which has been reset; forget what was played before."""
+        self.metrics = {}
+        self._total, self._length = 0.0, 0
+        self.behaviour.reset(env, copy.deepcopy(self._rng))
         self._limit = env.spec.episode_limit
+
+    def fail(self, reason: str, blamed: bool = True) -> None:
+        """Report that what was played came to nothing; count it if the episode is `blamed`.
+
+        Raises:
+            UserError: it has failed `MAX_ATTEMPTS` times.
+        """
+        self._failures += blamed
+        if self._failures >= MAX_ATTEMPTS:
+            raise UserError(
+                f"{_capital(self._name)} has failed {MAX_ATTEMPTS} times (the last time {reason}). "
+                "If the environment is merely slow and has env.supervision, raise its "
+                "reset_timeout and step_timeout."
+            )
+        _LOG.warning("%s; playing %s again.", _capital(reason), self._name)
 
     def act(self, now: TimeStep) -> IntArray:
         """Return the actions (N,) that follow what is seen."""
@@ -92,21 +121,28 @@ def play_episode(
 def play_together(
     vector: VectorEnv, episodes: Iterable[PlayingT]
 ) -> Generator[PlayingT, None, None]:
-    """Yield `episodes` as they end, played in the rows of environments that are many.
+    """Yield `episodes` as they end, played in all rows of `vector` at once.
+
+    Episodes that are lost are played again. Of environments in other processes the behaviours see
+    the spec alone.
 
     Args:
-        vector: made by `mads4.envs.vector.together`.
+        vector: whose rows play.
         episodes: taken when a row is free; each with a behaviour of its own.
+
+    Raises:
+        UserError: an episode has failed `MAX_ATTEMPTS` times, or its behaviour looks into an
+            environment that is in another process.
     """
     board, everyone = vector.board, slice(0, len(vector.board.order))
-    waiting, running = iter(episodes), dict[int, PlayingT]()
+    waiting, running, begun = iter(episodes), dict[int, PlayingT](), set[int]()
     while True:
         board.order[:] = IDLE
         for row in range(everyone.stop):
             episode = running.get(row) or next(waiting, None)
             if episode is None:
                 continue
-            if row in running:
+            if row in begun:
                 board.order[row] = STEP
                 board.action[row] = episode.act(board.time_step(row))
             else:
@@ -115,13 +151,44 @@ def play_together(
         if not running:
             return
         vector.send(everyone)
-        vector.wait(everyone)
+        lost = _lost(vector.wait(everyone), running)
+        begun -= lost
         for row, episode in list(running.items()):
-            if board.order[row] == RESET:
+            if row in lost:
+                continue
+            if row not in begun:
                 env = vector.env(row)
-                if env is None:
-                    raise ValueError("behaviours play in environments of this process only")
-                episode.begin(env)
+                elsewhere = cast(MultiAgentEnv, _Elsewhere(vector.spec))
+                episode.begin(elsewhere if env is None else env)
+                begun.add(row)
             elif episode.follow(board.time_step(row)):
                 episode.metrics = dict(vector.metrics(row))
+                begun.remove(row)
                 yield running.pop(row)
+
+
+def _lost(losses: Iterable[Loss], running: dict[int, PlayingT]) -> set[int]:
+    """Tell the episodes that were lost; return all rows that begin anew."""
+    lost = set[int]()
+    for loss in losses:
+        lost.update(loss.rows)
+        for row in running.keys() & set(loss.rows):
+            running[row].fail(f"{loss.who} {loss.reason}", blamed=row in loss.blamed)
+    return lost
+
+
+class _Elsewhere:
+    """All that a behaviour sees of an environment in another process: its spec."""
+
+    def __init__(self, spec: EnvSpec) -> None:
+        self.spec = spec
+
+    def __getattr__(self, name: str) -> object:
+        raise UserError(
+            f"The behaviour looks into the environment (for its '{name}'), which plays in another "
+            "process. Use one that needs to see the spec only: dataset.behaviour=random."
+        )
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from mads4.data.dataset import DatasetHeader
 from mads4.data.directory import data_directory
 from mads4.data.store import read_header
 from mads4.envs.registry import EnvFactory
+from mads4.envs.supervision import Incidents
 from mads4.errors import UserError
 from mads4.progress import progress_bar
 from mads4.types import EnvSpec
@@ -42,8 +43,16 @@ def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset
     return data_directory() / f"{stem}.h5"
 
 
-def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Path:
-    """Record a data set, or go on with one, or find it complete; return its file."""
+def record(
+    make_env: EnvFactory,
+    config: GeneratedDataset,
+    progress: bool,
+    on_incidents: Callable[[Incidents], None] | None = None,
+) -> Path:
+    """Record a data set, or go on with one, or find it complete; return its file.
+
+    `on_incidents` is told how often supervised environments have failed, if any have played.
+    """
     spec = env_spec(make_env)
     path, player = generated_path(make_env, spec, config), _player(spec, config)
     options = make_env.arguments.get("options", {})
@@ -62,6 +71,7 @@ def record(make_env: EnvFactory, config: GeneratedDataset, progress: bool) -> Pa
             behaviour={"name": player, "seed": config.seed, "options": options, **quality},
             workers=workers,
             on_progress=lambda done, _: advance(done, "episodes"),
+            on_incidents=on_incidents,
         )
 
 

@@ -19,7 +19,8 @@ from mads4.data.record import Recorder
 from mads4.data.store import read_header
 from mads4.data.workers import play_in_workers
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.vector import together
+from mads4.envs.supervision import Incidents
+from mads4.envs.vector import VectorEnv, make_vector, together
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
@@ -46,6 +47,7 @@ def collect(
     workers: int = 1,
     name: str = "",
     on_progress: Progress | None = None,
+    on_incidents: Callable[[Incidents], None] | None = None,
     flush_seconds: float = FLUSH_SECONDS,
 ) -> Path:
     """Record `episodes` episodes into the data set file `path`; go on where an earlier call ended.
@@ -63,9 +65,11 @@ def collect(
         behaviour: Describes the behaviour and the environment's options completely: two
             recordings with equal spec, seed and description are taken to be the same.
         workers: Processes that play; 0 and 1 play in this one. Environments that are many in one
-            process (`mads4.envs.vector.together`) need no others.
+            process (`mads4.envs.vector.together`) need no others. If `make_env` has an attribute
+            `supervision`, that is heeded from 1 on: one process for each environment.
         name: Name of the data set; the file's stem when empty.
         on_progress: Told about every finished episode.
+        on_incidents: Told at the end how often supervised environments have failed in this call.
         flush_seconds: Time between two writes of finished episodes.
 
     Returns:
@@ -91,7 +95,8 @@ def collect(
                 parts.open()
                 missing = parts.missing(episodes)
                 keeper = _Keeper(parts, missing, episodes, on_progress, flush_seconds)
-                _play(Recorder(make_env, make_behaviour, seed), missing, workers, keeper)
+                recorder = Recorder(make_env, make_behaviour, seed)
+                _play(recorder, missing, workers, keeper, on_incidents)
                 parts.join(path, episodes, name)
     parts.remove()
     return path
@@ -167,9 +172,15 @@ class _Keeper:
         )
 
 
-def _play(recorder: Recorder, missing: list[int], workers: int, keeper: _Keeper) -> None:
+def _play(
+    recorder: Recorder,
+    missing: list[int],
+    workers: int,
+    keeper: _Keeper,
+    on_incidents: Callable[[Incidents], None] | None,
+) -> None:
     """Play the missing episodes; whatever happens, keep those that are finished."""
-    vector = together(recorder.make_env, min(TOGETHER, len(missing))) if missing else None
+    vector = _vector(recorder.make_env, len(missing), workers) if missing else None
     if vector is not None:
         played = recorder.play_together(vector, missing)
     elif workers > 1:
@@ -184,6 +195,29 @@ def _play(recorder: Recorder, missing: list[int], workers: int, keeper: _Keeper)
         except BaseException:
             keeper.stop()
             raise
+        finally:
+            if vector is not None and _supervised(recorder.make_env):
+                _report(vector.incidents, on_incidents)
+
+
+def _vector(make_env: Callable[[], MultiAgentEnv], episodes: int, workers: int) -> VectorEnv | None:
+    """Return environments to be stepped together, if they are many in one or supervised."""
+    vector = together(make_env, min(TOGETHER, episodes))
+    if vector is None and workers > 0 and _supervised(make_env):
+        return make_vector(make_env, min(workers, episodes))
+    return vector
+
+
+def _supervised(make_env: Callable[[], MultiAgentEnv]) -> bool:
+    return getattr(make_env, "supervision", None) is not None
+
+
+def _report(incidents: Incidents, on_incidents: Callable[[Incidents], None] | None) -> None:
+    if incidents != Incidents():
+        counts = (f"{name} {count}" for name, count in incidents.to_dict().items())
+        logger.warning("environments: %s", ", ".join(counts))
+    if on_incidents is not None:
+        on_incidents(incidents)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -13,14 +12,9 @@ from mads4.behaviour.play import Playing, play, play_together
 from mads4.behaviour.protocol import Behaviour
 from mads4.envs.protocol import BrokenEpisodeError, MultiAgentEnv
 from mads4.envs.vector import VectorEnv
-from mads4.errors import UserError
 from mads4.seeding import environment_seed
 from mads4.types import Episode, IntArray, TimeStep
 
-MAX_ATTEMPTS = 3
-"""How often an episode may break down before the recording is given up."""
-
-_LOG = logging.getLogger(__name__)
 _RECORDING = int.from_bytes(b"data", "big") << 32
 """Added to the seed, so that no evaluation starts from a recorded episode's warehouse."""
 
@@ -30,8 +24,12 @@ class _Recording(Playing):
 
     def __init__(self, behaviour: Behaviour, seed: int, index: int) -> None:
         start = environment_seed(_RECORDING + seed, index)
-        super().__init__(behaviour, start, np.random.default_rng([seed, index]))
+        rng = np.random.default_rng([seed, index])
+        super().__init__(behaviour, start, rng, f"episode {index} of seed {seed}")
         self._index = index
+
+    def begin(self, env: MultiAgentEnv) -> None:
+        super().begin(env)
         self._before: list[TimeStep] = []
         self._actions: list[IntArray] = []
         self._rewards: list[float] = []
@@ -70,18 +68,14 @@ def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: i
     which the environment breaks down is played again.
 
     Raises:
-        UserError: it broke down `MAX_ATTEMPTS` times.
+        UserError: it broke down `mads4.behaviour.play.MAX_ATTEMPTS` times.
     """
-    for attempt in range(1, MAX_ATTEMPTS + 1):
+    recording = _Recording(behaviour, seed, index)
+    while True:
         try:
-            return play(env, _Recording(behaviour, seed, index)).episode()
+            return play(env, recording).episode()
         except BrokenEpisodeError as error:
-            _LOG.warning("An environment %s; episode %d, attempt %d.", error, index, attempt)
-            reason = str(error)
-    raise UserError(
-        f"Episode {index} of seed {seed} has failed {MAX_ATTEMPTS} times (the last time an "
-        f"environment {reason})."
-    )
+            recording.fail(f"an environment {error}")
 
 
 def _copy(step: TimeStep) -> TimeStep:

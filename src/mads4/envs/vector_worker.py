@@ -200,7 +200,7 @@ class WorkerVector:
         if starts > MAX_STARTS:
             raise UserError(
                 f"{MAX_STARTS} worker processes in a row could not start (the last {reason}); what "
-                "they wrote above may say why. Use evaluator.workers=0 to do without them."
+                "they wrote above may say why. An evaluation does without with evaluator.workers=0."
             )
         failures = worker.failures + 1
         self._workers[self._workers.index(worker)] = Worker(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from mads4 import build
 from mads4.atomic import write_json
@@ -16,6 +17,12 @@ _LOG = logging.getLogger(__name__)
 
 def collect(config: CollectConfig, run_dir: Path) -> None:
     """Record the data set that the configuration describes."""
-    path = build.record(build.environment(config.env), config.dataset, config.progress)
-    write_json(run_dir / SUMMARY_FILE, {"name": config.name, "data": read_header(path).summary()})
+    summary: dict[str, Any] = {"name": config.name}
+    path = build.record(
+        build.environment(config.env),
+        config.dataset,
+        config.progress,
+        lambda incidents: summary.update(incidents.to_dict()),
+    )
+    write_json(run_dir / SUMMARY_FILE, summary | {"data": read_header(path).summary()})
     _LOG.info("data set: %s (look at it with: mads4 data show %s)", path, path)

@@ -1,0 +1,104 @@
+"""Recording games that hang, die, fail and grow: as if undisturbed, and what happened is told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mads4.behaviour.protocol import Behaviour
+from mads4.behaviour.registry import BehaviourFactory
+from mads4.data.collect import collect
+from mads4.envs.registry import EnvFactory
+from mads4.envs.supervision import Incidents, Supervision
+from mads4.errors import UserError
+
+EPISODES = 4
+RANDOM = BehaviourFactory("random")
+RULES = Supervision(processes=2, reset_timeout=3.0, step_timeout=2.0, pause=0.01)
+
+
+def record(
+    folder: Path,
+    *faults: dict[str, Any],
+    rules: Supervision = RULES,
+    workers: int = 8,
+    make_behaviour: Callable[[], Behaviour] = RANDOM,
+) -> tuple[Path, list[Incidents]]:
+    """Record random battles in ``<folder>/data.h5``; return that, and the incidents told of."""
+    arguments = {
+        "scenario": "3m",
+        "simulator": "smac_stand_in:StarCraft2Env",
+        "relaunch_every": 1,
+        "options": {"folder": str(folder), "faults": list(faults)},
+    }
+    told: list[Incidents] = []
+    path = collect(
+        EnvFactory("smac", arguments, rules),
+        make_behaviour,
+        EPISODES,
+        5,
+        folder / "data.h5",
+        behaviour={"name": "random"},
+        workers=workers,
+        on_incidents=told.append,
+    )
+    return path, told
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same battles, played in this process."""
+    return record(tmp_path_factory.mktemp("undisturbed"), workers=0)[0]
+
+
+def test_games_that_hang_die_and_fail_are_replaced(
+    undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = ({"how": "die", "at": 1}, {"how": "hang", "at": 2}, {"how": "protocol", "at": 3})
+    with caplog.at_level(logging.WARNING, "mads4"):
+        path, told = record(tmp_path, *faults, {"how": "hang_reset"})
+    assert path.read_bytes() == undisturbed.read_bytes()
+    assert told == [Incidents(processes_lost=3, episodes_broken=1)]
+    text = caplog.text
+    assert "A worker process died (exit code -9); playing episode" in text
+    assert "A worker process gave no answer for 2 s; playing episode" in text
+    assert "A worker process gave no answer for 3 s; playing episode" in text
+    assert "An environment lost its game in the middle of an episode; playing episode" in text
+    assert "environments: processes_lost 3, episodes_broken 1, planned_restarts 0" in text
+
+
+def test_one_worker_is_enough_for_supervision(undisturbed: Path, tmp_path: Path) -> None:
+    path, told = record(tmp_path, {"how": "die", "at": 2}, workers=1)
+    assert path.read_bytes() == undisturbed.read_bytes()
+    assert told == [Incidents(processes_lost=1)]
+    assert len(list((tmp_path / "players").iterdir())) == 2, "one game at a time, replaced once"
+
+
+def test_a_growing_game_is_replaced_between_episodes(undisturbed: Path, tmp_path: Path) -> None:
+    rules = Supervision(processes=1, memory_mib=250.0, reset_timeout=20.0)
+    path, told = record(tmp_path, {"how": "leak", "mib": 300}, rules=rules)
+    assert path.read_bytes() == undisturbed.read_bytes()
+    assert told == [Incidents(planned_restarts=EPISODES - 1)]
+
+
+def test_a_game_that_always_fails_is_given_up_and_what_is_finished_is_kept(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    rules = Supervision(processes=1, pause=0.01)
+    with pytest.raises(
+        UserError, match=r"^Episode \d of seed 5 has failed 3 times \(the last time a worker.* -9"
+    ):
+        record(tmp_path, {"how": "die", "at": 8, "times": 3}, rules=rules)
+    assert sorted(entry.name for entry in tmp_path.glob("*.h5*")) == ["data.h5.parts"]
+    path, told = record(tmp_path, {"how": "die", "at": 8, "times": 3}, rules=rules)
+    assert path.read_bytes() == undisturbed.read_bytes()
+    assert told == [Incidents()]
+
+
+def test_a_behaviour_that_looks_into_the_game_is_told_that_it_cannot(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"looks into the environment \(for its 'warehouse'\)"):
+        record(tmp_path, make_behaviour=BehaviourFactory("greedy"))
