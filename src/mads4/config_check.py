@@ -14,11 +14,13 @@ from pydantic import ValidationError
 from mads4.config import (
     PLAYERS,
     Command,
+    EvaluatorConfig,
     GeneratedDataset,
     Mads4Config,
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
     OnlineTrainerConfig,
+    SmacEnv,
 )
 from mads4.errors import UserError, did_you_mean
 
@@ -79,6 +81,9 @@ def validate(config: Command) -> list[str]:
         problems += _validate_online(trainer.online, "trainer.online")
     if isinstance(trainer, OnlineTrainerConfig):
         problems += _validate_online(trainer, "trainer")
+    evaluator, env = getattr(config, "evaluator", None), getattr(config, "env", None)
+    if isinstance(evaluator, EvaluatorConfig) and isinstance(env, SmacEnv):
+        problems += evaluator.film_problems(env.name)
     return problems + _validate_dataset(config)
 
 

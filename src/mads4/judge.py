@@ -19,6 +19,7 @@ from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
 from mads4.envs.supervision import Incidents
 from mads4.envs.vector import VectorEnv, make_vector
+from mads4.errors import UserError
 from mads4.evaluate import Evaluation, RandomPolicy, play_behaviour
 from mads4.processes import keep_freed_memory
 from mads4.progress import Advance, progress_bar
@@ -43,6 +44,9 @@ class Judge:
         settings: episodes, seed, targets …
         device: where the policy computes.
         progress: show progress bars.
+
+    Raises:
+        UserError: a film is wanted of supervised environments.
     """
 
     def __init__(
@@ -52,6 +56,9 @@ class Judge:
         device: torch.device,
         progress: bool,
     ) -> None:
+        problems = settings.film_problems(make_env.name) if make_env.supervision else []
+        if problems:  # the environment may be a checkpoint's, which no configuration names
+            raise UserError(problems[0])
         self._make_env = make_env
         self._settings = settings
         self._device = device

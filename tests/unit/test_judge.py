@@ -12,6 +12,8 @@ from PIL import Image
 from fakes import make_policy
 from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
+from mads4.envs.supervision import Supervision
+from mads4.errors import UserError
 from mads4.judge import VIDEO, Judge
 
 FACTORY = EnvFactory("custom", {"factory": "fake_env:MatchingEnv", "options": {}})
@@ -43,3 +45,12 @@ def test_processes_change_neither_figures_nor_film(tmp_path: Path) -> None:
 def test_lost_messages_are_the_evaluators_choice(drop: float, tmp_path: Path) -> None:
     same = judged(tmp_path, workers=0, message_drop=drop) == judged(tmp_path, workers=0)
     assert same == (drop == 0.0)
+
+
+def test_supervised_games_are_not_filmed_unless_supervision_is_given_up() -> None:
+    maker = EnvFactory("smac", {}, Supervision())
+    cpu = torch.device("cpu")
+    with pytest.raises(UserError, match=r"evaluator.video: true does not go with env=smac: .*=0$"):
+        Judge(maker, EvaluatorConfig(video=True), cpu, progress=False)
+    Judge(maker, EvaluatorConfig(video=True, workers=0), cpu, progress=False)
+    Judge(maker, EvaluatorConfig(), cpu, progress=False)

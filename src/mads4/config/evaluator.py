@@ -40,6 +40,16 @@ class EvaluatorConfig(Section):
     baseline_episodes: Positive = 16
     """Episodes of each baseline."""
 
+    def film_problems(self, env: str) -> list[str]:
+        """Return a line if a film is wanted of the supervised environment `env`, else nothing."""
+        if not self.video or self.workers == 0:
+            return []
+        return [
+            f"evaluator.video: true does not go with env={env}: what is filmed would play outside "
+            "of the supervised processes, and could hang for ever; use evaluator.video=false, or "
+            "do without supervision altogether, evaluator.workers=0"
+        ]
+
 
 class LoggerConfig(Section):
     """Where metrics go besides `metrics.jsonl`."""

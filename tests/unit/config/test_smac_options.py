@@ -63,6 +63,7 @@ def test_what_makes_environments_survives_a_checkpoint() -> None:
         ("env.scenario=3m.SC2Map", "a map's name, for example 2c_vs_64zg"),
         ("env.observation=madt", "env.observation: got 'madt', expected one of smac, mappo, nat"),
         ("env.supervision.step_timeout=0", "env.supervision.step_timeout: got 0"),
+        ("evaluator.video=true", "evaluator.video: true does not go with env=smac"),
     ],
 )
 def test_mistakes_are_named(word: str, message: str) -> None:
@@ -71,8 +72,13 @@ def test_mistakes_are_named(word: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_a_film_takes_a_game_without_supervision() -> None:
+    configured("evaluator.video=true", "evaluator.workers=0")
+
+
 def test_the_stand_in_takes_options_that_the_schema_has() -> None:
     """So that tests with it say something about the real one."""
-    ours = {"map_name", "seed", "continuing_episode", "folder", "faults", "enemy_damage", "self"}
+    ours = {"self", "map_name", "seed", "continuing_episode"}
+    ours |= {"folder", "faults", "enemy_damage", "splash"}
     taken = set(inspect.signature(smac_stand_in.StarCraft2Env.__init__).parameters) - ours
     assert taken < set(SmacOptions.model_fields)
