@@ -21,8 +21,8 @@ from mads4.rollout import rollout
 
 Cli = Callable[..., int]
 SCENARIO, STAND_IN = "2c_vs_64zg", "smac_stand_in:StarCraft2Env"
-QUICK = {"enemy_damage": 60.0}
-"""Options of the stand-in: battles that are lost within some steps."""
+EVEN = {"enemy_damage": 11.0, "splash": 16}
+"""Options of the stand-in: battles that last for some steps, of which some are won."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "scenario": SCENARIO,
         "simulator": STAND_IN,
         "observation": "mappo",
-        "options": QUICK,
+        "options": EVEN,
     }
     folder = tmp_path_factory.mktemp("madt") / SCENARIO / "poor"
     with closing(make_vector(EnvFactory("smac", arguments), 3, workers=0)) as envs:
@@ -50,7 +50,7 @@ def game(tmp_path: Path) -> tuple[str, ...]:
         *("env=smac", f"env.scenario={SCENARIO}", f"env.simulator={STAND_IN}"),
         *("env.relaunch_every=1", "env.supervision.processes=2", "env.supervision.pause=0.01"),
         f"env.extra_options.folder={tmp_path}",
-        f"env.extra_options.enemy_damage={QUICK['enemy_damage']}",
+        *(f"env.extra_options.{name}={value}" for name, value in EVEN.items()),
     )
 
 
@@ -59,13 +59,27 @@ TRAINING = (
     *("trainer.validation_interval=2", "trainer.checkpoint_interval=2", "trainer.log_interval=1"),
     *("model.n_layers=1", "model.d_model=16", "model.d_state=8", "model.message_dim=4"),
     *("dataset.validation_fraction=0.34", "device=cpu", "threads=1"),
-    *("evaluator.episodes=3", "evaluator.baseline_episodes=2", "evaluator.targets=[max]"),
+    *("evaluator.episodes=6", "evaluator.baseline_episodes=6", "evaluator.targets=[max]"),
 )
 
 
 def results(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((path / "summary.json").read_text())
     return values
+
+
+def random_battles(episodes: int) -> tuple[int, list[int]]:
+    """Play the random baseline's battles in this process; return how many are won, and lengths."""
+    arguments = {
+        "scenario": SCENARIO,
+        "simulator": STAND_IN,
+        "observation": "mappo",
+        "relaunch_every": 1,
+        "options": EVEN,
+    }
+    with closing(make_vector(EnvFactory("smac", arguments), 1, workers=0)) as envs:
+        played = list(rollout(RandomPolicy(), envs, episodes, seed=1000, target_return=0.0))
+    return sum(game.metrics["win"] == 1.0 for game in played), [game.length for game in played]
 
 
 def test_from_recorded_files_to_a_win_rate(
@@ -75,10 +89,15 @@ def test_from_recorded_files_to_a_win_rate(
     assert cli("train", *game, *data, *TRAINING, "hydra.run.dir=run") == 0
     summary = results(tmp_path / "run")
     found = summary["eval"]["max"]
-    assert found["episodes"] == 3
-    assert 0.0 <= found["win_rate"] <= 1.0
+    assert found["episodes"] == 6
+    assert 0.0 < found["win_rate"] < 1.0
+    assert found["length_mean"] > 5.0
     assert found["processes_lost"] == found["episodes_broken"] == found["planned_restarts"] == 0
-    assert summary["baselines"]["random"]["episodes"] == 2
+    random = summary["baselines"]["random"]
+    won, lengths = random_battles(6)
+    assert 0 < won < 6
+    assert random["win_rate"] == pytest.approx(won / 6)
+    assert random["length_mean"] == pytest.approx(sum(lengths) / 6)
     assert summary["env"]["state_encoding"] == "mappo"
     assert summary["simulator"].startswith("smac_stand_in unknown, StarCraft II build")
     provenance = json.loads((tmp_path / "run" / "provenance.json").read_text())
@@ -86,7 +105,7 @@ def test_from_recorded_files_to_a_win_rate(
     assert "eval/win_rate.max" in (tmp_path / "run" / "metrics.jsonl").read_text()
 
     # A fault on the way changes no figure but the count of faults.
-    fault = "env.extra_options.faults=[{how: protocol, at: 1}, {how: die, at: 2}]"
+    fault = "env.extra_options.faults=[{how: protocol, at: 3}, {how: die, at: 5}]"
     words = (*TRAINING[-3:], "device=cpu", "threads=1", "evaluator.baselines=false")
     again = ("evaluate", "checkpoint=run", *game, "env.observation=mappo", fault, *words)
     assert cli(*again, "hydra.run.dir=again") == 0
@@ -125,3 +144,30 @@ def test_data_of_the_other_builder_are_refused_and_both_are_named(
     assert "The data's observations have 478 numbers and states 675 (MAPPO's StarCraft" in text
     assert "the environment's observations have 332 numbers and states 342 (SMAC itself" in text
     assert "observation=mappo" in text
+
+
+def test_random_battles_are_recorded_under_supervision(
+    cli: Cli, game: tuple[str, ...], tmp_path: Path
+) -> None:
+    faults = "env.extra_options.faults=[{how: hang, at: 2}, {how: die, at: 3}, {how: crash, at: 4}]"
+    limits = ("env.supervision.step_timeout=2", "env.supervision.reset_timeout=20")
+    data = ("dataset.behaviour=random", "dataset.episodes=3", "dataset.path=data.h5")
+    assert cli("collect", *game, faults, *limits, *data, "hydra.run.dir=run") == 0
+    summary = results(tmp_path / "run")
+    assert summary["data"]["episodes"] == 3
+    assert (summary["processes_lost"], summary["episodes_broken"]) == (2, 1)
+    assert summary["planned_restarts"] == 0
+
+
+def test_games_are_not_filmed_out_of_supervision(
+    cli: Cli,
+    game: tuple[str, ...],
+    recording: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = ("dataset=madt", "env.observation=mappo", f"dataset.path={recording}")
+    film = ("evaluator.video=true", "hydra.run.dir=run")
+    assert cli("train", *game, *data, *TRAINING, *film) == 2
+    assert "evaluator.video: true does not go with env=smac" in capsys.readouterr().err
+    assert not (tmp_path / "games").exists()

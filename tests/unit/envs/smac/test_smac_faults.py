@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from mads4.envs.vector_worker import WorkerVector
 from mads4.errors import UserError
 from mads4.evaluate import RandomPolicy
 from mads4.rollout import Played, rollout
+from mads4.seeding import environment_seed
 
 RULES = Supervision(processes=2, reset_timeout=3.0, step_timeout=2.0, pause=0.01)
 EPISODES = 4
@@ -55,24 +57,34 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Played]:
 
 
 @pytest.fixture(autouse=True)
-def _no_game_is_left_behind(tmp_path: Path) -> Iterator[None]:
+def _nothing_is_left_behind(tmp_path: Path) -> Iterator[None]:
     yield
     assert_gone(tmp_path)
 
 
 def assert_gone(folder: Path) -> None:
-    """Wait until no game is in the process table, and none has become a zombie of ours."""
-    pids = [int(path.name) for path in (folder / "games").glob("*")]
-    wait_for(lambda: not any(is_game(pid) for pid in pids))
+    """Wait until no game and no player is in the process table, not even as a zombie of ours."""
+    wait_for(lambda: not any(is_there(pid) for pid in games(folder) + players(folder)))
 
 
-def is_game(pid: int) -> bool:
-    """Return whether a process lives; its number may be somebody else's by now."""
+def games(folder: Path) -> list[int]:
+    return [int(path.name) for path in (folder / "games").glob("*")]
+
+
+def players(folder: Path) -> list[int]:
+    """Return the processes that have launched games."""
+    return [int(path.name) for path in (folder / "players").glob("*")]
+
+
+def is_there(pid: int) -> bool:
+    """Return whether a game or player of ours is there; numbers may be given out again."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
     except OSError:
         return False
-    return b"sleep\x001000" in command or b"bytearray" in command
+    ours = (b"sleep\x001000", b"bytearray", b"spawn_main")
+    return any(words in command for words in ours) or (state, int(parent)) == ("Z", os.getpid())
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
@@ -92,6 +104,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
         ("protocol", "episodes_broken", "An environment lost its game in the middle"),
         ("restart", "episodes_broken", "An environment had to launch its game again"),
         ("lie", "episodes_broken", "An environment says that the battle is won with"),
+        ("deny", "episodes_broken", "An environment says that the battle is not won with 3 of 3"),
     ],
 )
 def test_a_fault_is_survived_and_changes_nothing(
@@ -102,7 +115,7 @@ def test_a_fault_is_survived_and_changes_nothing(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fault = {"how": how} | ({} if how in ("hang_reset", "restart") else {"at": 3})
+    fault = {"how": how} | ({} if how in ("hang_reset", "restart", "deny") else {"at": 3})
     with (
         caplog.at_level(logging.WARNING, "mads4"),
         closing(make_vector(factory(tmp_path, [fault]), EPISODES)) as envs,
@@ -118,10 +131,23 @@ def test_a_fault_is_survived_and_changes_nothing(
 
 
 def test_faults_of_all_kinds_in_one_run(undisturbed: list[Played], tmp_path: Path) -> None:
-    faults = [{"how": how, "at": at} for at, how in enumerate(("die", "crash", "protocol", "lie"))]
-    with closing(make_vector(factory(tmp_path, faults[1:] + faults[:1]), EPISODES)) as envs:
-        assert play(envs) == undisturbed
-        assert envs.incidents.episodes_broken == 3
+    kinds = (
+        ({"how": "die", "at": 1}, {"how": "lie", "at": 2}),
+        ({"how": "hang", "at": 1}, {"how": "crash", "at": 2}),
+        ({"how": "hang_reset"}, {"how": "protocol", "at": 3}),
+        ({"how": "restart"}, {"how": "deny"}),
+    )
+    assert undisturbed[3].metrics == {"win": 1.0}, "a victory that can be denied"
+    faults = [
+        fault | {"seed": environment_seed(7, index)}
+        for index, pair in enumerate(kinds)
+        for fault in pair
+    ]
+    with closing(make_vector(factory(tmp_path, faults), EPISODES)) as envs:
+        played = play(envs)
+        assert envs.incidents == Incidents(processes_lost=3, episodes_broken=5)
+    assert played == undisturbed
+    assert [episode.restarts for episode in played] == [2, 2, 2, 2]
 
 
 def test_broken_episodes_are_played_again_without_processes(
@@ -184,20 +210,25 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("fault", ["hang", None])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_no_game_outlives_the_run(
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_outlives_the_run(
     number: signal.Signals, fault: str | None, tmp_path: Path
 ) -> None:
-    """Ctrl-C or sudden death of the run, its games at work or hung: all of them end."""
+    """Ctrl-C or sudden death of the run, its games at work or hung: they and their players end."""
     faults = [{"how": fault, "at": 1, "times": 2}] if fault else []
-    arguments = factory(tmp_path, faults).arguments | {"relaunch_every": 0}
+    endless = {"folder": str(tmp_path), "faults": faults, "enemy_damage": 0.0}
+    arguments = factory(tmp_path, []).arguments | {"relaunch_every": 0, "options": endless}
     script = tmp_path / "script.py"
     tests = str(Path(smac_stand_in.__file__).parent)
     script.write_text(SCRIPT.format(tests=tests, arguments=dict(arguments)), encoding="utf-8")
     run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
-    games = tmp_path / "games"
-    wait_for(lambda: len(list(games.glob("*"))) == 2 or run.poll() is not None)
-    time.sleep(0.3)
+    wait_for(lambda: len(players(tmp_path)) == 2 or run.poll() is not None, seconds=60.0)
+    if fault:
+        wait_for(lambda: len(list(tmp_path.glob("hang-*"))) == 2)
+    started = games(tmp_path) + players(tmp_path)
+    assert len(started) == 4 and all(is_there(pid) for pid in started)
+    assert run.poll() is None
     run.send_signal(number)
     run.communicate(timeout=20.0)
+    assert run.returncode == -number
     assert_gone(tmp_path)
