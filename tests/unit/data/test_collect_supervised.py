@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import smac_remains
 from mads4.behaviour.protocol import Behaviour
 from mads4.behaviour.registry import BehaviourFactory
 from mads4.data.collect import collect
 from mads4.envs.registry import EnvFactory
 from mads4.envs.supervision import Incidents, Supervision
 from mads4.errors import UserError
+from smac_remains import assert_gone, games, is_there, players, wait_for
 
 EPISODES = 4
 RANDOM = BehaviourFactory("random")
@@ -102,3 +107,38 @@ def test_a_game_that_always_fails_is_given_up_and_what_is_finished_is_kept(
 def test_a_behaviour_that_looks_into_the_game_is_told_that_it_cannot(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"looks into the environment \(for its 'warehouse'\)"):
         record(tmp_path, make_behaviour=BehaviourFactory("greedy"))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from mads4.envs.supervision import Supervision
+from test_collect_supervised import record
+
+if __name__ == "__main__":
+    fault = {{"how": "hang", "at": 2, "times": 2}}
+    record(Path({folder!r}), fault, rules=Supervision(processes=2))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, -2), (signal.SIGTERM, 128 + 15), (signal.SIGKILL, -9)]
+)
+def test_nothing_outlives_a_recording_whose_games_hang(
+    number: signal.Signals, code: int, undisturbed: Path, tmp_path: Path
+) -> None:
+    paths = [str(Path(file).parent) for file in (smac_remains.__file__, __file__)]
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(paths=paths, folder=str(tmp_path)), encoding="utf-8")
+    run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
+    wait_for(lambda: len(list(tmp_path.glob("hang-*"))) == 2 or run.poll() is not None, 60.0)
+    started = games(tmp_path) + players(tmp_path)
+    assert len(started) == 4 and all(is_there(pid) for pid in started)
+    assert run.poll() is None
+    run.send_signal(number)
+    run.communicate(timeout=20.0)
+    assert run.returncode == code
+    assert_gone(tmp_path)
+    path, _ = record(tmp_path, {"how": "hang", "at": 2, "times": 2})
+    assert path.read_bytes() == undisturbed.read_bytes()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from mads4.errors import UserError
 from mads4.evaluate import RandomPolicy
 from mads4.rollout import Played, rollout
 from mads4.seeding import environment_seed
+from smac_remains import assert_gone, games, is_there, players, wait_for
 
 RULES = Supervision(processes=2, reset_timeout=3.0, step_timeout=2.0, pause=0.01)
 EPISODES = 4
@@ -60,38 +59,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Played]:
 def _nothing_is_left_behind(tmp_path: Path) -> Iterator[None]:
     yield
     assert_gone(tmp_path)
-
-
-def assert_gone(folder: Path) -> None:
-    """Wait until no game and no player is in the process table, not even as a zombie of ours."""
-    wait_for(lambda: not any(is_there(pid) for pid in games(folder) + players(folder)))
-
-
-def games(folder: Path) -> list[int]:
-    return [int(path.name) for path in (folder / "games").glob("*")]
-
-
-def players(folder: Path) -> list[int]:
-    """Return the processes that have launched games."""
-    return [int(path.name) for path in (folder / "players").glob("*")]
-
-
-def is_there(pid: int) -> bool:
-    """Return whether a game or player of ours is there; numbers may be given out again."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    except OSError:
-        return False
-    ours = (b"sleep\x001000", b"bytearray", b"spawn_main")
-    return any(words in command for words in ours) or (state, int(parent)) == ("Z", os.getpid())
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(
