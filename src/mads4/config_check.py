@@ -7,7 +7,7 @@ import logging
 import operator
 from collections.abc import Collection, Iterable, Mapping
 from functools import reduce
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -22,10 +22,10 @@ from mads4.config import (
     OnlineTrainerConfig,
     SmacEnv,
 )
+from mads4.config_words import Node, choices, expected, fields, suggest
 from mads4.errors import UserError, did_you_mean
 
 ConfigT = TypeVar("ConfigT", bound=Command)
-Node: TypeAlias = Mapping[str, Any]
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,16 +42,16 @@ class ConfigError(UserError):
 
 
 def parse(
-    values: Mapping[str, Any], schema: type[ConfigT], given: Collection[str] | None = None
+    values: Mapping[str, Any], schema: type[ConfigT], given: Mapping[str, str] | None = None
 ) -> ConfigT:
     """Return `values`, as they come from YAML, as an instance of `schema`.
 
     Args:
         values: nested settings.
         schema: of the command that they are for.
-        given: the keys that the user wrote. What others set for another kind of their group (the
-            width of an experiment's model, and the user chose another model) is left out, and
-            said. None: all were written.
+        given: the keys that the user wrote → the words of their values. What others set for
+            another kind of their group (the width of an experiment's model, and the user chose
+            another model) is left out, and said. None: all were written.
 
     Raises:
         ConfigError: one line per unknown key, wrong value or impossible combination.
@@ -63,7 +63,7 @@ def parse(
         strange = [] if given is None else _of_another_kind(error, schema, given)
         if strange:
             return parse(_without(values, strange), schema, given)
-        raise ConfigError(describe(error, schema)) from None
+        raise ConfigError(describe(error, schema, given)) from None
     problems = validate(config)
     if problems:
         raise ConfigError(problems)
@@ -159,38 +159,68 @@ def _validate_dataset(config: Command) -> list[str]:
     ]
 
 
-def describe(error: ValidationError, schema: type[Command]) -> list[str]:
-    """Return one line for each field that is wrong, in the user's words."""
-    allowed, tagged = expectations(schema), _tagged(schema)
+def describe(
+    error: ValidationError, schema: type[Command], given: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return one line for each field that is wrong, in the user's words.
+
+    Args:
+        error: what pydantic found.
+        schema: of the command.
+        given: key → the words of its value, where the user wrote one.
+    """
+    nodes, tagged = fields(schema), _tagged(schema)
     found: dict[str, str] = {}
     for item in error.errors(include_url=False):
         loc = item["loc"]
-        kind = f"{loc[0]}={loc[1]}" if loc[0] in tagged and len(loc) > 2 else None
-        key = _dotted(loc if kind is None else (loc[0], *loc[2:]), allowed)
-        given = _shown(item["input"])
-        if item["type"] == "extra_forbidden" and key in allowed:
-            line = f"{key}: does not go with {kind}; leave it out, or choose another {loc[0]}."
+        kind = str(loc[1]) if loc[0] in tagged and len(loc) > 2 else None
+        key = _dotted(loc if kind is None else (loc[0], *loc[2:]), nodes)
+        if item["type"] == "union_tag_not_found":
+            options = expected(nodes[f"{key}.name"]).replace(" or ", f" or {key}=")
+            line = f"{key}: choose a kind first, {key}={options}"
+        elif item["type"] == "extra_forbidden" and key in nodes:
+            line = f"{key}: does not go with {loc[0]}={kind}; leave it out, or choose another "
+            line += f"{loc[0]}."
         elif item["type"] == "extra_forbidden":
-            line = f"{key}: unknown key.{suggest(key, allowed)}"
-        elif item["type"] == "missing":
-            line = f"{key}: missing, expected {allowed[key].removesuffix(' or null')}"
+            line = f"{key}: unknown key.{suggest(key, nodes)}"
+        elif item["type"].startswith("union_tag"):
+            line = _wrong(f"{key}.name", item["ctx"].get("tag"), nodes.get(f"{key}.name"))
         else:
-            if item["type"] == "union_tag_not_found":
-                options = str(allowed[f"{key}.name"]).replace(" or ", f" or {key}=")
-                found.setdefault(key, f"{key}: choose a kind first, {key}={options}")
-                continue
-            if item["type"].startswith("union_tag"):
-                key, given = f"{key}.name", _shown(item["ctx"].get("tag"))
-            line = f"{key}: got {given}, expected {allowed.get(key, 'a group of settings')}"
+            # Other kinds of the group allow other values, which would be refused here.
+            own = nodes if kind is None else fields(schema, {str(loc[0]): kind})
+            if item["type"] == "missing":
+                line = f"{key}: missing, expected {expected(own[key]).removesuffix(' or null')}"
+            else:
+                line = _wrong(key, item["input"], own.get(key))
+            if item["type"] == "string_type":
+                line += _quoted(key, item["input"], given or {})
         found.setdefault(key, line)
     return list(found.values())
 
 
+def _wrong(key: str, value: object, node: Node | None) -> str:
+    """Return what was given, what is allowed, and the nearest of the words that are."""
+    line = f"{key}: got {_shown(value)}, expected "
+    if node is None:
+        return f"{line}a group of settings"
+    near = did_you_mean(value, choices(node)) if isinstance(value, str) else ""
+    return f"{line}{expected(node)}{'.' if near else ''}{near}"
+
+
+def _quoted(key: str, value: object, given: Mapping[str, str]) -> str:
+    """Return how to write a number where text is expected: 4.10 is read as 4.1, and no text."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ""
+    words = given.get(key, "")
+    words = words if words[:1].isdigit() else repr(value)
+    return f"; a number is read as text in two pairs of quotes: {key}='\"{words}\"'"
+
+
 def _of_another_kind(
-    error: ValidationError, schema: type[Command], given: Collection[str]
+    error: ValidationError, schema: type[Command], given: Iterable[str]
 ) -> list[tuple[str, ...]]:
     """Return the paths of settings nobody wrote that belong to another kind of their group."""
-    allowed, tagged = expectations(schema), _tagged(schema)
+    allowed, tagged = fields(schema), _tagged(schema)
     groups = {key[:cut] for key in allowed for cut, char in enumerate(key) if char == "."}
     found = []
     for item in error.errors(include_url=False):
@@ -212,44 +242,6 @@ def _without(values: Mapping[str, Any], paths: Iterable[tuple[str, ...]]) -> dic
     return kept
 
 
-def expectations(schema: type[Command]) -> dict[str, str]:
-    """Return what is allowed, in words, for each ``key`` and ``group.key`` of a schema."""
-    return {key: _expected(node) for key, node in fields(schema).items()}
-
-
-def fields(schema: type[Command]) -> dict[str, Node]:
-    """Return the JSON schema of each ``key``, ``group.key`` …; alternatives under ``anyOf``."""
-    root = schema.model_json_schema()
-    nodes: dict[str, list[Node]] = {}
-
-    def visit(key: str, node: Node) -> None:
-        groups = [branch for branch in _branches(root, node) if "properties" in branch]
-        for group in groups:
-            for leaf, inner in group["properties"].items():
-                visit(f"{key}.{leaf}", inner)
-        if not groups:
-            nodes.setdefault(key, []).append(node)
-
-    for name, node in root["properties"].items():
-        visit(name, node)
-    return {key: many[0] if len(many) == 1 else {"anyOf": many} for key, many in nodes.items()}
-
-
-def suggest(key: str, allowed: Iterable[str]) -> str:
-    """Return a near match for an unknown key, or what its group does contain."""
-    allowed = list(allowed)
-    group, _, leaf = key.rpartition(".")
-    siblings = [a.rpartition(".")[2] for a in allowed if a.rpartition(".")[0] == group]
-    if not group:
-        siblings += ["experiment", *sorted({a.partition(".")[0] for a in allowed if "." in a})]
-    elsewhere = [a for a in allowed if a.rpartition(".")[2] == leaf]
-    if near := did_you_mean(leaf, siblings):
-        return near
-    if elsewhere:
-        return f" Did you mean '{elsewhere[0]}'?"
-    return f" Allowed here: {', '.join(siblings)}." if siblings else ""
-
-
 def _tagged(schema: type[Command]) -> set[str]:
     """Return the groups of several kinds, in whose error paths pydantic names the kind."""
     return {
@@ -259,15 +251,7 @@ def _tagged(schema: type[Command]) -> set[str]:
     }
 
 
-def _branches(root: Node, node: Node) -> list[Node]:
-    """Return the alternatives that a JSON schema node stands for, references followed."""
-    if "$ref" in node:
-        return _branches(root, root["$defs"][node["$ref"].rsplit("/", 1)[1]])
-    alternatives = node.get("oneOf") or node.get("anyOf") or []
-    return [leaf for one in alternatives for leaf in _branches(root, one)] or [node]
-
-
-def _dotted(loc: tuple[str | int, ...], allowed: Mapping[str, str]) -> str:
+def _dotted(loc: tuple[str | int, ...], allowed: Collection[str]) -> str:
     """Return ``group.key`` for pydantic's path, which also names union members and list items."""
     groups = {key[:cut] for key in allowed for cut, char in enumerate(key) if char == "."}
     steps: list[str] = []
@@ -280,40 +264,6 @@ def _dotted(loc: tuple[str | int, ...], allowed: Mapping[str, str]) -> str:
             continue  # the name of the alternative: env, rware, scenario
         steps.append(step)
     return ".".join(steps)
-
-
-def _expected(node: Node) -> str:
-    """Say in words what a JSON schema node allows."""
-    if "expected" in node:
-        return str(node["expected"])
-    if "anyOf" in node:
-        flat = [leaf for one in node["anyOf"] for leaf in one.get("anyOf", [one])]
-        words = list(dict.fromkeys(_expected(one) for one in flat))
-        return " or ".join(sorted(words, key=lambda word: word == "null"))
-    if "const" in node or "enum" in node:
-        choices = node.get("enum") or [node["const"]]
-        return f"one of {', '.join(choices)}" if len(choices) > 1 else str(choices[0])
-    if node.get("type") == "array":
-        return f"a list of: {_expected(node['items'])}"
-    bounds = [f"{sign} {node[name]:g}" for name, sign in _BOUNDS.items() if name in node]
-    return " ".join([_TYPES[node.get("type", "object")], " and ".join(bounds)]).strip()
-
-
-_TYPES = {
-    "boolean": "true or false",
-    "integer": "a whole number",
-    "null": "null",
-    "number": "a number",
-    "object": "a mapping {key: value}",
-    "string": "text",
-}
-_BOUNDS = {
-    "minimum": ">=",
-    "exclusiveMinimum": ">",
-    "maximum": "<=",
-    "exclusiveMaximum": "<",
-    "multipleOf": "a multiple of",
-}
 
 
 def _shown(value: object) -> str:

@@ -26,7 +26,8 @@ from mads4.config import (
     RwareEnv,
     Section,
 )
-from mads4.config_check import ConfigError, expectations, fields, parse, suggest, validate
+from mads4.config_check import ConfigError, parse, validate
+from mads4.config_words import expectations, fields, suggest
 
 SECTIONS = [
     *(
@@ -133,7 +134,7 @@ def test_alternatives_are_chosen_by_name() -> None:
     assert isinstance(config.dataset, FileDataset)
     assert problems({"dataset": {"name": "flie"}}) == [
         "dataset.name: got 'flie', expected generated or file or madt or alberdice "
-        "or og_marl or custom"
+        "or og_marl or custom. Did you mean 'file'?"
     ]
     assert problems({"dataset": {"path": "x.h5"}}) == [
         "dataset: choose a kind first, dataset=generated or dataset=file or dataset=madt "

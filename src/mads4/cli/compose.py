@@ -27,7 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mads4.config import AnyConfig, CollectConfig, Config, EvaluateConfig, ProbeConfig
-from mads4.config_check import ConfigError, parse, suggest
+from mads4.config_check import ConfigError, parse
+from mads4.config_words import suggest
 from mads4.errors import UserError, did_you_mean
 
 SCHEMAS: dict[str, type[AnyConfig]] = {
@@ -70,8 +71,8 @@ def to_config(composed: DictConfig, command: str, overrides: Iterable[str]) -> A
     keys = [str(key) for key in composed if key not in foreign]  # experiments set more than needed
     values = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
     assert isinstance(values, dict)
-    keys = [text.lstrip("+~").partition("=")[0] for text in overrides]
-    given = [key for key in keys if "." in key]  # model=mlp chooses, it sets nothing
+    written = [text.lstrip("+~").partition("=") for text in overrides]
+    given = {key: value for key, _, value in written if "." in key}  # model=mlp only chooses
     return parse({str(key): value for key, value in values.items()}, SCHEMAS[command], given)
 
 

@@ -6,7 +6,7 @@ import json
 from importlib.resources import files
 
 from mads4.cli.compose import CONF, SCHEMAS
-from mads4.config_check import expectations, fields
+from mads4.config_words import expectations, fields
 
 USAGE = {
     "train": """\

@@ -39,6 +39,22 @@ MISTAKES = [
         ["env.scenario: got 'tiny', expected {tiny|small|medium|large}-{k}ag[-easy|-hard]"],
     ),
     (
+        ["train", "env=smax", "env.scenario=2c_vs_64zg"],
+        ["env.scenario: got '2c_vs_64zg', expected one of 3m, 8m, 25m, "],
+    ),
+    (
+        ["train", "env=smax", "env.scenario=2s3y"],
+        ["smacv2_20_units. Did you mean '2s3z'?"],
+    ),
+    (
+        ["train", "env=smac", "env.options.game_version=4.10"],
+        [
+            """got 4.1, expected text or null; a number is""",
+            """env.options.game_version='"4.10"'""",
+        ],
+    ),
+    (["train", "name=3"], ["""name: got 3, expected a folder's name""", """name='"3"'"""]),
+    (
         ["train", "evaluator.targets=[2*maximum]"],
         ["evaluator.targets: got '2*maximum', expected a list of: a number or [number*]max"],
     ),
@@ -124,6 +140,21 @@ def test_mistakes_are_named_and_nothing_is_written(
     assert all(line.startswith("error: ") for line in output.err.splitlines())
     assert "Traceback" not in output.err + output.out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_group_with_kinds_only_the_chosen_one_is_spoken_of() -> None:
+    for env, words in {"smax": "one of 3m, ", "rware": "{tiny|", "smac": "a map's name, "}.items():
+        with pytest.raises(ConfigError) as caught:
+            check("collect", [f"env={env}", "env.scenario=no/map", "dataset.behaviour=random"])
+        (line,) = caught.value.problems
+        assert line.startswith(f"env.scenario: got 'no/map', expected {words}")
+        assert line.count("for example") == (env != "smax")
+
+
+def test_a_number_in_two_pairs_of_quotes_is_text() -> None:
+    words = ["env=smac", 'env.options.game_version="4.10"', "dataset.behaviour=random"]
+    (config,) = check("train", words).configs
+    assert config.env.options.game_version == "4.10"  # type: ignore[union-attr]
 
 
 def test_every_job_of_a_sweep_is_checked_and_known() -> None:

@@ -1,0 +1,110 @@
+"""What the fields of a schema allow, in the user's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from mads4.config import Command
+from mads4.errors import did_you_mean
+
+Node: TypeAlias = Mapping[str, Any]
+
+
+def expectations(schema: type[Command]) -> dict[str, str]:
+    """Return what is allowed, in words, for each ``key`` and ``group.key`` of a schema."""
+    return {key: expected(node) for key, node in fields(schema).items()}
+
+
+def fields(schema: type[Command], kinds: Mapping[str, str] | None = None) -> dict[str, Node]:
+    """Return the JSON schema of each ``key``, ``group.key`` …; alternatives under ``anyOf``.
+
+    Args:
+        schema: of a command.
+        kinds: group → the name of its one kind whose fields are wanted; the groups that are not
+            named give those of all their kinds.
+    """
+    root = schema.model_json_schema()
+    nodes: dict[str, list[Node]] = {}
+    chosen = kinds or {}
+
+    def visit(key: str, node: Node) -> None:
+        groups = [
+            branch
+            for branch in _branches(root, node)
+            if "properties" in branch
+            and (key not in chosen or branch["properties"]["name"].get("const") == chosen[key])
+        ]
+        for group in groups:
+            for leaf, inner in group["properties"].items():
+                visit(f"{key}.{leaf}", inner)
+        if not groups:
+            nodes.setdefault(key, []).append(node)
+
+    for name, node in root["properties"].items():
+        visit(name, node)
+    return {key: many[0] if len(many) == 1 else {"anyOf": many} for key, many in nodes.items()}
+
+
+def suggest(key: str, allowed: Iterable[str]) -> str:
+    """Return a near match for an unknown key, or what its group does contain."""
+    allowed = list(allowed)
+    group, _, leaf = key.rpartition(".")
+    siblings = [a.rpartition(".")[2] for a in allowed if a.rpartition(".")[0] == group]
+    if not group:
+        siblings += ["experiment", *sorted({a.partition(".")[0] for a in allowed if "." in a})]
+    elsewhere = [a for a in allowed if a.rpartition(".")[2] == leaf]
+    if near := did_you_mean(leaf, siblings):
+        return near
+    if elsewhere:
+        return f" Did you mean '{elsewhere[0]}'?"
+    return f" Allowed here: {', '.join(siblings)}." if siblings else ""
+
+
+def choices(node: Node) -> list[str]:
+    """Return the words that a JSON schema node allows; of other values nothing."""
+    listed = node.get("enum", [node["const"]] if "const" in node else [])
+    inner = [word for one in node.get("anyOf", []) for word in choices(one)]
+    return [word for word in listed if isinstance(word, str)] + inner
+
+
+def _branches(root: Node, node: Node) -> list[Node]:
+    """Return the alternatives that a JSON schema node stands for, references followed."""
+    if "$ref" in node:
+        return _branches(root, root["$defs"][node["$ref"].rsplit("/", 1)[1]])
+    alternatives = node.get("oneOf") or node.get("anyOf") or []
+    return [leaf for one in alternatives for leaf in _branches(root, one)] or [node]
+
+
+def expected(node: Node) -> str:
+    """Say in words what a JSON schema node allows."""
+    if "expected" in node:
+        return str(node["expected"])
+    if "anyOf" in node:
+        flat = [leaf for one in node["anyOf"] for leaf in one.get("anyOf", [one])]
+        words = list(dict.fromkeys(expected(one) for one in flat))
+        return " or ".join(sorted(words, key=lambda word: word == "null"))
+    if "const" in node or "enum" in node:
+        words = choices(node)
+        return f"one of {', '.join(words)}" if len(words) > 1 else words[0]
+    if node.get("type") == "array":
+        return f"a list of: {expected(node['items'])}"
+    bounds = [f"{sign} {node[name]:g}" for name, sign in _BOUNDS.items() if name in node]
+    return " ".join([_TYPES[node.get("type", "object")], " and ".join(bounds)]).strip()
+
+
+_TYPES = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping {key: value}",
+    "string": "text",
+}
+_BOUNDS = {
+    "minimum": ">=",
+    "exclusiveMinimum": ">",
+    "maximum": "<=",
+    "exclusiveMaximum": "<",
+    "multipleOf": "a multiple of",
+}
