@@ -69,11 +69,15 @@ class EnvSpec:
             if f.name != "version" and getattr(self, f.name) != getattr(other, f.name)
         ]
 
-    def require_compatible(self, other: EnvSpec, this: str, that: str) -> None:
-        """Raise `UserError` naming both sides (`this`, `that`) when the specs do not fit."""
+    def require_compatible(self, other: EnvSpec, this: str, that: str, hint: str = "") -> None:
+        """Raise `UserError` naming both sides (`this`, `that`) when the specs do not fit.
+
+        `hint` follows: sentences on what to do.
+        """
         wrong = self.differences(other)
         if wrong:
-            raise UserError(f"{this} and {that} do not fit together: {'; '.join(wrong)}.")
+            text = f"{this} and {that} do not fit together: {'; '.join(wrong)}. {hint}"
+            raise UserError(text.rstrip())
 
 
 @dataclass(frozen=True)

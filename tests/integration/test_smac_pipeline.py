@@ -115,8 +115,12 @@ def test_from_recorded_files_to_a_win_rate(
         assert repeated[name] == found[name]
 
 
-def test_a_checkpoint_remembers_how_its_games_are_looked_after(
-    cli: Cli, recording: Path, game: tuple[str, ...], tmp_path: Path
+def test_a_checkpoint_remembers_how_its_games_are_looked_after_and_what_they_show(
+    cli: Cli,
+    recording: Path,
+    game: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = ("dataset=madt", "env.observation=mappo", f"dataset.path={recording}")
     assert cli("train", *game, *data, *TRAINING, "hydra.run.dir=run") == 0
@@ -124,6 +128,13 @@ def test_a_checkpoint_remembers_how_its_games_are_looked_after(
     assert cli("evaluate", "checkpoint=run", "device=cpu", *few, "hydra.run.dir=again") == 0
     (found,) = [value for name, value in results(tmp_path / "again")["eval"].items()][:1]
     assert found["processes_lost"] == 0
+    capsys.readouterr()
+    other = ("evaluate", "checkpoint=run", *game, "env.observation=smac", "device=cpu")
+    assert cli(*other, "hydra.run.dir=other") == 2
+    text = capsys.readouterr().err
+    assert "obs_dim: 478 against 332" in text
+    assert "The policy's observations have 478 numbers and states 675 (MAPPO's StarCraft" in text
+    assert "the builder of the policy's observations (env.observation=mappo)" in text
 
 
 def test_a_converted_file_is_as_good(
@@ -143,7 +154,7 @@ def test_data_of_the_other_builder_are_refused_and_both_are_named(
     text = capsys.readouterr().err
     assert "The data's observations have 478 numbers and states 675 (MAPPO's StarCraft" in text
     assert "the environment's observations have 332 numbers and states 342 (SMAC itself" in text
-    assert "observation=mappo" in text
+    assert "the data's observations (env.observation=mappo)" in text
 
 
 def test_random_battles_are_recorded_under_supervision(

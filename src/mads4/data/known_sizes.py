@@ -16,8 +16,8 @@ from mads4.types import EnvSpec
 MAPPO = "MAPPO's StarCraft wrapper, with which MADT's data were recorded"
 OXWHIRL = "SMAC itself (oxwhirl)"
 
-OPTION: Mapping[str, str] = {MAPPO: "observation=mappo", OXWHIRL: "observation=smac"}
-"""Builder → the option of the environment that chooses it."""
+OPTION: Mapping[str, str] = {MAPPO: "env.observation=mappo", OXWHIRL: "env.observation=smac"}
+"""Builder → the setting that chooses it."""
 
 _FEATURES = {MAPPO: BUILDERS["mappo"], OXWHIRL: BUILDERS["smac"]}
 
@@ -51,8 +51,13 @@ def recognised(
     return {}
 
 
-def explain_sizes(data: EnvSpec, env: EnvSpec) -> str:
+def explain_sizes(data: EnvSpec, env: EnvSpec, learnt: str = "the data") -> str:
     """Return, in sentences, why observations of the data do not fit the environment's.
+
+    Args:
+        data: what a policy learns from, or has learnt from.
+        env: where it is to be played.
+        learnt: what to call `data`, for example "the policy".
 
     Returns:
         Both sizes with their builders where these are known; an empty string where the sizes of
@@ -62,16 +67,17 @@ def explain_sizes(data: EnvSpec, env: EnvSpec) -> str:
         return ""
     family, scenario = env.name, env.scenario
     sides = []
-    for whose, spec in (("The data's", data), ("the environment's", env)):
+    for whose, spec in ((f"{learnt.capitalize()}'s", data), ("the environment's", env)):
         who = builder(family, scenario, spec.obs_dim)
         sides.append(
             f"{whose} observations have {spec.obs_dim} numbers and states {spec.state_dim}"
             + (f" ({who})" if who else "")
         )
     who = builder(family, scenario, data.obs_dim)
-    option = f" (its option {OPTION[who]})" if who else ""
+    option = f" ({OPTION[who]})" if who else ""
+    other = "data recorded" if learnt == "the data" else "a policy trained"
     return (
         f"{', '.join(sides)}. A policy must see in the environment what it saw in the data: use "
-        f"the environment with the builder of the data's observations{option}, or data recorded "
+        f"the environment with the builder of {learnt}'s observations{option}, or {other} "
         "with the environment's."
     )

@@ -10,6 +10,7 @@ import torch
 
 from mads4 import build, checkpoint
 from mads4.config import EvaluateConfig, ProbeConfig
+from mads4.data.known_sizes import explain_sizes
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.types import EnvSpec
@@ -24,8 +25,12 @@ def trained(config: EvaluateConfig | ProbeConfig) -> tuple[dict[str, Any], EnvFa
         else build.environment(config.env)
     )
     spec = EnvSpec.from_dict(payload["spec"])
+    played = build.env_spec(make_env)
     spec.require_compatible(
-        build.env_spec(make_env), f"the policy of {config.checkpoint}", "the environment"
+        played,
+        f"the policy of {config.checkpoint}",
+        "the environment",
+        _builder_hint(spec, played),
     )
     return payload, make_env
 
@@ -56,8 +61,12 @@ def initialise(
     Raises:
         UserError: the checkpoint's environment, rewards or model options are others.
     """
-    EnvSpec.from_dict(payload["spec"]).require_compatible(
-        spec, f"init_from={source}", "what it is to be trained for"
+    learnt = EnvSpec.from_dict(payload["spec"])
+    learnt.require_compatible(
+        spec,
+        f"init_from={source}",
+        "what it is to be trained for",
+        _builder_hint(learnt, spec),
     )
     try:
         model.load_state_dict(payload["policy"])
@@ -66,6 +75,16 @@ def initialise(
             f"init_from: the policy of {source} was built with other model settings "
             f"({payload['model']}); give the same model.* options. ({error})"
         ) from error
+
+
+def _builder_hint(learnt: EnvSpec, played: EnvSpec) -> str:
+    """Return what to do where the same scenario is only seen in another way than was learnt."""
+    if (learnt.name, learnt.scenario) != (played.name, played.scenario):
+        return ""
+    hint = explain_sizes(learnt, played, "the policy")
+    if not hint and learnt.name == "smac" and learnt.state_encoding != played.state_encoding:
+        hint = f"The policy needs env.observation={learnt.state_encoding}."
+    return hint
 
 
 def known_returns(payload: Mapping[str, Any]) -> Mapping[str, Any]:

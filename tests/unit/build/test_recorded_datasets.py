@@ -183,7 +183,7 @@ def test_without_a_path_the_registry_is_asked() -> None:
     assert "obs_dim: 64 against 30" in message
     assert "64 numbers and states 81 (MAPPO's StarCraft wrapper" in message
     assert "30 numbers and states 48 (SMAC itself (oxwhirl))" in message
-    assert "its option observation=mappo" in message
+    assert "the data's observations (env.observation=mappo), or data recorded" in message
     same = oxwhirl | {"obs_dim": 64, "state_dim": 81}
     fitting = env_like(**same, episode_limit=60, reward="", state_per_agent=True)
     data = build.dataset(config, fitting, progress=False)
