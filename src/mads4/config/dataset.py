@@ -34,7 +34,8 @@ class GeneratedDataset(DatasetSection):
     quality: Annotated[Literal["expert", "good", "medium", "poor"], BeforeValidator(lower)] = (
         "expert"
     )
-    """Band of the return normalised between random and the expert without noise."""
+    """Band between random and the expert without noise: of the mean return; for SMAX of the share
+    of battles won, where that expert wins a fifth or more."""
     episodes: Positive = 1000
     """Number of episodes."""
     seed: NotNegative = 0
