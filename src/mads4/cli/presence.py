@@ -1,4 +1,4 @@
-"""Whether games and data sets that a command line needs are here, asked before it starts.
+"""Whether games, simulators and data sets of a command line are here, asked before it starts.
 
 A run that trains for hours should not end because there is no game to evaluate in, and a sweep
 should not be half done when the first data set is found missing.
@@ -9,17 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mads4.cli.compose import Plan
-from mads4.config import AnyConfig, SmacEnv
+from mads4.config import AnyConfig
 from mads4.config.dataset import RecordedDataset
+from mads4.config.env import SmaxEnv
+from mads4.config.smac import SmacEnv, SmacliteEnv
 from mads4.data import registry
 from mads4.envs.smac import installation
+from mads4.envs.smax import runtime
 from mads4.errors import UserError
 
 
 def require_present(plan: Plan) -> None:
-    """Raise one `UserError` with everything that the plan's jobs in StarCraft II lack."""
-    jobs = [c for c in plan.configs if isinstance(getattr(c, "env", None), SmacEnv)]
-    found = [problem for check in (_game, _data) for config in jobs for problem in check(config)]
+    """Raise one `UserError` with everything that the plan's jobs in StarCraft's battles lack.
+
+    Of SMAX and SMAClite no package is imported: only whether they are there is asked.
+    """
+    checks = (_game, _simulator, _data)
+    found = [p for check in checks for config in plan.configs for p in check(config)]
     lacking = dict.fromkeys(found)
     if lacking:
         count = len(plan.configs)
@@ -35,14 +41,30 @@ def require_present(plan: Plan) -> None:
 
 
 def _game(config: AnyConfig) -> Iterable[str]:
+    """Yield what StarCraft II lacks; a name that no map has is told, not looked for as a file."""
     env = getattr(config, "env", None)
-    assert isinstance(env, SmacEnv)
-    if env.simulator != installation.SIMULATOR:
-        return []
+    if not isinstance(env, SmacEnv) or env.simulator != installation.SIMULATOR:
+        return
+    unknown = installation.unknown_map(env.scenario)
+    if unknown:
+        yield unknown
     # Without the game all maps are missing, which is said once.
-    scenario = None if installation.game_build() is None else env.scenario
-    parts = installation.examine(scenario, env.options.game_version)
-    return [part.problem for part in parts if part.problem]
+    any_map = unknown is not None or installation.game_build() is None
+    parts = installation.examine(None if any_map else env.scenario, env.options.game_version)
+    needed = parts if unknown is None else [part for part in parts if part.name != "maps"]
+    yield from (part.problem for part in needed if part.problem)
+
+
+def _simulator(config: AnyConfig) -> Iterable[str]:
+    """Yield which packages of a simulator without the game are missing."""
+    env = getattr(config, "env", None)
+    problem = None
+    if isinstance(env, SmaxEnv):
+        problem = runtime.missing()
+    elif isinstance(env, SmacliteEnv) and (absent := installation.lite().problem):
+        problem = f"env=smaclite: {absent}"
+    if problem:
+        yield problem
 
 
 def _data(config: AnyConfig) -> Iterable[str]:
@@ -50,6 +72,8 @@ def _data(config: AnyConfig) -> Iterable[str]:
     dataset, env = getattr(config, "dataset", None), getattr(config, "env", None)
     if not isinstance(dataset, RecordedDataset) or not isinstance(env, SmacEnv) or dataset.path:
         return
+    if env.simulator == installation.SIMULATOR and installation.unknown_map(env.scenario):
+        return  # there are no data of no map
     try:
         entry = registry.choose(dataset.name, env.name, env.scenario, dataset.quality)
     except UserError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,31 @@ Output = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def _no_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SC2PATH", str(tmp_path / "nowhere"))
+
+
+@pytest.fixture
+def _package_and_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installed package smac that registers a map of its own, and a game without maps."""
+    site, before = tmp_path / "site", set(sys.modules)
+    registry_of_maps = "def get_smac_map_registry():\n    return {'arena': {}}\n"
+    for name, text in {
+        "__init__.py": "",
+        "env/__init__.py": "class StarCraft2Env: ...",
+        "env/starcraft2/__init__.py": "",
+        "env/starcraft2/maps/__init__.py": "",
+        "env/starcraft2/maps/smac_maps.py": registry_of_maps,
+    }.items():
+        (site / "smac" / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / "smac" / name).write_text(text)
+    (tmp_path / "nowhere" / "Versions" / "Base75689").mkdir(parents=True)
+    (tmp_path / "nowhere" / "Maps").mkdir()
+    (tmp_path / "nowhere" / "Maps" / "3m.SC2Map").touch()
+    monkeypatch.syspath_prepend(str(site))
+    importlib.invalidate_caches()
+    yield
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] == "smac":
+            del sys.modules[name]
 
 
 def lines(capsys: Output) -> list[str]:
@@ -66,6 +93,38 @@ def test_a_version_that_cannot_be_is_told_before_the_training(
 def test_a_quality_that_was_never_recorded_is_named(cli: Cli, capsys: Output) -> None:
     assert cli("train", "experiment=smac_2c_vs_64zg_poor", "dataset.quality=awful") == 2
     assert "dataset.quality: got 'awful'" in lines(capsys)[-1]
+
+
+@pytest.mark.usefixtures("_package_and_game")
+def test_a_name_that_no_map_has_is_not_looked_for_as_a_file(cli: Cli, capsys: Output) -> None:
+    words = ("collect", "env=smac", "dataset.behaviour=random")
+    for start in (words, ("train", "experiment=smac_2c_vs_64zg_poor")):
+        assert cli(*start, "env.scenario=2c_vs_64z") == 2
+        (_, line) = lines(capsys)
+        assert "SMAC has no map '2c_vs_64z'; it has 3m, 8m, " in line
+        assert "Did you mean '2c_vs_64zg'?" in line
+    for scenario in ("2c_vs_64zg", "arena"):
+        assert cli(*words, f"env.scenario={scenario}") == 2
+        (_, line) = lines(capsys)
+        assert f"the map {scenario} cannot be found in" in line
+
+
+@pytest.mark.parametrize(("env", "package"), [("smax", "jaxmarl"), ("smaclite", "smaclite")])
+def test_a_sweep_in_a_simulator_that_is_missing_leaves_nothing_behind(
+    env: str,
+    package: str,
+    cli: Cli,
+    capsys: Output,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    assert cli("train", "-m", f"env={env}", "dataset.behaviour=random", "seed=0,1") == 2
+    head, line = lines(capsys)
+    assert "some of the 2 jobs cannot run" in head
+    assert f"env={env}" in line
+    assert "missing: pip install " in line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_there_is_not_asked_for(cli: Cli, capsys: Output) -> None:

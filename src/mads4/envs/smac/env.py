@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -55,11 +54,8 @@ class SmacEnv:
         options = dict(options or {})
         _require_features(observation, options)
         if simulator == installation.SIMULATOR:
-            if scenario not in MAPS and not _registered(scenario):
-                near = did_you_mean(scenario, MAPS)
-                raise UserError(
-                    f"env.scenario: SMAC has no map '{scenario}'; it has {', '.join(MAPS)}.{near}"
-                )
+            if unknown := installation.unknown_map(scenario):
+                raise UserError(unknown)
             installation.require(scenario, options.get("game_version"))
         self._make = installation.load(simulator)
         self._scenario, self._options = scenario, options
@@ -236,15 +232,6 @@ def _require_features(observation: str, options: Mapping[str, Any]) -> None:
             f"env.options.{idle[0]}: changes the simulator's own observations only; it needs "
             f"env.observation={NATIVE}."
         )
-
-
-def _registered(scenario: str) -> bool:
-    """Return whether the installed package knows a map that the challenge did not have."""
-    try:
-        maps = import_module("smac.env.starcraft2.maps.smac_maps")
-        return scenario in maps.get_smac_map_registry()
-    except Exception:  # what is wrong with the package is told by `installation.require`
-        return False
 
 
 def _version(simulator: str, game_version: str | None) -> str:

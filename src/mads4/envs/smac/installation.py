@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mads4.envs.smac.maps import MAPS
-from mads4.errors import UserError
+from mads4.errors import UserError, did_you_mean
 
 SIMULATOR = "smac.env:StarCraft2Env"
 """The challenge's own environment."""
@@ -75,6 +75,14 @@ def require(scenario: str, version: str | None = None) -> None:
         )
 
 
+def unknown_map(scenario: str) -> str | None:
+    """Return what is wrong with a map that neither the challenge nor the installed package has."""
+    if scenario in MAPS or _registered(scenario):
+        return None
+    near = did_you_mean(scenario, MAPS)
+    return f"env.scenario: SMAC has no map '{scenario}'; it has {', '.join(MAPS)}.{near}"
+
+
 def game_folder() -> Path:
     """Return where the game is looked for: ``$SC2PATH``, or its usual place on this system."""
     usual = _FOLDERS.get(sys.platform, "~/StarCraftII")
@@ -118,11 +126,27 @@ def load(simulator: str) -> Callable[..., Any]:
 
 
 def lite() -> Part:
-    """Return whether SMAClite is there."""
+    """Return whether SMAClite is there; it is not imported."""
     found = package_version("smaclite")
     if importlib.util.find_spec("smaclite") is None:
         return Part("smaclite", None, f"the package smaclite is missing: {INSTALL_LITE}")
     return Part("smaclite", found or "of unknown version", None)
+
+
+def lite_problem(error: Exception) -> str:
+    """Return why SMAClite, which is there, cannot be imported, and what to do."""
+    if isinstance(error, ModuleNotFoundError):
+        return f"package {error.name}, which smaclite needs, is missing: {INSTALL_LITE}"
+    return f"the package smaclite cannot be imported ({_said(error)}): {INSTALL_LITE}"
+
+
+def _registered(scenario: str) -> bool:
+    """Return whether the installed package knows a map that the challenge did not have."""
+    try:
+        maps = importlib.import_module("smac.env.starcraft2.maps.smac_maps")
+        return scenario in maps.get_smac_map_registry()
+    except Exception:  # what is wrong with the package is told by `require`
+        return False
 
 
 def _package() -> Part:

@@ -121,9 +121,7 @@ def _make(scenario: str, options: dict[str, Any]) -> Any:
     try:
         import_module("smaclite")  # registers its maps
     except Exception as error:
-        raise UserError(
-            f"env=smaclite: its package cannot be imported ({type(error).__name__}: {error})."
-        ) from error
+        raise UserError(f"env=smaclite: {installation.lite_problem(error)}.") from error
     known = [key for key in gymnasium.registry if key.startswith(NAMESPACE)]
     key = f"{NAMESPACE}{scenario}-v0"
     if key not in known:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import importlib.util
 import io
 import os
 import platform
@@ -13,6 +15,26 @@ from typing import Any
 
 from mads4.errors import UserError
 
+PACKAGES = ("jaxmarl", "jax")
+INSTALL = "pip install 'mads4[smax]' (from a checkout pip install -e '.[smax]')"
+UPGRADE = "pip install --upgrade 'jaxmarl>=0.2,<0.3' jax flax"
+"""What brings packages together that are all there and do not fit."""
+
+
+def missing() -> str | None:
+    """Return which of `PACKAGES` is not there and how to get it, None if all are; none is imported.
+
+    That a package is there does not mean that it can be imported: `import_jax` tells.
+    """
+    absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if not absent:
+        return None
+    verb = "is" if len(absent) == 1 else "are"
+    return (
+        f"env=smax needs {' and '.join(PACKAGES)}; {' and '.join(absent)} {verb} missing: "
+        f"{INSTALL}; jaxmarl needs Python 3.11 or newer"
+    )
+
 
 def import_jax() -> tuple[Any, Any, Any]:
     """Import JAX for the processor, on which it does not compete with PyTorch for a GPU's memory.
@@ -21,8 +43,10 @@ def import_jax() -> tuple[Any, Any, Any]:
         The modules `jax`, jaxmarl's `smax` and jaxmarl's `heuristic_enemy`.
 
     Raises:
-        UserError: one of them is missing.
+        UserError: one of them is missing, or they do not fit together.
     """
+    if absent := missing():
+        raise UserError(f"{absent}.")
     if "jax" not in sys.modules:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
@@ -30,13 +54,26 @@ def import_jax() -> tuple[Any, Any, Any]:
             import jax
             import jaxmarl.environments.smax as smax
             from jaxmarl.environments.smax import heuristic_enemy
-    except ImportError as error:
+    except Exception as error:  # an unfitting jax gives AttributeError and whatever else
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        mend = f"{_versions()}, which may not fit together: {UPGRADE}"
+        if isinstance(error, ModuleNotFoundError):
+            mend = f"{error.name} is missing: {INSTALL}"
         raise UserError(
-            f"env=smax needs jaxmarl, which cannot be imported ({error}): "
-            "pip install 'mads4[smax]' (from a checkout pip install -e '.[smax]'); it needs "
-            "Python 3.11 or newer."
+            f"env=smax needs jaxmarl, which cannot be imported ({said}); {mend}."
         ) from error
     return jax, smax, heuristic_enemy
+
+
+def _versions() -> str:
+    """Return which versions of `PACKAGES` are installed, in words."""
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"{name} of unknown version")
+    return f"installed are {' and '.join(found)}"
 
 
 @contextlib.contextmanager

@@ -96,6 +96,24 @@ def test_mistakes_are_named() -> None:
         SmacliteEnv("2s3z", options={"speed": 2})
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("import sklearn_of_which_there_is_none", "package sklearn_of_which_there_is_none, which"),
+        ("raise OSError('libspatialindex')", "cannot be imported (OSError: libspatialindex)"),
+    ],
+)
+@pytest.mark.usefixtures("smaclite")
+def test_what_stops_its_import_is_told_with_the_command(
+    line: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "smaclite" / "__init__.py").write_text(line)
+    with pytest.raises(UserError) as error:
+        SmacliteEnv("2s3z")
+    assert words in str(error.value)
+    assert installation.INSTALL_LITE in str(error.value)
+
+
 def test_without_it_one_is_told_how_to_get_it() -> None:
     with pytest.raises(UserError) as error:
         SmacliteEnv("2s3z")
