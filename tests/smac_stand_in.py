@@ -53,6 +53,7 @@ class StarCraft2Env:
         map_name: str = "3m",
         seed: int | None = None,
         continuing_episode: bool = False,
+        game_version: str | None = None,
         reward_sparse: bool = False,
         obs_timestep_number: bool = False,
         folder: str | None = None,

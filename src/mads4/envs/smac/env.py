@@ -237,8 +237,12 @@ def _require_features(observation: str, options: Mapping[str, Any]) -> None:
 def _version(simulator: str, game_version: str | None) -> str:
     """Return the versions of package and game; results of different ones do not compare."""
     package = simulator.partition(".")[0].partition(":")[0]
-    game = game_version or f"build {installation.game_build() or 'unknown'}"
-    return f"{package} {installation.package_version(package) or 'unknown'}, StarCraft II {game}"
+    chosen = f"{game_version}, " if game_version else ""
+    build = installation.build_of(game_version) if game_version else installation.game_build()
+    return (
+        f"{package} {installation.package_version(package) or 'unknown'}, "
+        f"StarCraft II {chosen}build {build or 'unknown'}"
+    )
 
 
 def _games_fault(error: Exception) -> bool:

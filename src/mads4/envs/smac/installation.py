@@ -100,6 +100,18 @@ def program(build: int) -> Path:
     return game_folder() / "Versions" / f"Base{build:05d}" / name
 
 
+def build_of(game_version: str) -> int | None:
+    """Return the build that a version of the game is, for example 75689 of 4.10, as pysc2 has it.
+
+    None where pysc2 is not there, or knows no such version.
+    """
+    full = game_version if game_version.count(".") != 1 else f"{game_version}.0"
+    try:
+        return int(importlib.import_module("pysc2.run_configs.lib").VERSIONS[full].build_version)
+    except Exception:  # what is wrong with the package is told when it is loaded
+        return None
+
+
 def package_version(name: str) -> str | None:
     """Return the version of an installed distribution, None if there is none."""
     try:

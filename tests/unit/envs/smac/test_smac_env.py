@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,19 @@ def test_it_is_an_environment(tmp_path: Path) -> None:
         assert (spec.reward, spec.state_encoding, spec.state_per_agent) == ("smac", "smac", False)
         assert re.fullmatch(r"smac_stand_in unknown, StarCraft II build \w+", spec.version)
         assert env.render().shape == (4, 4, 3)
+
+
+@pytest.mark.parametrize(("chosen", "build"), [("4.10", "75689"), ("4.6.2", "69232"), ("9", "unk")])
+def test_a_chosen_version_is_recorded_with_its_build(
+    chosen: str, build: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = ModuleType("pysc2.run_configs.lib")
+    builds = {"4.6.2": 69232, "4.10.0": 75689}
+    known = {name: SimpleNamespace(build_version=number) for name, number in builds.items()}
+    monkeypatch.setattr(library, "VERSIONS", known, raising=False)
+    monkeypatch.setitem(sys.modules, library.__name__, library)
+    with closing(battle(tmp_path, options={"game_version": chosen})) as env:
+        assert f"StarCraft II {chosen}, build {build}" in env.spec.version
 
 
 @pytest.mark.parametrize(
