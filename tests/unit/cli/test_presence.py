@@ -24,7 +24,7 @@ def _no_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def _package_and_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An installed package smac that registers a map of its own, and a game without maps."""
+    """An installed package smac that registers a map of its own, and a game with one map."""
     site, before = tmp_path / "site", set(sys.modules)
     registry_of_maps = "def get_smac_map_registry():\n    return {'arena': {}}\n"
     for name, text in {
@@ -36,9 +36,7 @@ def _package_and_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     }.items():
         (site / "smac" / name).parent.mkdir(parents=True, exist_ok=True)
         (site / "smac" / name).write_text(text)
-    (tmp_path / "nowhere" / "Versions" / "Base75689").mkdir(parents=True)
-    (tmp_path / "nowhere" / "Maps").mkdir()
-    (tmp_path / "nowhere" / "Maps" / "3m.SC2Map").touch()
+    install_game(maps=["3m"])
     monkeypatch.syspath_prepend(str(site))
     importlib.invalidate_caches()
     yield

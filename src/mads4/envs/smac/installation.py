@@ -105,11 +105,7 @@ def build_of(game_version: str) -> int | None:
 
     None where pysc2 is not there, or knows no such version.
     """
-    full = game_version if game_version.count(".") != 1 else f"{game_version}.0"
-    try:
-        return int(importlib.import_module("pysc2.run_configs.lib").VERSIONS[full].build_version)
-    except Exception:  # what is wrong with the package is told when it is loaded
-        return None
+    return (_known_versions() or {}).get(_full(game_version))
 
 
 def package_version(name: str) -> str | None:
@@ -235,7 +231,7 @@ def _builds_of(version: str) -> tuple[list[int], str | None]:
     known, builds = _known_versions(), sorted(_builds())
     if known is None:
         return builds, None
-    full = f"{version}.0" if version.count(".") == 1 else version  # as pysc2 completes it
+    full = _full(version)
     if known.get(full) in builds:
         return [known[full]], None
     ways = ["null for the newest", *(name for name, build in known.items() if build in builds)]
@@ -248,6 +244,11 @@ def _builds_of(version: str) -> tuple[list[int], str | None]:
         f"env.options.game_version: {version} {what}; {game_folder() / 'Versions'} holds "
         f"{folders}. Take {', or '.join(ways)}"
     )
+
+
+def _full(version: str) -> str:
+    """Return 4.10.0 for 4.10, as pysc2 completes it."""
+    return f"{version}.0" if version.count(".") == 1 else version
 
 
 def _known_versions() -> Mapping[str, int] | None:
