@@ -14,7 +14,7 @@ from mads4.config.dataset import RecordedDataset
 from mads4.config.env import SmaxEnv
 from mads4.config.smac import SmacEnv, SmacliteEnv
 from mads4.data import registry
-from mads4.envs.smac import installation
+from mads4.envs.smac import installation, starcraft
 from mads4.envs.smax import runtime
 from mads4.errors import UserError
 
@@ -49,7 +49,7 @@ def _game(config: AnyConfig) -> Iterable[str]:
     if unknown:
         yield unknown
     # Without the game all maps are missing, which is said once.
-    any_map = unknown is not None or installation.game_build() is None
+    any_map = unknown is not None or starcraft.newest_build() is None
     parts = installation.examine(None if any_map else env.scenario, env.options.game_version)
     needed = parts if unknown is None else [part for part in parts if part.name != "maps"]
     yield from (part.problem for part in needed if part.problem)

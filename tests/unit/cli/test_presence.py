@@ -11,7 +11,7 @@ import pytest
 
 from game_folder import install_game
 from mads4.data import registry
-from mads4.envs.smac import installation
+from mads4.envs.smac import starcraft
 
 Cli = Callable[..., int]
 Output = pytest.CaptureFixture[str]
@@ -80,7 +80,7 @@ def test_a_version_that_cannot_be_is_told_before_the_training(
     cli: Cli, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_game(maps=["2c_vs_64zg"])
-    monkeypatch.setattr(installation, "_known_versions", lambda: {"4.10.0": 75689})
+    monkeypatch.setattr(starcraft, "_known_versions", lambda: {"4.10.0": 75689})
     version = "env.options.game_version=4.9.2"
     assert cli("train", "experiment=smac_2c_vs_64zg_poor", version) == 2
     _, *found = lines(capsys)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.protocol import BrokenEpisodeError
-from mads4.envs.smac import installation
+from mads4.envs.smac import installation, starcraft
 from mads4.envs.smac.features import BUILDERS
 from mads4.envs.smac.maps import MAPS
 from mads4.envs.smac.units import MEDIVAC_MAP, map_of, read_battlefield
@@ -238,7 +238,7 @@ def _version(simulator: str, game_version: str | None) -> str:
     """Return the versions of package and game; results of different ones do not compare."""
     package = simulator.partition(".")[0].partition(":")[0]
     chosen = f"{game_version}, " if game_version else ""
-    build = installation.build_of(game_version) if game_version else installation.game_build()
+    build = starcraft.build_of(game_version) if game_version else starcraft.newest_build()
     return (
         f"{package} {installation.package_version(package) or 'unknown'}, "
         f"StarCraft II {chosen}build {build or 'unknown'}"

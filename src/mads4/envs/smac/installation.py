@@ -8,14 +8,12 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import os
-import re
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mads4.envs.smac import starcraft
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError, did_you_mean
 
@@ -24,21 +22,7 @@ SIMULATOR = "smac.env:StarCraft2Env"
 
 INSTALL = 'pip install "protobuf<3.21" "tensorboard<2.21" "git+https://github.com/oxwhirl/smac.git"'
 INSTALL_LITE = "pip install git+https://github.com/uoe-agents/smaclite.git"
-GAME_PAGE = "https://github.com/Blizzard/s2client-proto#linux-packages"
 MAPS_ARCHIVE = "https://github.com/oxwhirl/smac/releases/download/v0.1-beta1/SMAC_Maps.zip"
-
-_FOLDERS = {
-    "darwin": "/Applications/StarCraft II",
-    "win32": "C:/Program Files (x86)/StarCraft II",
-}
-_PROGRAMS = {
-    "darwin": "SC2.app/Contents/MacOS/SC2",
-    "win32": "SC2_x64.exe",
-    "cygwin": "SC2_x64.exe",
-}
-"""System → the game's program in the folder of a build; elsewhere it is SC2_x64."""
-_LATEST = "latest"
-"""What pysc2 calls the newest build that is installed."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +43,7 @@ def examine(scenario: str | None = None, version: str | None = None) -> list[Par
         scenario: the map that is needed; None for all of SMAC's.
         version: the version of the game that is asked for, None for the newest build.
     """
-    return [_package(), _game(version), _maps(scenario)]
+    return [_package(), Part("StarCraft II", *starcraft.examine(version)), _maps(scenario)]
 
 
 def require(scenario: str, version: str | None = None) -> None:
@@ -81,31 +65,6 @@ def unknown_map(scenario: str) -> str | None:
         return None
     near = did_you_mean(scenario, MAPS)
     return f"env.scenario: SMAC has no map '{scenario}'; it has {', '.join(MAPS)}.{near}"
-
-
-def game_folder() -> Path:
-    """Return where the game is looked for: ``$SC2PATH``, or its usual place on this system."""
-    usual = _FOLDERS.get(sys.platform, "~/StarCraftII")
-    return Path(os.environ.get("SC2PATH") or usual).expanduser()
-
-
-def game_build() -> int | None:
-    """Return the build of the game that is started unless another is asked for: the newest."""
-    return max(_builds(), default=None)
-
-
-def program(build: int) -> Path:
-    """Return where pysc2 looks for the program of a build."""
-    name = _PROGRAMS.get(sys.platform, "SC2_x64")
-    return game_folder() / "Versions" / f"Base{build:05d}" / name
-
-
-def build_of(game_version: str) -> int | None:
-    """Return the build that a version of the game is, for example 75689 of 4.10, as pysc2 has it.
-
-    None where pysc2 is not there, or knows no such version.
-    """
-    return (_known_versions() or {}).get(_full(game_version))
 
 
 def package_version(name: str) -> str | None:
@@ -190,96 +149,12 @@ def _import_problem(error: Exception) -> str:
     return f"the package smac cannot be imported ({_said(error)}): {INSTALL}"
 
 
-def _builds() -> list[int]:
-    """Return the builds for which there is a folder, in no order."""
-    try:
-        names = os.listdir(game_folder() / "Versions")
-    except OSError:
-        return []
-    return [int(match[1]) for name in names if (match := re.fullmatch(r"Base(\d+)", name))]
-
-
-def _game(version: str | None) -> Part:
-    newest = game_build()
-    if newest is None:
-        return Part("StarCraft II", None, _no_build())
-    builds, problem = [newest], None
-    if version not in (None, _LATEST):
-        builds, problem = _builds_of(str(version))
-    lacking = [_no_program(build) for build in builds]
-    if problem is None and all(lacking):
-        problem = lacking[0]
-    said = ", ".join(map(str, builds))
-    found = None if problem else f"build {said} in {game_folder()}"
-    return Part("StarCraft II", found, problem)
-
-
-def _no_build() -> str:
-    place = "SC2PATH" if os.environ.get("SC2PATH") else "SC2PATH is not set; the usual place"
-    return (
-        f"StarCraft II is not in {game_folder()} ({place}; no Versions/Base<build> in there). "
-        f"Download 4.10 from {GAME_PAGE}, unzip it with the password that its licence page gives, "
-        "and export SC2PATH=<folder>/StarCraftII"
-    )
-
-
-def _builds_of(version: str) -> tuple[list[int], str | None]:
-    """Return the installed builds that may be a version, and what speaks against the version.
-
-    Any may be it where pysc2, which knows the versions' builds, is missing itself.
-    """
-    known, builds = _known_versions(), sorted(_builds())
-    if known is None:
-        return builds, None
-    full = _full(version)
-    if known.get(full) in builds:
-        return [known[full]], None
-    ways = ["null for the newest", *(name for name, build in known.items() if build in builds)]
-    what = "is unknown to pysc2"
-    if full in known:
-        what = f"is build {known[full]}"
-        ways.append(f"download that build from {GAME_PAGE}")
-    folders = ", ".join(f"Base{build}" for build in builds)
-    return [], (
-        f"env.options.game_version: {version} {what}; {game_folder() / 'Versions'} holds "
-        f"{folders}. Take {', or '.join(ways)}"
-    )
-
-
-def _full(version: str) -> str:
-    """Return 4.10.0 for 4.10, as pysc2 completes it."""
-    return f"{version}.0" if version.count(".") == 1 else version
-
-
-def _known_versions() -> Mapping[str, int] | None:
-    """Return pysc2's versions and their builds; None where it cannot be imported."""
-    try:
-        versions = importlib.import_module("pysc2.run_configs.lib").VERSIONS
-        return {name: int(version.build_version) for name, version in versions.items()}
-    except Exception:  # what is wrong with the packages is told by `_package`
-        return None
-
-
-def _no_program(build: int) -> str | None:
-    """Return what speaks against starting a build."""
-    path = program(build)
-    if not path.is_file():
-        return (
-            f"StarCraft II's build {build} has no program: there is no {path}. Download the game "
-            f"again from {GAME_PAGE} and unzip all of it, or remove the build's folder if it is "
-            "not the one to be played"
-        )
-    if not os.access(path, os.X_OK):
-        return f'StarCraft II may not be started: chmod +x "{path}"'
-    return None
-
-
 def _maps(scenario: str | None) -> Part:
     """Return the state of one map, or of all of SMAC's, which lie in a folder of their own.
 
     A map that the challenge did not have may lie in any: its package says in which.
     """
-    maps = game_folder() / "Maps"
+    maps = starcraft.folder() / "Maps"
     if scenario is None or scenario in MAPS:
         folder, pattern = maps / "SMAC_Maps", "*.SC2Map"
     else:

@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from game_folder import install_game
-from mads4.envs.smac import installation
+from mads4.envs.smac import installation, starcraft
 from mads4.envs.smac.env import SmacEnv
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
@@ -49,7 +49,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
 @pytest.fixture
 def game(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Install two builds of the game for Linux, and one map."""
-    monkeypatch.setattr(installation.sys, "platform", "linux")
+    monkeypatch.setattr(starcraft.sys, "platform", "linux")
     folder = install_game(builds=(69232, 75689), maps=["3m"])
     (folder / "Versions" / "Shared").mkdir()
     return folder
@@ -110,7 +110,7 @@ def test_what_stops_the_import_is_told(line: str, words: list[str], package: Pac
 def test_what_is_there_is_not_complained_about(package: Package, game: Path) -> None:
     package(OXWHIRL)
     installation.require("3m")
-    assert installation.game_build() == 75689
+    assert starcraft.newest_build() == 75689
     parts = {part.name: part.found for part in installation.examine("3m")}
     assert parts["StarCraft II"] == f"build 75689 in {game}"
     assert parts["maps"] == f"1 in {game / 'Maps' / 'SMAC_Maps'}"
@@ -144,8 +144,8 @@ def test_a_build_without_its_program_is_no_game(package: Package, game: Path) ->
 def test_the_program_has_the_system_s_name(
     platform: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installation.sys, "platform", platform)
-    assert installation.program(75689) == tmp_path / "StarCraftII/Versions/Base75689" / name
+    monkeypatch.setattr(starcraft.sys, "platform", platform)
+    assert starcraft.program(75689) == tmp_path / "StarCraftII/Versions/Base75689" / name
 
 
 @pytest.mark.usefixtures("pysc2")
@@ -242,7 +242,7 @@ def test_a_map_of_the_users_own_package_is_played(package: Package, game: Path) 
 
 def test_the_game_is_looked_for_where_it_usually_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SC2PATH")
-    monkeypatch.setattr(installation.sys, "platform", "linux")
-    assert installation.game_folder() == Path.home() / "StarCraftII"
-    monkeypatch.setattr(installation.sys, "platform", "darwin")
-    assert installation.game_folder() == Path("/Applications/StarCraft II")
+    monkeypatch.setattr(starcraft.sys, "platform", "linux")
+    assert starcraft.folder() == Path.home() / "StarCraftII"
+    monkeypatch.setattr(starcraft.sys, "platform", "darwin")
+    assert starcraft.folder() == Path("/Applications/StarCraft II")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,11 +26,11 @@ def smaclite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     package.mkdir()
     (package / "__init__.py").write_text("import smaclite_stand_in\nsmaclite_stand_in.register()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(installation.sys.modules, "smaclite", raising=False)
+    monkeypatch.delitem(sys.modules, "smaclite", raising=False)
     yield
     for key in [key for key in gymnasium.registry if key.startswith("smaclite/")]:
         del gymnasium.registry[key]
-    installation.sys.modules.pop("smaclite", None)
+    sys.modules.pop("smaclite", None)
 
 
 @pytest.mark.usefixtures("smaclite")
