@@ -67,7 +67,7 @@ class EvaluateConfig(Command):
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
     env: EnvConfig | None = None
     """Environment to play; null for the one the policy was trained for."""
-    evaluator: EvaluatorConfig = EvaluatorConfig()
+    evaluator: EvaluatorConfig = EvaluatorConfig(sample=None)
 
 
 class ProbeConfig(Command):

@@ -132,12 +132,15 @@ def test_nothing_outlives_a_recording_whose_games_hang(
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(paths=paths, folder=str(tmp_path)), encoding="utf-8")
     run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
-    wait_for(lambda: len(list(tmp_path.glob("hang-*"))) == 2 or run.poll() is not None, 60.0)
-    started = games(tmp_path) + players(tmp_path)
-    assert len(started) == 4 and all(is_there(pid) for pid in started)
-    assert run.poll() is None
-    run.send_signal(number)
-    run.communicate(timeout=20.0)
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("hang-*"))) == 2 or run.poll() is not None, 60.0)
+        started = games(tmp_path) + players(tmp_path)
+        assert len(started) == 4 and all(is_there(pid) for pid in started)
+        assert run.poll() is None
+        run.send_signal(number)
+        run.communicate(timeout=20.0)
+    finally:
+        run.kill()
     assert run.returncode == code
     assert_gone(tmp_path)
     path, _ = record(tmp_path, {"how": "hang", "at": 2, "times": 2})

@@ -240,8 +240,11 @@ def test_no_process_outlives_its_parent(number: signal.Signals, tmp_path: Path) 
     script.write_text(SCRIPT.format(tests=tests, folder=str(folder)), encoding="utf-8")
     parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
     wait_for(lambda: len(list(folder.iterdir())) == 2 or parent.poll() is not None)
-    parent.send_signal(number)
-    _, errors = parent.communicate(timeout=20.0)
+    try:
+        parent.send_signal(number)
+        _, errors = parent.communicate(timeout=20.0)
+    finally:
+        parent.kill()
     if number == signal.SIGINT:
         assert errors.count(b"Traceback") == 1, "only the parent is interrupted"
     assert parent.returncode == -number

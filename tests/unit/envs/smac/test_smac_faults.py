@@ -189,13 +189,16 @@ def test_nothing_outlives_the_run(
     tests = str(Path(smac_stand_in.__file__).parent)
     script.write_text(SCRIPT.format(tests=tests, arguments=dict(arguments)), encoding="utf-8")
     run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
-    wait_for(lambda: len(players(tmp_path)) == 2 or run.poll() is not None, seconds=60.0)
-    if fault:
-        wait_for(lambda: len(list(tmp_path.glob("hang-*"))) == 2)
-    started = games(tmp_path) + players(tmp_path)
-    assert len(started) == 4 and all(is_there(pid) for pid in started)
-    assert run.poll() is None
-    run.send_signal(number)
-    run.communicate(timeout=20.0)
+    try:
+        wait_for(lambda: len(players(tmp_path)) == 2 or run.poll() is not None, seconds=60.0)
+        if fault:
+            wait_for(lambda: len(list(tmp_path.glob("hang-*"))) == 2, seconds=60.0)
+        started = games(tmp_path) + players(tmp_path)
+        assert len(started) == 4 and all(is_there(pid) for pid in started)
+        assert run.poll() is None
+        run.send_signal(number)
+        run.communicate(timeout=20.0)
+    finally:
+        run.kill()
     assert run.returncode == -number
     assert_gone(tmp_path)
