@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,27 @@ def assert_gone(folder: Path) -> None:
     wait_for(lambda: not any(is_there(pid) for pid in games(folder) + players(folder)))
 
 
+def end_run(
+    script: Path, folder: Path, number: int, ready: Callable[[], Any] = lambda: True
+) -> int | None:
+    """Run `script` until its two games and players are there and `ready`; end it by a signal.
+
+    Returns:
+        Its exit code.
+    """
+    run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
+    try:
+        wait_for(lambda: (len(players(folder)) == 2 and ready()) or run.poll() is not None, 60.0)
+        started = games(folder) + players(folder)
+        assert len(started) == 4 and all(is_there(pid) for pid in started)
+        assert run.poll() is None
+        run.send_signal(number)
+        run.communicate(timeout=20.0)
+    finally:
+        run.kill()
+    return run.returncode
+
+
 def games(folder: Path) -> list[int]:
     return [int(path.name) for path in (folder / "games").glob("*")]
 
@@ -21,6 +44,11 @@ def games(folder: Path) -> list[int]:
 def players(folder: Path) -> list[int]:
     """Return the processes that have launched games."""
     return [int(path.name) for path in (folder / "players").glob("*")]
+
+
+def hung(folder: Path) -> bool:
+    """Return whether two games have hung."""
+    return len(list(folder.glob("hang-*"))) == 2
 
 
 def is_there(pid: int) -> bool:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from mads4.data.collect import collect
 from mads4.envs.registry import EnvFactory
 from mads4.envs.supervision import Incidents, Supervision
 from mads4.errors import UserError
-from smac_remains import assert_gone, games, is_there, players, wait_for
+from smac_remains import assert_gone, end_run, hung
 
 EPISODES = 4
 RANDOM = BehaviourFactory("random")
@@ -131,17 +129,7 @@ def test_nothing_outlives_a_recording_whose_games_hang(
     paths = [str(Path(file).parent) for file in (smac_remains.__file__, __file__)]
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(paths=paths, folder=str(tmp_path)), encoding="utf-8")
-    run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
-    try:
-        wait_for(lambda: len(list(tmp_path.glob("hang-*"))) == 2 or run.poll() is not None, 60.0)
-        started = games(tmp_path) + players(tmp_path)
-        assert len(started) == 4 and all(is_there(pid) for pid in started)
-        assert run.poll() is None
-        run.send_signal(number)
-        run.communicate(timeout=20.0)
-    finally:
-        run.kill()
-    assert run.returncode == code
+    assert end_run(script, tmp_path, number, lambda: hung(tmp_path)) == code
     assert_gone(tmp_path)
     path, _ = record(tmp_path, {"how": "hang", "at": 2, "times": 2})
     assert path.read_bytes() == undisturbed.read_bytes()

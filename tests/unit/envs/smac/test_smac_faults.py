@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -22,7 +20,7 @@ from mads4.errors import UserError
 from mads4.evaluate import RandomPolicy
 from mads4.rollout import Played, rollout
 from mads4.seeding import environment_seed
-from smac_remains import assert_gone, games, is_there, players, wait_for
+from smac_remains import assert_gone, end_run, hung
 
 RULES = Supervision(processes=2, reset_timeout=3.0, step_timeout=2.0, pause=0.01)
 EPISODES = 4
@@ -188,17 +186,5 @@ def test_nothing_outlives_the_run(
     script = tmp_path / "script.py"
     tests = str(Path(smac_stand_in.__file__).parent)
     script.write_text(SCRIPT.format(tests=tests, arguments=dict(arguments)), encoding="utf-8")
-    run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
-    try:
-        wait_for(lambda: len(players(tmp_path)) == 2 or run.poll() is not None, seconds=60.0)
-        if fault:
-            wait_for(lambda: len(list(tmp_path.glob("hang-*"))) == 2, seconds=60.0)
-        started = games(tmp_path) + players(tmp_path)
-        assert len(started) == 4 and all(is_there(pid) for pid in started)
-        assert run.poll() is None
-        run.send_signal(number)
-        run.communicate(timeout=20.0)
-    finally:
-        run.kill()
-    assert run.returncode == -number
+    assert end_run(script, tmp_path, number, lambda: not fault or hung(tmp_path)) == -number
     assert_gone(tmp_path)
