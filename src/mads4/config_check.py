@@ -221,7 +221,7 @@ def _of_another_kind(
 ) -> list[tuple[str, ...]]:
     """Return the paths of settings nobody wrote that belong to another kind of their group."""
     allowed, tagged = fields(schema), _tagged(schema)
-    groups = {key[:cut] for key in allowed for cut, char in enumerate(key) if char == "."}
+    groups = _groups(allowed)
     found = []
     for item in error.errors(include_url=False):
         group, *rest = map(str, item["loc"])
@@ -251,9 +251,14 @@ def _tagged(schema: type[Command]) -> set[str]:
     }
 
 
+def _groups(keys: Iterable[str]) -> set[str]:
+    """Return ``a`` and ``a.b`` of ``a.b.c``: what holds settings and is none itself."""
+    return {key[:cut] for key in keys for cut, char in enumerate(key) if char == "."}
+
+
 def _dotted(loc: tuple[str | int, ...], allowed: Collection[str]) -> str:
     """Return ``group.key`` for pydantic's path, which also names union members and list items."""
-    groups = {key[:cut] for key in allowed for cut, char in enumerate(key) if char == "."}
+    groups = _groups(allowed)
     steps: list[str] = []
     for index, step in enumerate(map(str, loc)):
         key = ".".join(steps)

@@ -13,15 +13,12 @@ import numpy.typing as npt
 import torch
 
 from mads4.envs.board import IDLE, RESET, STEP
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.protocol import MAX_ATTEMPTS, MultiAgentEnv
 from mads4.envs.tape import Round, Tape
 from mads4.envs.vector import Loss, VectorEnv
 from mads4.errors import UserError
 from mads4.seeding import EpisodeStreams, environment_seed
 from mads4.types import BoolArray, Decision, Episode, PolicyInput, TimeStep
-
-MAX_ATTEMPTS = 3
-"""How often an episode may bring down a worker process or break before it is given up."""
 
 _LOG = logging.getLogger(__name__)
 

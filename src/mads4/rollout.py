@@ -54,7 +54,7 @@ def rollout(
         record: yield whole episodes (`Played.episode`), in memory.
 
     Raises:
-        UserError: when one episode has failed `MAX_ATTEMPTS` times.
+        UserError: when one episode has failed `mads4.envs.protocol.MAX_ATTEMPTS` times.
     """
     vector = LocalVector(envs) if isinstance(envs, Sequence) and envs else envs
     if episodes < 1 or isinstance(vector, Sequence):

@@ -12,16 +12,13 @@ import numpy as np
 
 from mads4.behaviour.protocol import Behaviour
 from mads4.envs.board import IDLE, RESET, STEP
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.protocol import MAX_ATTEMPTS, MultiAgentEnv
 from mads4.envs.vector import Loss, VectorEnv
 from mads4.errors import UserError
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 TOGETHER = 32
 """Episodes at a time in environments that are stepped in one call."""
-
-MAX_ATTEMPTS = 3
-"""How often an episode may come to nothing before it is given up."""
 
 _LOG = logging.getLogger(__name__)
 

@@ -68,7 +68,7 @@ def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: i
     which the environment breaks down is played again.
 
     Raises:
-        UserError: it broke down `mads4.behaviour.play.MAX_ATTEMPTS` times.
+        UserError: it broke down `mads4.envs.protocol.MAX_ATTEMPTS` times.
     """
     recording = _Recording(behaviour, seed, index)
     while True:

@@ -10,14 +10,12 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
 from mads4.data.record import Recorder
+from mads4.envs.protocol import MAX_ATTEMPTS
 from mads4.errors import UserError
 from mads4.processes import become_worker, end_worker, require_picklable, start_worker
 from mads4.types import Episode
 
 logger = logging.getLogger(__name__)
-
-MAX_ATTEMPTS = 3
-"""Workers an episode may lose before the recording gives up on it."""
 
 QUEUED = 2
 """Episodes a worker holds: one to play, one more so that it never waits for the next."""

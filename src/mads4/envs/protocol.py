@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 from mads4.types import EnvSpec, IntArray, TimeStep
 
+MAX_ATTEMPTS = 3
+"""How often an episode may break, or bring down its process, before it is given up."""
+
 
 class BrokenEpisodeError(Exception):
     """A simulator failed, so that the running episode says nothing about whoever plays it.

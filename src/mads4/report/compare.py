@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +161,8 @@ def to_markdown(frame: pd.DataFrame) -> str:
         columns.append([_cell(name, value) for value in frame[name]])
         if name in _INTERVALS:
             headings.append("95% interval")
-            columns.append([_interval(name, *ends) for ends in _ends(frame, name)])
+            ends = zip(*(frame[end] for end in _INTERVALS[name]), strict=True)
+            columns.append([_interval(name, low, high) for low, high in ends])
     return markdown(headings, list(zip(*columns, strict=True)))
 
 
@@ -289,12 +290,6 @@ def _flat(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str]]:
 def _without_influence(key: str) -> bool:
     """Return whether a setting says nothing about what was tried (or is the seed itself)."""
     return key in _NO_INFLUENCE or key.split(".")[0] in _NO_INFLUENCE
-
-
-def _ends(frame: pd.DataFrame, name: str) -> Iterator[tuple[float, float]]:
-    """Return a row after the other the ends of the interval of the column `name`."""
-    low, high = _INTERVALS[name]
-    return zip(frame[low], frame[high], strict=True)
 
 
 def _interval(name: str, low: float, high: float) -> str:

@@ -102,9 +102,7 @@ def lite() -> Part:
 
 def lite_problem(error: Exception) -> str:
     """Return why SMAClite, which is there, cannot be imported, and what to do."""
-    if isinstance(error, ModuleNotFoundError):
-        return f"package {error.name}, which smaclite needs, is missing: {INSTALL_LITE}"
-    return f"the package smaclite cannot be imported ({_said(error)}): {INSTALL_LITE}"
+    return _no_import("smaclite", error, INSTALL_LITE)
 
 
 def _registered(scenario: str) -> bool:
@@ -144,9 +142,13 @@ def _import_problem(error: Exception) -> str:
             'below 3.21: pip install "protobuf<3.21" "tensorboard<2.21" (or, more slowly: export '
             "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python)"
         )
+    return _no_import("smac", error, INSTALL)
+
+
+def _no_import(package: str, error: Exception, install: str) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"package {error.name}, which smac needs, is missing: {INSTALL}"
-    return f"the package smac cannot be imported ({_said(error)}): {INSTALL}"
+        return f"package {error.name}, which {package} needs, is missing: {install}"
+    return f"the package {package} cannot be imported ({_said(error)}): {install}"
 
 
 def _maps(scenario: str | None) -> Part:
