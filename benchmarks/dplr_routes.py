@@ -5,7 +5,7 @@
                 given C (I - Ā^L) for free, as implementations that fix L do
     blocks      dense real Ā: K_{aS+b} = (C Ā^{aS}) (Ā^b B̄), both factors by doubling
     recurrence  dense real Ā, one matrix-vector product a step
-    eigenbasis  diagonalise Ā, then one Vandermonde product
+    eigenbasis  diagonalize Ā, then one Vandermonde product
 
 Forward and backward in float64, H = N = 96, HiPPO-LegS. The error is the largest difference to the
 recurrence in float64, relative to the largest tap. Run it on an otherwise idle machine:
@@ -40,7 +40,7 @@ LONGEST = {"recurrence": 2000}
 
 def series(ssm: StateSpace, length: int) -> Tensor:
     """Divide by the feedback loop's power series."""
-    return kernel_taps(ssm.discretise(), length)
+    return kernel_taps(ssm.discretize(), length)
 
 
 def cauchy_route(backend: str) -> Route:
@@ -96,7 +96,7 @@ def doubled(start: Tensor, matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def blocks(ssm: StateSpace, length: int) -> Tensor:
     """Multiply two blocks of powers of the dense matrix."""
-    matrix, column, row = dense(ssm.discretise())
+    matrix, column, row = dense(ssm.discretize())
     size = 1 << math.ceil(math.log2(math.sqrt(length)))
     columns, power = doubled(column, matrix, size)
     rows, _ = doubled(row, power.mT, -(-length // size))
@@ -106,7 +106,7 @@ def blocks(ssm: StateSpace, length: int) -> Tensor:
 
 def recurrence(ssm: StateSpace, length: int) -> Tensor:
     """Multiply by the dense matrix step by step."""
-    matrix, state, row = dense(ssm.discretise())
+    matrix, state, row = dense(ssm.discretize())
     taps = []
     for _ in range(length):
         taps.append((row * state).sum(-1))
@@ -117,7 +117,7 @@ def recurrence(ssm: StateSpace, length: int) -> Tensor:
 
 def eigenbasis(ssm: StateSpace, length: int) -> Tensor:
     """Multiply in the basis in which the matrix is diagonal."""
-    matrix, column, row = dense(ssm.discretise())
+    matrix, column, row = dense(ssm.discretize())
     values, basis = torch.linalg.eig(matrix)
     weight = (row.to(values.dtype).unsqueeze(-2) @ basis).squeeze(-2)
     weight = weight * torch.linalg.solve(basis, column.to(values.dtype))
@@ -128,16 +128,16 @@ def eigenbasis(ssm: StateSpace, length: int) -> Tensor:
 def error(taps: Tensor, truth: Tensor, ssm: StateSpace, route: str, length: int) -> float:
     """Return the relative error; the Cauchy route is given another C and compared accordingly."""
     if route.startswith("cauchy"):
-        matrix, column, row = dense(ssm.discretise())
+        matrix, column, row = dense(ssm.discretize())
         power = torch.linalg.matrix_power(matrix, length)
         fixed = torch.linalg.solve(torch.eye(len(column[0])) - power.mT, row)
         pairs = torch.view_as_complex(fixed.unflatten(-1, (-1, 2)).contiguous()).conj()
         truth = kernel_taps(
             DiscreteSystem(
-                *(getattr(ssm.discretise(), name) for name in ("decay", "column")),
+                *(getattr(ssm.discretize(), name) for name in ("decay", "column")),
                 0.5 * pairs,
                 torch.zeros(len(column), dtype=torch.float64),
-                ssm.discretise().feedback,
+                ssm.discretize().feedback,
             ),
             length,
         )
@@ -178,7 +178,7 @@ def main() -> None:
     control, rows = Control(2048, CPU), []
     for length in map(int, arguments.lengths.split(",")):
         torch.manual_seed(0)
-        ssm = StateSpace(96, 96, parameterisation="dplr", discretisation="bilinear").double()
+        ssm = StateSpace(96, 96, parameterization="dplr", discretization="bilinear").double()
         with torch.no_grad():
             truth = recurrence(ssm, length)
         for name, route in routes.items():

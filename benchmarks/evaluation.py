@@ -5,7 +5,7 @@ message=output, random weights). For each number of worker processes, and in tur
 machine's drift hits all alike:
 
 * environments: random actions without a policy, as fast as the processes go;
-* whole: `mads4.rollout.rollout`, its share of the above, and the policy's time in it.
+* whole: `mads4.rollout.rollout.rollout`, its share of the above, and the policy's time in it.
 
 Beside them the policy's time for one call on its own, for 1 and 32 environments, and a 2048 x 2048
 float32 product on one thread as control. Starting the processes is timed, too, and not part of
@@ -31,13 +31,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mads4.envs.board import RESET, STEP
 from mads4.envs.registry import EnvFactory
-from mads4.envs.vector import Loss, VectorEnv, make_vector
 from mads4.models import Mads4Policy
-from mads4.processes import keep_freed_memory
-from mads4.rollout import rollout
-from mads4.types import Decision, PolicyInput
+from mads4.rollout.processes import keep_freed_memory
+from mads4.rollout.rollout import rollout
+from mads4.rollout.shared_buffers import RESET, STEP
+from mads4.rollout.vector import Loss, VectorEnv, make_vector
+from mads4.types import PolicyInput, PolicyOutput
 
 EPISODES, PARALLEL = 32, 32
 CONTROL = 2048
@@ -60,7 +60,7 @@ class Stopwatch:
         """Return the policy's."""
         return self._policy.reset_rows(state, rows)
 
-    def step(self, inputs: PolicyInput, state: Any) -> tuple[Decision, Any]:
+    def step(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
         """Decide, and note how long it takes."""
         began = time.perf_counter()
         decided = self._policy.step(inputs, state)

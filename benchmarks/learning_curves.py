@@ -24,7 +24,7 @@ from mads4.report.compare import find_runs
 from mads4.report.style import FAINT, INK, grouped, quiet
 
 AVERAGED_EPISODES = 32
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
 
 
 def main() -> None:
@@ -86,12 +86,12 @@ def draw(
     figure = Figure(figsize=(9, 5), dpi=110, layout="constrained")
     axes = figure.subplots()
     quiet(axes, "Returns of training's own episodes: mean over seeds, and least to greatest")
-    for (label, runs), colour in zip(groups.items(), COLOURS, strict=False):
+    for (label, runs), color in zip(groups.items(), COLORS, strict=False):
         count = min(len(run["return_average"]) for run in runs)
         values = np.array([run["return_average"][:count] for run in runs])
         steps = runs[0]["environment_steps"][:count]
-        axes.plot(steps, values.mean(0), color=colour, linewidth=2, label=label)
-        axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.18, lw=0)
+        axes.plot(steps, values.mean(0), color=color, linewidth=2, label=label)
+        axes.fill_between(steps, values.min(0), values.max(0), color=color, alpha=0.18, lw=0)
     for value, what in ((data, "mean of the recorded data"), (reach, "pretrained policy")):
         if value is not None:
             style = "--" if what.startswith("mean") else ":"

@@ -28,7 +28,7 @@ from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
 from mads4.models import Mads4Policy
 from mads4.models.base import parameter_count
-from mads4.train.offline import OfflineSettings, OfflineTrainer
+from mads4.training.offline import OfflineSettings, OfflineTrainer
 from mads4.types import EnvSpec, Episode
 
 BATCH, STEPS, AGENTS = 16, 500, 2

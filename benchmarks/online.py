@@ -3,11 +3,11 @@
 In turns, so that the machine's drift hits all alike, for each number of worker processes:
 
 * environments: random actions without a policy, as fast as the processes go;
-* whole: iterations of `mads4.train.online.OnlineTrainer` (random weights), playing and learning in
-  turn, and the share of the time that is spent playing;
+* whole: iterations of `mads4.training.online.OnlineTrainer` (random weights), playing and
+  learning in turn, and the share of the time that is spent playing;
 * overlapped: the same with `trainer.overlap=true`, the next episodes played while learning.
 
-Then one optimiser step of the policy on 10 segments of 100 steps, differentiated in the
+Then one optimizer step of the policy on 10 segments of 100 steps, differentiated in the
 convolutional and in the recurrent view, and a 2048 x 2048 float32 product as control.
 
     python benchmarks/online.py [--scenario tiny-4ag] [--workers 1 2] [--epochs 2] [--width 96]
@@ -29,17 +29,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from mads4.algorithms.mappo import Mappo
 from mads4.bench.measure import Control
 from mads4.config import OnlineTrainerConfig
-from mads4.envs.board import RESET, STEP
 from mads4.envs.registry import EnvFactory
-from mads4.envs.vector import VectorEnv, make_vector
 from mads4.models import Mads4Policy
-from mads4.train.cloning import Cloning
-from mads4.train.collector import Collector
-from mads4.train.experience import Episodes
-from mads4.train.mappo import Mappo
-from mads4.train.online import OnlineTrainer
+from mads4.rollout.shared_buffers import RESET, STEP
+from mads4.rollout.vector import VectorEnv, make_vector
+from mads4.training.cloning import Cloning
+from mads4.training.collector import Collector
+from mads4.training.online import OnlineTrainer
+from mads4.training.rollout_buffer import Episodes
 
 EPISODES = 32
 ITERATIONS = 2
@@ -165,7 +165,7 @@ def training(
 
 
 def updates(make_env: EnvFactory, args: Any) -> dict[str, float]:
-    """Return the milliseconds of one optimiser step of the policy in each view."""
+    """Return the milliseconds of one optimizer step of the policy in each view."""
     found = {}
     for view in ("convolutional", "recurrent"):
         online = trainer(make_env, args, gradients=view, workers=0)

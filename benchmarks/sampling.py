@@ -37,8 +37,8 @@ from mads4.data.sampler import SequenceSampler
 from mads4.data.store import read_dataset, write_dataset
 from mads4.envs.registry import EnvFactory
 from mads4.models import Mads4Policy
-from mads4.train.batches import DeviceBatches
-from mads4.train.offline import OfflineSettings, OfflineTrainer
+from mads4.training.offline import OfflineSettings, OfflineTrainer
+from mads4.training.prefetch import DeviceBatches
 from mads4.types import EnvSpec, Episode
 
 BATCH, STEPS, EPISODES = 64, 500, 200

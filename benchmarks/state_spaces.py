@@ -8,12 +8,12 @@ float32, H = 96, on a CPU; A, B, C and Δ are trained on both sides, A and B per
 
 - ``kernel``: the taps alone, N = 96.
 - ``layer``: their ``S4Block`` (convolution, GELU, gated linear mixing) and the ``S4D`` of their
-  ``s4d.py`` beside our block, which in addition normalises and adds the residual; forward and
+  ``s4d.py`` beside our block, which in addition normalizes and adds the residual; forward and
   backward, parameters and input. Each side has the memory order that it is written for: theirs
   (B, H, L), their default, ours (H, B, L).
 - ``step``: one time step without gradients, of the kernel (ours with the feedthrough D) and of the
   block. Their DPLR kernel has three modes: ``dense`` (the default) and ``linear`` are timed;
-  ``diagonal`` diagonalises the state matrix and is not, because its outputs are wrong: the error of
+  ``diagonal`` diagonalizes the state matrix and is not, because its outputs are wrong: the error of
   every mode against its own side's convolution is reported too.
 
 Peak memory is that of forward and backward, above what was held before, each in a fresh process.
@@ -55,10 +55,10 @@ from state_spaces_sides import (
     step_errors,
 )
 
-from mads4.atomic import write_json, write_text
 from mads4.bench.measure import Control, Effort, Timing, measure_time
 from mads4.bench.memory import peak_mebibytes, reason_against
 from mads4.bench.rows import short
+from mads4.io import write_json, write_text
 from mads4.kernels.backends import choose
 
 CPU = torch.device("cpu")

@@ -40,7 +40,7 @@ FORWARD, BOTH, STEP = "forward", "forward+backward", "step"
 
 _OURS = "mads4"
 _THEIR_SYSTEM = {"dplr": "dplr", "diagonal": "diag"}
-_DISCRETISATION = {"dplr": "bilinear", "diagonal": "zoh"}
+_DISCRETIZATION = {"dplr": "bilinear", "diagonal": "zoh"}
 _ERROR_LENGTH = 500
 _PLAIN_MATRICES = 5.5
 """Matrices (N, L) per channel that their plain formulas hold at once, forward and backward."""
@@ -111,7 +111,7 @@ def _ours(cell: Cell, backend: str) -> dict[str, Action]:
         products = choose(backend).backend
         taps = torch.empty(cell.channels, cell.length)
         return _trained(
-            lambda: kernel_taps(ssm.discretise(), cell.length, products).float(),
+            lambda: kernel_taps(ssm.discretize(), cell.length, products).float(),
             list(ssm.parameters()),
             taps,
         )
@@ -131,7 +131,7 @@ def _ours(cell: Cell, backend: str) -> dict[str, Action]:
 
 def _options(system: str) -> dict[str, Any]:
     """Return what makes ours the system that theirs is by default."""
-    return {"parameterisation": system, "discretisation": _DISCRETISATION[system]}
+    return {"parameterization": system, "discretization": _DISCRETIZATION[system]}
 
 
 def _stepping(module: nn.Module, state: Tensor, cell: Cell) -> dict[str, Action]:
@@ -176,7 +176,7 @@ def _their_block(cell: Cell, variant: str, checkout: Path) -> nn.Module:
 
 
 def _set_up_step(kernel: nn.Module, mode: str) -> None:
-    """Discretise for stepping; only their DPLR kernel has modes."""
+    """Discretize for stepping; only their DPLR kernel has modes."""
     with torch.no_grad():
         kernel._setup_step(**({} if mode == "recurrence" else {"mode": mode}))
 

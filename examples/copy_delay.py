@@ -10,13 +10,13 @@ from mads4.nn import S4Layer
 torch.manual_seed(0)
 delay, length = 50, 256
 model = torch.nn.Sequential(torch.nn.Embedding(8, 64), S4Layer(64, 64), torch.nn.Linear(64, 8))
-optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
 for step in range(301):
     u = torch.randint(8, (16, length))
     logits, target = model(u)[:, delay:], u[:, :-delay]
     loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), target)
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     if step % 50 == 0:
         print(f"step {step}: loss {loss.item():.4f}")

@@ -1,7 +1,7 @@
 """Agents on their own: each has a memory, runs an exported program and hears one other agent.
 
 After ``mads4 train``: ``mads4 export checkpoint=<run> out=agent.onnx``, then
-``python examples/decentralised.py agent.onnx 20`` (the return to ask for). It plays the first
+``python examples/decentralized.py agent.onnx 20`` (the return to ask for). It plays the first
 episode that ``mads4 evaluate`` plays, with the same actions. The agents need onnxruntime and
 NumPy; `mads4` is imported for the environment only.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 
 from mads4.envs.registry import EnvFactory
-from mads4.seeding import environment_seed
+from mads4.envs.seeding import environment_seed
 
 program = onnxruntime.InferenceSession(sys.argv[1])
 about = json.loads(program.get_modelmeta().custom_metadata_map["mads4.json"])

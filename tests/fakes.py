@@ -62,10 +62,10 @@ def matching_data(episodes: int = 8, bad: bool = False) -> Dataset:
 def make_policy(
     spec: EnvSpec = SPEC, dtype: torch.dtype = torch.float64, seed: int = 0, **options: Any
 ) -> Mads4Policy:
-    """A small policy with a normalisation that matters and logits that differ."""
+    """A small policy with a normalization that matters and logits that differ."""
     torch.manual_seed(seed)
     policy = Mads4Policy(spec, **(SMALL | options))
-    policy.embedding.set_normalisation(
+    policy.embedding.set_normalization(
         {
             "observation_mean": torch.randn(spec.obs_dim),
             "observation_std": torch.rand(spec.obs_dim) + 0.5,

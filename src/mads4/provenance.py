@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from mads4.atomic import write_json
+from mads4.io import write_json
 from mads4.types import EnvSpec
 
 __all__ = ["PROVENANCE_FILE", "collect_provenance", "write_json"]

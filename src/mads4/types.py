@@ -124,7 +124,7 @@ class Episode:
     seed: int
     """The episode's index in the (seed, index) pair that its randomness derives from."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """Sums over the episode of the environment's metrics, and the behaviour's parameters."""
+    """Sums over the episode of the environment's metrics, and the behavior's parameters."""
 
     @property
     def length(self) -> int:
@@ -197,7 +197,7 @@ class PolicyInput:
 
 
 @dataclass(frozen=True)
-class Decision:
+class PolicyOutput:
     """What a policy decided for B environments."""
 
     action: torch.Tensor

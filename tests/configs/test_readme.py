@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mads4.cli.compose import check
+from mads4.config.compose import check
 from mads4.errors import UserError
 
 ROOT = Path(__file__).parents[2]

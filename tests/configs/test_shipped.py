@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import yaml
 
-from mads4.cli.compose import SCHEMAS, check
 from mads4.config import Config, EvaluateConfig, ProbeConfig
+from mads4.config.compose import SCHEMAS, check
 
 ROOT = files("mads4.conf")
 NEEDS = {
-    "env=custom": ["env.factory=pkg.mod:make", "dataset.behaviour=random"],
+    "env=custom": ["env.factory=pkg.mod:make", "dataset.behavior_policy=random"],
     "dataset=custom": ["dataset.factory=pkg.mod:make"],
     "dataset=file": ["dataset.path=some.h5"],
     "dataset=alberdice": ["dataset.path=folder"],
-    "env=matrix_game": ["dataset.behaviour=random"],
-    "env=smac": ["dataset.behaviour=random"],
-    "env=smaclite": ["dataset.behaviour=random"],
+    "env=matrix_game": ["dataset.behavior_policy=random"],
+    "env=smac": ["dataset.behavior_policy=random"],
+    "env=smaclite": ["dataset.behavior_policy=random"],
     "experiment=penalty_xor": ["dataset.path=folder"],
 }
 

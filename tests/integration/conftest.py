@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mads4.behaviour.registry import BehaviourFactory
+from mads4.behavior.registry import BehaviorFactory
 from mads4.data.collect import collect
 from mads4.envs.registry import EnvFactory
 
@@ -31,7 +31,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "short.h5"
     description = {"name": "greedy", "quality": "expert"}
     make_env = EnvFactory("rware", arguments)
-    return collect(make_env, BehaviourFactory("greedy"), 6, 0, path, behaviour=description)
+    return collect(make_env, BehaviorFactory("greedy"), 6, 0, path, behavior=description)
 
 
 @pytest.fixture(scope="session")

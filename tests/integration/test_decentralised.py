@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from fakes import SMALL, SPEC, make_policy
-from mads4 import build, checkpoint
 from mads4.config import Mads4Config
 from mads4.envs.registry import EnvFactory
-from mads4.rollout import rollout
+from mads4.experiment import build
+from mads4.rollout.rollout import rollout
+from mads4.training import checkpoint
 
 Cli = Callable[..., int]
-EXAMPLE = Path(__file__).parents[2] / "examples" / "decentralised.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "decentralized.py"
 WANTED = 6.0
 
 

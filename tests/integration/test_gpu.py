@@ -7,7 +7,7 @@ import torch
 
 from fakes import SPEC, make_batch, make_policy, matching_data, time_step
 from mads4.data.sampler import SequenceSampler
-from mads4.train.batches import DeviceBatches
+from mads4.training.prefetch import DeviceBatches
 
 pytestmark = [
     pytest.mark.gpu,

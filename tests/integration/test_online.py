@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from mads4 import checkpoint
 from mads4.experiment import training
+from mads4.training import checkpoint
 
 Cli = Callable[..., int]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -23,7 +23,7 @@ GAME = (
     *("evaluator.episodes=2", "evaluator.baselines=false", "evaluator.workers=0"),
     *("device=cpu", "threads=1", "logger=none", "progress=false"),
 )
-DATA = ("dataset.behaviour=random", "dataset.episodes=8", "dataset.workers=1")
+DATA = ("dataset.behavior_policy=random", "dataset.episodes=8", "dataset.workers=1")
 SMALL = ("model.n_layers=1", "model.d_model=16", "model.d_state=4", "model.message_dim=2")
 OFFLINE = ("steps=6", "warmup_steps=1", "batch_size=2", "checkpoint_interval=2")
 ONLINE = (

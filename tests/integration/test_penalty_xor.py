@@ -59,7 +59,7 @@ def test_the_experiment_runs(cli: Cli, recording: Path, tmp_path: Path) -> None:
     origin = json.loads((tmp_path / "run/provenance.json").read_text())["dataset"]
     assert origin["fingerprint"] == told["data"]["fingerprint"]
     assert origin["reward_definition"] == told["reward_definition"]
-    assert origin["behaviour"]["source"]["files"][0]["name"] == "actions.npy"
+    assert origin["behavior"]["source"]["files"][0]["name"] == "actions.npy"
     assert told["eval"]["50"]["target_return"] == 50.0
     assert told["eval"]["50"]["length_mean"] == 50.0
     assert 0.0 <= told["eval"]["50"]["coordinated_mean"] <= 50.0
@@ -97,9 +97,9 @@ def test_another_game_is_refused(
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_games_of_three_are_recorded_and_learnt(cli: Cli, tmp_path: Path) -> None:
+def test_games_of_three_are_recorded_and_learned(cli: Cli, tmp_path: Path) -> None:
     game = ("env=matrix_game", "env.payoff=[[[1,0],[0,0]],[[0,0],[0,2]]]", "env.episode_limit=10")
-    data = ("dataset.behaviour=random", "dataset.episodes=4", "dataset.workers=1")
+    data = ("dataset.behavior_policy=random", "dataset.episodes=4", "dataset.workers=1")
     assert cli("train", *game, *data, *SHORT, "evaluator.targets=[mean]") == 0
     told = summary(tmp_path)
     assert (told["env"]["n_agents"], told["env"]["scenario"]) == (3, "2x2x2")

@@ -12,15 +12,15 @@ import torch
 import yaml
 
 from fakes import SPEC, matching_data
-from mads4 import checkpoint
 from mads4.data.store import read_header, write_dataset
+from mads4.logging import read_metrics
 from mads4.models import Mads4Policy
-from mads4.tracking import read_metrics
+from mads4.training import checkpoint
 from mads4.types import EnvSpec
 
 Cli = Callable[..., int]
 OWN = ("experiment=smoke", "env=custom", "env.factory=fakes:MatchingEnv", "device=cpu")
-RANDOM = ("dataset.behaviour=random", "dataset.workers=1", "env.options.masked=false")
+RANDOM = ("dataset.behavior_policy=random", "dataset.workers=1", "env.options.masked=false")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_the_summary_says_how_it_went(cli: Cli, trained: Any) -> None:
         low, high = values["return_ci95"]
         assert low <= values["return_mean"] <= high
         assert values["return_mean"] == values["deliveries_mean"]
-        assert {"normalised_score", "return_std", "return_iqm"} <= values.keys()
+        assert {"normalized_score", "return_std", "return_iqm"} <= values.keys()
     data = summary["data"]
     assert summary["eval"]["mean"]["target_return"] == pytest.approx(data["return_mean"])
     assert summary["eval"]["1.1*max"]["target_return"] == pytest.approx(1.1 * data["return_max"])
@@ -110,7 +110,7 @@ def test_tensorboard_shows_scalars_a_figure_and_the_configuration(cli: Cli, trai
     assert {
         *("offline/loss", "offline/accuracy", "offline/gradient_norm"),
         *("offline/agent_steps_per_second", "validation/loss", "validation/accuracy"),
-        *("eval/return_mean.mean", "eval/return_mean.1.1xmax", "eval/normalised_score.mean"),
+        *("eval/return_mean.mean", "eval/return_mean.1.1xmax", "eval/normalized_score.mean"),
     } <= set(tags["scalars"])
     assert [event.step for event in events.Scalars("offline/loss")] == [1, 2, 3, 4]
     metrics = read_metrics(trained(cli))
@@ -144,8 +144,8 @@ def test_the_generated_data_set_is_recorded_and_reused(cli: Cli, tmp_path: Path)
     written = path.stat().st_mtime_ns
     header = read_header(path)
     assert len(header) == 6
-    assert header.behaviour["quality"] == "expert"
-    assert header.behaviour["options"] == {"max_steps": 60}
+    assert header.behavior["quality"] == "expert"
+    assert header.behavior["options"] == {"max_steps": 60}
     assert cli(*words, *small, "hydra.run.dir=second") == 0
     assert path.stat().st_mtime_ns == written
     first, second = summary_of(tmp_path / "first"), summary_of(tmp_path / "second")
@@ -200,7 +200,7 @@ def test_a_users_environment_and_reader(cli: Cli, tmp_path: Path) -> None:
     summary = summary_of(tmp_path / "run")
     assert summary["env"]["name"] == "fake"
     assert summary["data"]["episodes"] == 5  # the first five of seven
-    assert summary["data"]["behaviour"]["share"] == 1.0
+    assert summary["data"]["behavior"]["share"] == 1.0
     assert set(summary["baselines"]) == {"random"}
     assert cli("evaluate", "checkpoint=run", "evaluator.episodes=3", "hydra.run.dir=again") == 0
     assert summary_of(tmp_path / "again")["eval"]["mean"]["episodes"] == 3
@@ -214,7 +214,7 @@ def test_a_users_environment_with_a_file_and_with_a_random_recording(
     words = ("dataset=file", "dataset.path=own.h5", "hydra.run.dir=one")
     assert cli("train", *OWN, *words) == 0
     assert cli("train", *OWN, *RANDOM, "hydra.run.dir=two") == 0
-    assert summary_of(tmp_path / "two")["data"]["behaviour"]["name"] == "random"
+    assert summary_of(tmp_path / "two")["data"]["behavior"]["name"] == "random"
 
 
 def test_a_lone_episode_is_not_enough(cli: Cli, capsys: pytest.CaptureFixture[str]) -> None:

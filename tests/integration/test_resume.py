@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mads4 import checkpoint
 from mads4.data.store import read_dataset
+from mads4.training import checkpoint
 
 Cli = Callable[..., int]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -175,7 +175,12 @@ def test_kill_9_during_the_evaluation(
 def test_a_recording_that_is_stopped_goes_on(
     cli: Cli, start: Start, tmp_path: Path, number: int
 ) -> None:
-    collect = ("collect", "dataset.behaviour=random", "dataset.episodes=150", "dataset.workers=1")
+    collect = (
+        "collect",
+        "dataset.behavior_policy=random",
+        "dataset.episodes=150",
+        "dataset.workers=1",
+    )
     short = "env.options.max_steps=60"
     process = start(*collect, short, "dataset.path=broken.h5", first=KEEP_AT_ONCE)
     parts = tmp_path / "broken.h5.parts"

@@ -15,9 +15,9 @@ import pytest
 
 from mads4.data.formats.madt_write import write_madt
 from mads4.envs.registry import EnvFactory
-from mads4.envs.vector import make_vector
-from mads4.evaluate import RandomPolicy
-from mads4.rollout import rollout
+from mads4.evaluation.metrics import RandomPolicy
+from mads4.rollout.rollout import rollout
+from mads4.rollout.vector import make_vector
 
 Cli = Callable[..., int]
 SCENARIO, STAND_IN = "2c_vs_64zg", "smac_stand_in:StarCraft2Env"
@@ -162,7 +162,7 @@ def test_random_battles_are_recorded_under_supervision(
 ) -> None:
     faults = "env.extra_options.faults=[{how: hang, at: 2}, {how: die, at: 3}, {how: crash, at: 4}]"
     limits = ("env.supervision.step_timeout=2", "env.supervision.reset_timeout=20")
-    data = ("dataset.behaviour=random", "dataset.episodes=3", "dataset.path=data.h5")
+    data = ("dataset.behavior_policy=random", "dataset.episodes=3", "dataset.path=data.h5")
     assert cli("collect", *game, faults, *limits, *data, "hydra.run.dir=run") == 0
     summary = results(tmp_path / "run")
     assert summary["data"]["episodes"] == 3

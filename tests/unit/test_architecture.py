@@ -11,55 +11,38 @@ import pytest
 import mads4
 
 SOURCE = Path(mads4.__file__).parent
-FOUNDATION = {"errors", "types", "atomic", "processes"}
-DATA = FOUNDATION | {"envs", "behaviour", "data"}
+FOUNDATION = {"errors", "types", "io"}
 NETWORK = FOUNDATION | {"kernels", "nn", "models"}
-ROLLOUT = FOUNDATION | {"envs", "lockstep", "rollout", "seeding"}
-BELOW_BUILD = (
-    DATA
-    | NETWORK
-    | ROLLOUT
-    | {
-        *("checkpoint", "config", "evaluate", "judge", "progress", "provenance"),
-        *("report", "tracking", "train"),
-    }
-)
+PLAYED = FOUNDATION | {"envs", "rollout"}
+DATA = PLAYED | {"behavior", "data"}
+BELOW = DATA | NETWORK | {"algorithms", "config", "evaluation", "logging", "progress", "provenance"}
 
 ALLOWED = {
     "errors": set(),
     "types": {"errors"},
-    "atomic": FOUNDATION,
-    "processes": {"errors"},
-    "config": {"config", "errors"},
-    "config_check": {"config", "config_words", "errors"},
-    "config_words": {"config", "errors"},
+    "io": FOUNDATION,
+    "progress": FOUNDATION,
+    "provenance": FOUNDATION,
+    "logging": FOUNDATION,
+    "config": DATA | {"config"},
     "kernels": FOUNDATION | {"kernels"},
     "nn": FOUNDATION | {"kernels", "nn"},
     "models": NETWORK,
     "bench": NETWORK | {"bench"},
-    "export": NETWORK | {"export", "export_check"},
-    "export_check": NETWORK,
-    "seeding": FOUNDATION,
-    "progress": FOUNDATION,
-    "provenance": FOUNDATION,
-    "tracking": FOUNDATION,
-    "checkpoint": FOUNDATION,
-    "envs": FOUNDATION | {"envs", "seeding"},
-    "behaviour": FOUNDATION | {"envs", "behaviour", "seeding"},
-    "data": DATA | {"seeding"},
-    "lockstep": ROLLOUT - {"rollout"},
-    "rollout": ROLLOUT,
-    "evaluate": ROLLOUT | {"behaviour", "evaluate"},
-    "report": FOUNDATION | {"report", "tracking"},
-    "train": BELOW_BUILD - {"judge", "report"},
-    "judge": BELOW_BUILD - {"train"},
-    "probe": BELOW_BUILD,
-    "build": BELOW_BUILD | {"build"},
-    "experiment": BELOW_BUILD | {"build", "experiment", "probe"},
+    "export": NETWORK | {"export"},
+    "envs": PLAYED,
+    "rollout": PLAYED,
+    "behavior": PLAYED | {"behavior"},
+    "data": DATA,
+    "algorithms": NETWORK | PLAYED | {"algorithms", "config", "training"},
+    "training": BELOW | {"training"},
+    "evaluation": BELOW | {"report"},
+    "report": FOUNDATION | {"report", "logging"},
+    "experiment": BELOW | {"experiment", "report", "training"},
 }
 """Part of the package -> parts it may import; `cli` may import everything."""
 
-NO_FRAMEWORK = set(ALLOWED) - {"build", "experiment"}
+NO_FRAMEWORK = set(ALLOWED) - {"config", "experiment"}
 
 
 def modules() -> list[Path]:

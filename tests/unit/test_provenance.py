@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mads4 import provenance
-from mads4.atomic import write_json
+from mads4.io import write_json
 from mads4.types import EnvSpec
 
 SPEC = EnvSpec("rware", "tiny-2ag", 2, 71, 10, 5, 500, "deliveries")

@@ -1,6 +1,6 @@
 """What is timed of whole policies: a training step, and a decision, for any number of agents.
 
-A training step is forward pass, loss and backward pass over B whole trajectories (the optimiser,
+A training step is forward pass, loss and backward pass over B whole trajectories (the optimizer,
 the same for all, is left out); a decision is one step of the policy for all agents of B
 environments, sampling included. Inputs are random numbers of the sizes of a small warehouse.
 Dropout is off: a transformer draws it anew for every token, S4 blocks for whole sequences only.
@@ -21,7 +21,7 @@ from mads4.bench.measure import Action
 from mads4.bench.transformer import TOKENS, TransformerPolicy, of_size
 from mads4.models import Mads4Policy
 from mads4.models.base import parameter_count
-from mads4.models.hand_off import MESSAGES
+from mads4.models.communication import MESSAGES
 from mads4.types import EnvSpec, PolicyInput, SequenceBatch
 
 TRAINING, DECISION = "training", "decision"
@@ -83,7 +83,7 @@ class AgentCell:
     """H."""
     state: int
     """N, real states per channel."""
-    parameterisation: str
+    parameterization: str
     device: str
 
     @property
@@ -116,8 +116,8 @@ def policy_of(cell: AgentCell) -> Mads4Policy | TransformerPolicy:
         "d_state": cell.state,
         "n_layers": N_LAYERS,
         "dropout": 0.0,
-        "parameterisation": cell.parameterisation,
-        "discretisation": "zoh" if cell.parameterisation == "diagonal" else "bilinear",
+        "parameterization": cell.parameterization,
+        "discretization": "zoh" if cell.parameterization == "diagonal" else "bilinear",
     }
     policy: Mads4Policy | TransformerPolicy
     if cell.policy == WIDE_TRANSFORMER:

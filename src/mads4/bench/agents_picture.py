@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mads4.atomic import atomic_path
 from mads4.bench.agents import DECISION, HAND_OFFS, TRAINING, TRANSFORMERS
 from mads4.bench.agents_rows import AgentRow, curves
+from mads4.io import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = {"none": "#7f7f7f", "output": "#0072b2", "state": "#009e73", "logits": "#e69f00"}
-"""Message → colour (Okabe and Ito's, told apart by colour-blind eyes too)."""
+_COLORS = {"none": "#7f7f7f", "output": "#0072b2", "state": "#009e73", "logits": "#e69f00"}
+"""Message → color (Okabe and Ito's, told apart by color-blind eyes too)."""
 
-_TRANSFORMER_COLOURS = ("#d55e00", "#cc79a7")
+_TRANSFORMER_COLORS = ("#d55e00", "#cc79a7")
 _MOMENTS = (":", "--", "-")
 """A transformer's decisions at the last three lengths, the latest drawn in full."""
 
@@ -29,7 +29,7 @@ def draw(rows: Sequence[AgentRow], path: Path, title: str) -> bool:
     """Draw the measured rows as a PNG file, atomically.
 
     First a training step for each length and its memory at the longest, then a decision for each
-    number of environments, against the time step, and the memory it leaves. A colour for each
+    number of environments, against the time step, and the memory it leaves. A color for each
     message, dashes where it is read a step later, triangles where actions are shared; bands reach
     from the 10th to the 90th percentile.
 
@@ -124,11 +124,11 @@ def _panel(axes: Axes, rows: Sequence[AgentRow], column: str) -> None:
 
 def _style(policy: str) -> dict[str, str]:
     if policy in TRANSFORMERS:
-        colour = _TRANSFORMER_COLOURS[TRANSFORMERS.index(policy)]
-        return {"color": colour, "linestyle": "-", "marker": "x", "label": policy}
+        color = _TRANSFORMER_COLORS[TRANSFORMERS.index(policy)]
+        return {"color": color, "linestyle": "-", "marker": "x", "label": policy}
     options = HAND_OFFS[policy]
     return {
-        "color": _COLOURS[options["message"]],
+        "color": _COLORS[options["message"]],
         "linestyle": "--" if options["message_time"] == "previous_step" else "-",
         "marker": "^" if options["share_action"] else "o",
         "label": f"S4, {policy}",

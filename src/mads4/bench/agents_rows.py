@@ -20,7 +20,7 @@ class AgentRow:
 
     case: str
     policy: str
-    parameterisation: str
+    parameterization: str
     device: str
     agents: int
     steps: int

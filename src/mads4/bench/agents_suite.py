@@ -45,7 +45,7 @@ class AgentGrid:
     environments: Sequence[int]
     channels: int
     state: int
-    parameterisation: str
+    parameterization: str
     device: str
 
     def cells(self) -> list[AgentCell]:
@@ -65,7 +65,7 @@ class AgentGrid:
         return cells
 
     def _cell(self, case: str, policy: str, n: int, steps: int, batch: int) -> AgentCell:
-        sizes = (self.channels, self.state, self.parameterisation, self.device)
+        sizes = (self.channels, self.state, self.parameterization, self.device)
         return AgentCell(case, policy, n, steps, batch, *sizes)
 
 
@@ -182,7 +182,7 @@ def _row(cell: AgentCell, **values: Any) -> AgentRow:
     return AgentRow(
         case=cell.case,
         policy=cell.policy,
-        parameterisation=cell.parameterisation,
+        parameterization=cell.parameterization,
         device=cell.device,
         agents=cell.agents,
         steps=cell.steps,

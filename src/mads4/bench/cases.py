@@ -30,7 +30,7 @@ COMPILED = "compiled"
 STACK_BLOCKS = 3
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
-_DISCRETISATION = {"diagonal": "zoh", "dplr": "bilinear"}
+_DISCRETIZATION = {"diagonal": "zoh", "dplr": "bilinear"}
 _TEMPORARIES = 6
 """Tensors of the size of the plain formula's matrix that live at once, forward and backward."""
 
@@ -41,8 +41,8 @@ class Cell:
 
     case: str
     """``kernel``, ``layer``, ``block``, ``step layer`` or ``step stack``."""
-    parameterisation: str
-    """``diagonal`` (discretised by zero-order hold) or ``dplr`` (bilinear)."""
+    parameterization: str
+    """``diagonal`` (discretized by zero-order hold) or ``dplr`` (bilinear)."""
     backend: str
     """A backend's name, `REFERENCE`, or `COMPILED` for a step."""
     length: int
@@ -96,8 +96,8 @@ def reference_mebibytes(cell: Cell) -> float:
 
 def _options(cell: Cell) -> dict[str, Any]:
     return {
-        "parameterisation": cell.parameterisation,
-        "discretisation": _DISCRETISATION[cell.parameterisation],
+        "parameterization": cell.parameterization,
+        "discretization": _DISCRETIZATION[cell.parameterization],
     }
 
 
@@ -119,7 +119,7 @@ def _trained(forward: Callable[[], Tensor], inputs: Sequence[Tensor], weights: T
 
 
 def _kernel(cell: Cell) -> Workload:
-    """Make taps (H, L) of the parameters, discretisation included."""
+    """Make taps (H, L) of the parameters, discretization included."""
     ssm = StateSpace(cell.channels, cell.state, **_options(cell))
     _place(ssm, cell)
     parameters, weights = list(ssm.parameters()), _sequence(cell, cell.channels, cell.length)
@@ -129,7 +129,7 @@ def _kernel(cell: Cell) -> Workload:
     dtype = ssm.row.dtype
 
     def forward() -> Tensor:
-        return kernel_taps(ssm.discretise(), cell.length, backend).to(dtype)
+        return kernel_taps(ssm.discretize(), cell.length, backend).to(dtype)
 
     return _trained(forward, parameters, weights)
 
@@ -153,7 +153,7 @@ def _layer(cell: Cell) -> Workload:
 
 
 def _block(cell: Cell) -> Workload:
-    """Run normalisation, S4, GELU, mixing and residual, kernel included."""
+    """Run normalization, S4, GELU, mixing and residual, kernel included."""
     block = S4Block(
         cell.channels,
         cell.state,

@@ -87,16 +87,16 @@ def _enough(runs: int, seconds: float, effort: Effort) -> bool:
 
 def _seconds(action: Action, device: torch.device) -> float:
     """Return the time of one run; its result is freed after the clock has stopped."""
-    synchronise(device)
+    synchronize(device)
     start = time.perf_counter()
     result = action()
-    synchronise(device)
+    synchronize(device)
     seconds = time.perf_counter() - start
     del result
     return seconds
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Wait until a CUDA device has done all it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

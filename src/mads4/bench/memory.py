@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from mads4.bench.measure import Action, synchronise
+from mads4.bench.measure import Action, synchronize
 
 MEBIBYTE = float(1 << 20)
 
@@ -113,11 +113,11 @@ def resident_peak(action: Action) -> float:
 
 def _cuda_peak(action: Action, device: torch.device) -> float:
     gc.collect()
-    synchronise(device)
+    synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
     result = action()
-    synchronise(device)
+    synchronize(device)
     peak = torch.cuda.max_memory_allocated(device)
     del result
     return (peak - before) / MEBIBYTE

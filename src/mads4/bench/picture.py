@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mads4.atomic import atomic_path
 from mads4.bench.rows import Row
+from mads4.io import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = {
+_COLORS = {
     "torch": "#0072b2",
     "keops": "#e69f00",
     "cuda": "#009e73",
@@ -20,7 +20,7 @@ _COLOURS = {
     "compiled": "#cc79a7",
     "reference": "#7f7f7f",
 }
-"""Okabe and Ito's colours, told apart by colour-blind eyes too."""
+"""Okabe and Ito's colors, told apart by color-blind eyes too."""
 
 _LINES = {"diagonal": ("-", "o"), "dplr": ("--", "s")}
 _PARTS = {"forward": "forward", "forward_backward": "forward + backward"}
@@ -30,7 +30,7 @@ def draw(rows: Sequence[Row], path: Path, title: str) -> bool:
     """Draw the measured rows as a PNG file, atomically.
 
     One row of panels for each case and batch (a step: for each case), one column each for forward
-    and forward + backward, a colour for each backend and a line style for each parameterisation.
+    and forward + backward, a color for each backend and a line style for each parameterization.
     Bands reach from the 10th to the 90th percentile.
 
     Args:
@@ -80,27 +80,27 @@ def _time(row: Row, part: str) -> float | None:
 
 def _curves(axes: Axes, rows: Sequence[Row], part: str, axis: str) -> None:
     shown = [row for row in rows if _time(row, part) is not None]
-    for backend, parameterisation in dict.fromkeys(
-        (row.backend, row.parameterisation) for row in shown
+    for backend, parameterization in dict.fromkeys(
+        (row.backend, row.parameterization) for row in shown
     ):
         curve = sorted(
-            (r for r in shown if (r.backend, r.parameterisation) == (backend, parameterisation)),
+            (r for r in shown if (r.backend, r.parameterization) == (backend, parameterization)),
             key=lambda row: int(getattr(row, axis)),
         )
         places = [int(getattr(row, axis)) for row in curve]
-        style, marker = _LINES[parameterisation]
-        colour = _COLOURS.get(backend, "black")
+        style, marker = _LINES[parameterization]
+        color = _COLORS.get(backend, "black")
         axes.plot(
             places,
             [getattr(row, f"{part}_ms") for row in curve],
             linestyle=style,
             marker=marker,
             markersize=4,
-            color=colour,
-            label=f"{backend}, {parameterisation}",
+            color=color,
+            label=f"{backend}, {parameterization}",
         )
         low, high = ([getattr(row, f"{part}_ms_{end}") for row in curve] for end in ("p10", "p90"))
-        axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
     _decorate(axes, sorted({int(getattr(row, axis)) for row in shown}), axis)
 
 

@@ -32,7 +32,7 @@ def vandermonde_taps(row: Tensor, column: Tensor, decay: Tensor, length: int) ->
 def cauchy_taps(
     eigenvalues: Tensor, low_rank: Tensor, column: Tensor, row: Tensor, dt: Tensor, length: int
 ) -> Tensor:
-    """Return the taps of Λ - P P*, discretised by the bilinear rule, (H, L).
+    """Return the taps of Λ - P P*, discretized by the bilinear rule, (H, L).
 
     Args:
         eigenvalues: Λ, (H, N) complex.
@@ -61,14 +61,14 @@ def kernel(ssm: StateSpace, length: int) -> Tensor:
 
     C of a ``dplr`` model is taken as C̃: the cost is the same, and it is how S4 is trained.
     """
-    if ssm.parameterisation == "dplr":
+    if ssm.parameterization == "dplr":
         eigenvalues = torch.complex(-ssm.log_decay.exp(), ssm.frequency)
         low_rank, column, row = (
             torch.view_as_complex(pairs) for pairs in (ssm.low_rank, ssm.column, ssm.row)
         )
         dt = ssm.log_dt.exp().view(-1, 1)
         return cauchy_taps(eigenvalues, low_rank, column, row, dt, length)
-    system = ssm.discretise()
+    system = ssm.discretize()
     dtype = ssm.row.dtype.to_complex()
     row, column, decay = (part.to(dtype) for part in (system.row, system.column, system.decay))
     return vandermonde_taps(row, column, decay, length)
@@ -95,13 +95,13 @@ class Step:
     """One time step of a layer: elementwise for a diagonal system, by a dense Ā otherwise."""
 
     def __init__(self, module: S4Layer) -> None:
-        ssm, system = module.ssm, module.ssm.discretise()
+        ssm, system = module.ssm, module.ssm.discretize()
         dtype = ssm.row.dtype.to_complex()
         self._feedthrough = ssm.feedthrough
         self._row, self._column = (2.0 * system.row).to(dtype), system.column.to(dtype)
         self._matrix: Tensor | None = None
         self._decay = system.decay.to(dtype)
-        if ssm.parameterisation == "dplr":
+        if ssm.parameterization == "dplr":
             self._become_dense(ssm, dtype)
         self.width = self._row.shape[-1]
 

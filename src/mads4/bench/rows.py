@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mads4.atomic import write_text
+from mads4.io import write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -24,7 +24,7 @@ class Row:
     """
 
     case: str
-    parameterisation: str
+    parameterization: str
     backend: str
     dtype: str
     device: str
@@ -103,7 +103,7 @@ def headings() -> str:
 
 def to_text(row: Row) -> str:
     """Return a row as one line: medians in milliseconds, and pairs for forward / fwd+bwd."""
-    start = (row.case, row.parameterisation, row.backend, str(row.length), str(row.batch))
+    start = (row.case, row.parameterization, row.backend, str(row.length), str(row.batch))
     if row.forward_ms is None:
         return f"{aligned(start, _WIDTHS, _LEFT)}  {row.note}"
     share = row.fft_and_product_share

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from mads4.bench.measure import Action, synchronise
+from mads4.bench.measure import Action, synchronize
 
 TRANSFORMS = ("aten::_fft_",)
 PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::_addmm")
@@ -23,12 +23,12 @@ def operator_shares(action: Action, device: torch.device, runs: int = 3) -> dict
     on_cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda
     action()
-    synchronise(device)
+    synchronize(device)
     with profile(activities=activities) as profiler:
         for _ in range(runs):
             with record_function(_ROOT):
                 action()
-        synchronise(device)
+        synchronize(device)
     times: dict[str, float] = {}
     for event in profiler.key_averages():
         own = event.self_device_time_total if on_cuda else event.self_cpu_time_total

@@ -32,7 +32,7 @@ _CONTROL_RUNS = 2
 class Grid:
     """The sizes and choices whose combinations are measured."""
 
-    parameterisations: Sequence[str]
+    parameterizations: Sequence[str]
     backends: Sequence[str]
     lengths: Sequence[int]
     batches: Sequence[int]
@@ -45,12 +45,12 @@ class Grid:
         """Return all combinations, the plain formula before those that are compared with it."""
         ordered = sorted(self.backends, key=lambda name: name != REFERENCE)
         combinations = itertools.product(
-            CASES[benchmark], self.parameterisations, self.batches, self.lengths, ordered
+            CASES[benchmark], self.parameterizations, self.batches, self.lengths, ordered
         )
         return [
             Cell(
                 case,
-                parameterisation,
+                parameterization,
                 backend,
                 length,
                 self.channels,
@@ -59,7 +59,7 @@ class Grid:
                 self.dtype,
                 self.device,
             )
-            for case, parameterisation, batch, length, backend in combinations
+            for case, parameterization, batch, length, backend in combinations
             if not (case == "step stack" and backend == REFERENCE)
         ]
 
@@ -95,7 +95,7 @@ class Suite:
         """Yield the row of every cell as soon as it is measured."""
         for index, cell in enumerate(cells, start=1):
             self.progress(
-                f"[{index}/{len(cells)}] {cell.case} {cell.parameterisation} {cell.backend} "
+                f"[{index}/{len(cells)}] {cell.case} {cell.parameterization} {cell.backend} "
                 f"L={cell.length} B={cell.batch}"
             )
             reason = self._reason_to_leave_out(cell)
@@ -163,7 +163,7 @@ class Suite:
         shares = operator_shares(action, self.device)
         about = {
             name: getattr(cell, name)
-            for name in ("case", "parameterisation", "backend", "length", "batch")
+            for name in ("case", "parameterization", "backend", "length", "batch")
         }
         self.profiles.append({**about, "operators": largest(shares)})
         return product_share(shares)
@@ -235,7 +235,7 @@ def selectable(benchmark: str) -> tuple[str, ...]:
 def _row(cell: Cell, **values: Any) -> Row:
     return Row(
         case=cell.case,
-        parameterisation=cell.parameterisation,
+        parameterization=cell.parameterization,
         backend=cell.backend,
         dtype=cell.dtype,
         device=cell.device,

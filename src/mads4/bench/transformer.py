@@ -23,7 +23,7 @@ from torch.nn import functional
 from mads4.models.actions import choose_actions
 from mads4.models.base import parameter_count
 from mads4.models.embedding import InputEmbedding
-from mads4.types import Decision, EnvSpec, PolicyInput, SequenceBatch
+from mads4.types import EnvSpec, PolicyInput, PolicyOutput, SequenceBatch
 
 TOKENS = 3
 """Per agent-step."""
@@ -53,7 +53,7 @@ class TransformerPolicy(nn.Module):
 
     Args:
         spec: the environment's sizes.
-        n_layers: transformer layers (normalisation first).
+        n_layers: transformer layers (normalization first).
         d_model: D, even, a multiple of `n_heads`.
         n_heads: attention heads.
         feed_forward: hidden units of a layer's feed-forward part.
@@ -123,7 +123,7 @@ class TransformerPolicy(nn.Module):
 
     def step(
         self, inputs: PolicyInput, state: TransformerState
-    ) -> tuple[Decision, TransformerState]:
+    ) -> tuple[PolicyOutput, TransformerState]:
         """Decide for one time step of B environments; equals `forward` step by step."""
         tokens = self._tokens(
             inputs.observation.unsqueeze(1),
@@ -142,7 +142,7 @@ class TransformerPolicy(nn.Module):
         logits = self.head(self.norm(x[:, -1])).view(*state.previous_action.shape, -1)
         logits = logits.masked_fill(~inputs.available_actions, -torch.inf)
         action = choose_actions(logits, inputs.uniform)
-        return Decision(action, logits), TransformerState(caches, action, state.steps + 1)
+        return PolicyOutput(action, logits), TransformerState(caches, action, state.steps + 1)
 
     def _tokens(
         self,
@@ -166,7 +166,7 @@ class TransformerPolicy(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention and feed-forward part, each normalised first and added to its input."""
+    """Attention and feed-forward part, each normalized first and added to its input."""
 
     def __init__(self, d_model: int, n_heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__()

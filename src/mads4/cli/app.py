@@ -6,11 +6,11 @@ import sys
 
 import hydra
 
-from mads4.cli import help as help_text
 from mads4.cli import jobs
-from mads4.cli.compose import CONF, check
-from mads4.cli.directories import quote, settle, tally
-from mads4.cli.presence import require_present
+from mads4.cli.preflight import require_present
+from mads4.config import help as help_text
+from mads4.config.compose import CONF, check
+from mads4.config.directories import quote, settle, tally
 
 
 def run(command: str, argv: list[str]) -> int:

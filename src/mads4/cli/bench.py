@@ -82,7 +82,7 @@ def _parts(args: argparse.Namespace, device: torch.device) -> Plan:
             "Take others, or see `mads4 doctor`."
         )
     grid = Grid(
-        parameterisations=args.parameterisations,
+        parameterizations=args.parameterizations,
         backends=backends,
         lengths=args.lengths,
         batches=args.batch,
@@ -125,7 +125,7 @@ def _agents(args: argparse.Namespace, device: torch.device) -> Plan:
         environments=args.environments,
         channels=args.channels,
         state=args.state,
-        parameterisation=args.parameterisation,
+        parameterization=args.parameterization,
         device=str(device),
     )
     limits = args.max_run_seconds, args.max_memory
@@ -137,7 +137,7 @@ def _agents(args: argparse.Namespace, device: torch.device) -> Plan:
         return {"growth": fits}, agents_rows.growth_text(fits) if fits else ""
 
     return Plan(
-        sizes=f"{N_LAYERS} blocks, H = {grid.channels}, N = {grid.state}, {grid.parameterisation}",
+        sizes=f"{N_LAYERS} blocks, H = {grid.channels}, N = {grid.state}, {grid.parameterization}",
         grid=grid,
         settings=settings,
         control=suite.control,
@@ -170,7 +170,7 @@ def _measure(plan: Plan, device: torch.device, out: Path) -> list[Any]:
 
 def _describe(benchmark: str, plan: Plan, device: torch.device, rows: list[Any], out: Path) -> None:
     """Write what the figures were measured with, and the plot; say where everything is."""
-    from mads4.atomic import write_json
+    from mads4.io import write_json
 
     more, text = plan.more(rows)
     facts = _facts(benchmark, plan, device) | more

@@ -86,7 +86,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 def _add_parts(parser: argparse.ArgumentParser, name: str) -> None:
     from mads4.bench.suite import selectable
-    from mads4.nn.ssm import PARAMETERISATIONS
+    from mads4.nn.ssm import PARAMETERIZATIONS
 
     if name != "step":
         _add(parser, "--lengths", _numbers(1), "L,…", "sequence lengths", name)
@@ -100,11 +100,11 @@ def _add_parts(parser: argparse.ArgumentParser, name: str) -> None:
         help=f"of {', '.join(allowed)}; default: all that make sense",
     )
     parser.add_argument(
-        "--parameterisations",
-        type=_names(PARAMETERISATIONS),
-        default=list(PARAMETERISATIONS),
+        "--parameterizations",
+        type=_names(PARAMETERIZATIONS),
+        default=list(PARAMETERIZATIONS),
         metavar="NAME,…",
-        help=f"of {', '.join(PARAMETERISATIONS)}; default: all",
+        help=f"of {', '.join(PARAMETERIZATIONS)}; default: all",
     )
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument(
@@ -118,7 +118,7 @@ def _add_parts(parser: argparse.ArgumentParser, name: str) -> None:
 
 def _add_agents(parser: argparse.ArgumentParser) -> None:
     from mads4.bench.agents import POLICIES, USUAL
-    from mads4.nn.ssm import PARAMETERISATIONS
+    from mads4.nn.ssm import PARAMETERIZATIONS
 
     name = "agents"
     parser.add_argument(
@@ -145,7 +145,7 @@ def _add_agents(parser: argparse.ArgumentParser) -> None:
         help="leave out what is expected to need more (default 6144)",
     )
     parser.add_argument(
-        "--parameterisation", choices=PARAMETERISATIONS, default=PARAMETERISATIONS[0]
+        "--parameterization", choices=PARAMETERIZATIONS, default=PARAMETERIZATIONS[0]
     )
     parser.add_argument(
         "--full",

@@ -23,7 +23,7 @@ PIPE_WIDTH = 200
 """Columns where the output goes to a file or another program."""
 _COLUMNS = (
     *("name", "environment", "scenario", "quality", "format"),
-    *("episodes", "size", "return", "licence", "source", "here"),
+    *("episodes", "size", "return", "license", "source", "here"),
 )
 _TOLD_BY_THE_NAME = ("environment", "scenario", "quality", "format")
 
@@ -86,17 +86,17 @@ def _local() -> list[dict[str, Any]]:
 
 
 def _of_file(path: Path, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
-    behaviour = facts["behaviour"]
+    behavior = facts["behavior"]
     return {
         "name": str(path),
         "env": facts["env"],
         "scenario": facts["scenario"],
-        "quality": str(behaviour.get("quality") or ""),
+        "quality": str(behavior.get("quality") or ""),
         "format": "hdf5",
         "episodes": facts["episodes"],
         "bytes": path.stat().st_size,
         "return_mean": facts["return_mean"],
-        "licence": str(behaviour.get("licence") or ""),
+        "license": str(behavior.get("license") or ""),
         "source": kind,
         "fingerprint": facts["fingerprint"],
         "here": True,
@@ -138,7 +138,7 @@ def _cells(row: dict[str, Any]) -> dict[str, str]:
     return {
         "name": _short(row["name"]),
         "environment": row["env"],
-        **{key: row[key] for key in ("scenario", "quality", "format", "licence", "source")},
+        **{key: row[key] for key in ("scenario", "quality", "format", "license", "source")},
         "episodes": "" if episodes is None else str(episodes),
         "size": "" if size is None else _size(size),
         "return": "" if mean is None else f"{mean:.2f}",

@@ -125,7 +125,7 @@ def _tell(header: DatasetHeader, target: Path) -> None:
         f"{target}: {facts['episodes']} episodes, {facts['steps']} steps, mean return "
         f"{facts['return_mean']:.3f}\nfingerprint: {facts['fingerprint']}\n"
     )
-    for reason, number in header.behaviour["skipped"]["reasons"].items():
+    for reason, number in header.behavior["skipped"]["reasons"].items():
         sys.stdout.write(f"left out: {number} episodes: {reason}\n")
 
 

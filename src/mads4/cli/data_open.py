@@ -35,7 +35,7 @@ class Source:
         """Further facts for the header of a conversion."""
         if self.entry is None:
             return {}
-        names = ("quality", "licence")
+        names = ("quality", "license")
         return {"dataset": self.entry.name} | {key: getattr(self.entry, key) for key in names}
 
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mads4.atomic import json_safe
 from mads4.cli.data_open import Source, open_source
 from mads4.data.content import MisfitError, step_columns
 from mads4.data.convert import skipped_summary
@@ -18,6 +17,7 @@ from mads4.data.download import check_file
 from mads4.data.sources import describe
 from mads4.data.store import read_header
 from mads4.errors import UserError
+from mads4.io import json_safe
 from mads4.progress import progress_bar
 from mads4.types import Episode
 
@@ -131,7 +131,7 @@ def _compare(source: Source, given: Path) -> None:
     """Compare the files that a conversion was made from with those at a place."""
     made_from: dict[str, Any] = {}
     if source.format == "hdf5":
-        made_from = read_header(source.path).behaviour.get("source") or {}
+        made_from = read_header(source.path).behavior.get("source") or {}
     if not made_from:
         raise UserError(f"{source.path} does not say what files it was converted from.")
     found = describe(_files(given, made_from))

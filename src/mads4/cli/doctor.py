@@ -12,9 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 from mads4 import __version__
-from mads4.atomic import json_safe
 from mads4.cli import installation
 from mads4.cli.doctor_text import report
+from mads4.io import json_safe
 
 Facts = dict[str, Any]
 """Plain values, fit for JSON."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mads4.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from mads4.export import Exported
+    from mads4.export.onnx import Exported
     from mads4.models import Mads4Policy
 
 SHARED = "shared"
@@ -52,9 +52,10 @@ def run(command: str, argv: list[str]) -> int:
         return 0
     request = parse(argv)
 
-    from mads4 import build, checkpoint
-    from mads4.export import export_agent
+    from mads4.experiment import build
+    from mads4.export.onnx import export_agent
     from mads4.models import Mads4Policy
+    from mads4.training import checkpoint
 
     source = checkpoint.find(request.checkpoint)
     payload = checkpoint.load(source)
@@ -85,7 +86,7 @@ def parse(argv: Sequence[str]) -> Request:
     Raises:
         UserError: everything that is wrong with them, one line each.
     """
-    from mads4.export import SUFFIXES
+    from mads4.export.onnx import SUFFIXES
 
     given, problems = _read(argv)
     problems += [

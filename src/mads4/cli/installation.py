@@ -159,7 +159,7 @@ def caches() -> list[Facts]:
 def _data_directory() -> Path | None:
     """Return the folder of recorded data sets; None if what it takes to say so is missing."""
     try:
-        from mads4.build import data_directory
+        from mads4.experiment.build import data_directory
     except (ImportError, OSError):
         return None
     return data_directory()

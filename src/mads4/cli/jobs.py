@@ -12,9 +12,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mads4.cli.compose import to_config
-from mads4.cli.directories import CONFIG, DONE, FAILED, resume_command
 from mads4.config import AnyConfig
+from mads4.config.compose import to_config
+from mads4.config.directories import CONFIG, DONE, FAILED, resume_command
 from mads4.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ class Command:
 
 COMMANDS = {
     "train": Command("train a policy on a data set and evaluate it", "mads4.cli.app"),
-    "collect": Command("record a data set with a behaviour policy", "mads4.cli.app"),
+    "collect": Command("record a data set with a behavior policy", "mads4.cli.app"),
     "evaluate": Command("play a trained policy", "mads4.cli.app"),
     "probe": Command("measure what the agents' chain is worth to a policy", "mads4.cli.app"),
     "data": Command("get, convert, check, edit and draw data sets", "mads4.cli.data"),

@@ -40,10 +40,10 @@ def run(command: str, argv: list[str]) -> int:
 def _show_one(run_dir: Path) -> None:
     from rich.console import Console
 
+    from mads4.logging import read_metrics
     from mads4.report.picture import RESULT_PICTURE, result_picture
     from mads4.report.summary import load_summary
     from mads4.report.table import result_table
-    from mads4.tracking import read_metrics
 
     summary = load_summary(run_dir)
     Console().print(result_table(summary))

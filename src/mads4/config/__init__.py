@@ -1,7 +1,7 @@
 """What may be configured: one frozen, strictly typed schema for each configuration group.
 
 The YAML files of `mads4.conf` hold the values, these classes say what they mean and what is
-allowed; `mads4.config_check.parse` joins the two. Nothing here imports torch or hydra.
+allowed; `mads4.config.validation.parse` joins the two. Nothing here imports torch or hydra.
 """
 
 from mads4.config.commands import (

@@ -31,7 +31,7 @@ class Config(Command):
     resume: Literal["auto"] | None = None
     """auto continues an unfinished run; null insists on a fresh directory."""
     init_from: str | None = None
-    """Checkpoint or run directory to take weights and normalisation from."""
+    """Checkpoint or run directory to take weights and normalization from."""
     device: Device = "auto"
     """Where tensors live; auto takes a CUDA device if there is one."""
     threads: Positive | None = None

@@ -25,11 +25,11 @@ class DatasetSection(Section):
 
 
 class GeneratedDataset(DatasetSection):
-    """A data set recorded by a behaviour policy, once, then reused."""
+    """A data set recorded by a behavior policy, once, then reused."""
 
     name: Literal["generated"] = "generated"
     """Kind of data set."""
-    behaviour: Literal["greedy", "planner", "focus_fire", "heuristic", "random"] | None = None
+    behavior_policy: Literal["greedy", "planner", "focus_fire", "heuristic", "random"] | None = None
     """Who plays: an expert for the environment, or random; null takes the best to learn from."""
     quality: Annotated[Literal["expert", "good", "medium", "poor"], BeforeValidator(lower)] = (
         "expert"

@@ -36,7 +36,7 @@ class EvaluatorConfig(Section):
     video_steps: Positive | None = None
     """Length of the video in steps; null for the whole episode."""
     baselines: bool = True
-    """Also play the random policy and the expert, to normalise scores."""
+    """Also play the random policy and the expert, to normalize scores."""
     baseline_episodes: Positive = 16
     """Episodes of each baseline."""
 

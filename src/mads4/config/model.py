@@ -22,11 +22,11 @@ class Mads4Config(Section):
     """State size N of each feature's state-space model; even."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Probability of dropping a block's channel, for a whole trajectory, in training."""
-    parameterisation: Literal["diagonal", "dplr"] = "diagonal"
+    parameterization: Literal["diagonal", "dplr"] = "diagonal"
     """Form of the state matrix A: diagonal, or diagonal plus low rank (HiPPO-LegS)."""
-    discretisation: Literal["zoh", "bilinear"] = "zoh"
+    discretization: Literal["zoh", "bilinear"] = "zoh"
     """From continuous to discrete time: zero-order hold or bilinear."""
-    initialisation: Literal["legs", "lin", "inv", "random", "real"] = "legs"
+    initialization: Literal["legs", "lin", "inv", "random", "real"] = "legs"
     """Where a diagonal A starts; real: real modes instead of conjugate pairs. dplr: legs."""
     n_ssm: Positive | None = None
     """Independent pairs of A and B, a divisor of d_model; null for one per channel."""
@@ -64,7 +64,7 @@ class Mads4Config(Section):
     """Feed the global state."""
     use_previous_action: bool = True
     """Feed the agent's own previous action."""
-    normalisation: Literal["shared", "per_agent"] = "shared"
+    normalization: Literal["shared", "per_agent"] = "shared"
     """Statistics that scale observations and states: one for all agents, or each its own."""
 
 
@@ -83,7 +83,7 @@ class MlpConfig(Section):
     """Feed the global state."""
     use_previous_action: bool = False
     """Feed the agent's own previous action."""
-    normalisation: Literal["shared", "per_agent"] = "shared"
+    normalization: Literal["shared", "per_agent"] = "shared"
     """Statistics that scale observations and states: one for all agents, or each its own."""
 
 

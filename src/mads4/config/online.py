@@ -34,7 +34,7 @@ class OnlineTrainerConfig(Section):
     gradients: Literal["convolutional", "recurrent"] = "convolutional"
     """View that segments are differentiated in; both give the same, the first one faster."""
     batch_size: Positive = 64
-    """Segments per optimiser step."""
+    """Segments per optimizer step."""
     epochs: Positive = 4
     """Passes over an iteration's segments."""
     actor_learning_rate: Rate = 1e-5
@@ -50,7 +50,7 @@ class OnlineTrainerConfig(Section):
     gamma: Share = 0.99
     """Discount of a step."""
     gae_lambda: Share = 0.95
-    """λ of the generalised advantage estimation."""
+    """λ of the generalized advantage estimation."""
     clip: Rate = 0.2
     """Largest useful change of an action's probability, relative."""
     value_clip: Rate | None = 0.2
@@ -70,11 +70,11 @@ class OnlineTrainerConfig(Section):
     stop_divergence: Rate | None = 0.02
     """Divergence in nats of one iteration after which its epochs end; null for never."""
     cloning_weight: Weight = 0.0
-    """Weight of behaviour cloning on the data set and on kept episodes."""
+    """Weight of behavior cloning on the data set and on kept episodes."""
     cloning_batch: Positive = 8
-    """Trajectories cloned from per optimiser step."""
+    """Trajectories cloned from per optimizer step."""
     kept_episodes: NotNegative = 0
-    """Best own episodes to go on cloning from, each relabelled with the return it achieved."""
+    """Best own episodes to go on cloning from, each relabeled with the return it achieved."""
     smoothing: Positive = 4
     """Iterations whose returns are averaged to judge the policy by."""
     rollback: Annotated[float, Field(gt=0)] | None = 0.2

@@ -26,12 +26,12 @@ class SSMLearningRates(Section):
 
 
 class OfflineTrainerConfig(Section):
-    """Offline training by supervised sequence modelling."""
+    """Offline training by supervised sequence modeling."""
 
     name: Literal["offline"] = "offline"
     """Kind of training."""
     steps: Positive = 5000
-    """Optimiser steps in all."""
+    """Optimizer steps in all."""
     batch_size: Positive = 16
     """Trajectories (or windows) per step."""
     window: Positive | None = None

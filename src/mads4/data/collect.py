@@ -1,4 +1,4 @@
-"""Recording a data set with a behaviour policy, in parallel, and never losing what is finished."""
+"""Recording a data set with a behavior policy, in parallel, and never losing what is finished."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mads4.behaviour.play import TOGETHER
-from mads4.behaviour.protocol import Behaviour
-from mads4.data.parts import Parts, Settings
+from mads4.behavior.play import TOGETHER
+from mads4.behavior.protocol import BehaviorPolicy
 from mads4.data.record import Recorder
+from mads4.data.shards import Parts, Settings
 from mads4.data.store import read_header
 from mads4.data.workers import play_in_workers
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.supervision import Incidents
-from mads4.envs.vector import VectorEnv, make_vector, together
 from mads4.errors import UserError
+from mads4.rollout.supervision import Incidents
+from mads4.rollout.vector import VectorEnv, make_vector, together
 from mads4.types import EnvSpec, Episode
 
 logger = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ Progress = Callable[[int, int], None]
 
 def collect(
     make_env: Callable[[], MultiAgentEnv],
-    make_behaviour: Callable[[], Behaviour],
+    make_behavior: Callable[[], BehaviorPolicy],
     episodes: int,
     seed: int,
     path: Path | str,
     *,
-    behaviour: Mapping[str, Any],
+    behavior: Mapping[str, Any],
     workers: int = 1,
     name: str = "",
     on_progress: Progress | None = None,
@@ -58,14 +58,14 @@ def collect(
 
     Args:
         make_env: Makes one environment (picklable when `workers` > 1).
-        make_behaviour: Makes one behaviour policy (picklable when `workers` > 1).
+        make_behavior: Makes one behavior policy (picklable when `workers` > 1).
         episodes: Number of episodes.
         seed: Root of all randomness, not negative.
         path: The HDF5 file.
-        behaviour: Describes the behaviour and the environment's options completely: two
+        behavior: Describes the behavior and the environment's options completely: two
             recordings with equal spec, seed and description are taken to be the same.
         workers: Processes that play; 0 and 1 play in this one. Environments that are many in one
-            process (`mads4.envs.vector.together`) need no others. If `make_env` has an attribute
+            process (`mads4.rollout.vector.together`) need no others. If `make_env` has an attribute
             `supervision`, that is heeded from 1 on: one process for each environment.
         name: Name of the data set; the file's stem when empty.
         on_progress: Told about every finished episode.
@@ -86,7 +86,7 @@ def collect(
             "A recording needs episodes >= 1, seed >= 0 and workers >= 0, "
             f"got {episodes}, {seed} and {workers}."
         )
-    settings = Settings(_spec_of(make_env), seed, behaviour)
+    settings = Settings(_spec_of(make_env), seed, behavior)
     parts = Parts(path, settings)
     if not _is_complete(path, settings, episodes):
         with parts.locked(), _sigterm_as_exit():
@@ -95,7 +95,7 @@ def collect(
                 parts.open()
                 missing = parts.missing(episodes)
                 keeper = _Keeper(parts, missing, episodes, on_progress, flush_seconds)
-                recorder = Recorder(make_env, make_behaviour, seed)
+                recorder = Recorder(make_env, make_behavior, seed)
                 _play(recorder, missing, workers, keeper, on_incidents)
                 parts.join(path, episodes, name)
     parts.remove()
@@ -112,7 +112,7 @@ def _is_complete(path: Path, settings: Settings, episodes: int) -> bool:
     if not path.exists():
         return False
     header = read_header(path)
-    there = {"spec": header.spec.to_dict(), "behaviour": header.behaviour}
+    there = {"spec": header.spec.to_dict(), "behavior": header.behavior}
     different = settings.differences(there)
     if len(header) != episodes:
         different.append(f"episodes: now {episodes}, there {len(header)}")

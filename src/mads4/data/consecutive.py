@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mads4.data.collate import gather
 from mads4.data.dataset import Dataset
-from mads4.data.gather import gather
 from mads4.data.sampler import require_batches
 from mads4.types import BoolArray, IntArray, SequenceBatch
 
@@ -18,7 +18,7 @@ class ConsecutiveSampler:
     its own, an equal number of episodes apart. Once around (as many steps as there are windows)
     each row has seen every episode exactly once, all are between two episodes, and the circle is
     shuffled anew. So a batch is a function of (seed, step) alone, no window is cut short but an
-    episode's last, and neighbouring rows never show the same episode unless rows outnumber them.
+    episode's last, and neighboring rows never show the same episode unless rows outnumber them.
     """
 
     def __init__(

@@ -165,7 +165,7 @@ def content_fingerprint(
 ) -> str:
     """Return the SHA-256 of a data set's content: spec, all arrays and the metrics' names.
 
-    Name, behaviour description, package version, chunking and compression do not enter.
+    Name, behavior description, package version, chunking and compression do not enter.
     """
     parts = {name: [a.dtype, list(a.shape), a.sha256] for name, a in arrays.items()}
     content = {"spec": dict(spec), "arrays": parts, "metrics": sorted(metrics)}

@@ -35,7 +35,7 @@ def convert(
 ) -> DatasetHeader:
     """Write a recording to a data set file, one episode in memory at a time.
 
-    The header's ``behaviour`` then holds the recording's own origin (``format``,
+    The header's ``behavior`` then holds the recording's own origin (``format``,
     ``reader_version`` …), `about`, and
 
     * ``source``: names, sizes and SHA-256 of the files (`mads4.data.sources.describe`), hashed in

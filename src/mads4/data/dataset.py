@@ -110,7 +110,7 @@ class DatasetHeader:
 
     name: str
     spec: EnvSpec
-    behaviour: Mapping[str, Any]
+    behavior: Mapping[str, Any]
     """Free description of how the data was made (JSON values)."""
     fingerprint: str
     """SHA-256 of the content; of the whole's and the episodes' numbers in a view of some."""
@@ -155,7 +155,7 @@ class DatasetHeader:
             **({"win_rate": float(won.mean())} if len(won) else {}),
             "length_mean": float(self.table.length.mean()) if filled else None,
             "reward_definition": spec.reward,
-            "behaviour": dict(self.behaviour),
+            "behavior": dict(self.behavior),
             "fingerprint": self.fingerprint,
         }
 
@@ -186,7 +186,7 @@ class Dataset(DatasetHeader):
         cls,
         spec: EnvSpec,
         episodes: Iterable[Episode],
-        behaviour: Mapping[str, Any] | None = None,
+        behavior: Mapping[str, Any] | None = None,
         name: str = "",
     ) -> Dataset:
         """Build a data set in memory, equal (in fingerprint, too) to one written and read back.
@@ -207,7 +207,7 @@ class Dataset(DatasetHeader):
         digests = {key: digest(array) for key, array in (steps | table.arrays()).items()}
         fingerprint = content_fingerprint(spec.to_dict(), digests, table.metrics)
         return cls.from_arrays(
-            DatasetHeader(name, spec, dict(behaviour or {}), fingerprint, table), steps
+            DatasetHeader(name, spec, dict(behavior or {}), fingerprint, table), steps
         )
 
     @classmethod
@@ -219,7 +219,7 @@ class Dataset(DatasetHeader):
         return cls(
             name=header.name,
             spec=header.spec,
-            behaviour=header.behaviour,
+            behavior=header.behavior,
             fingerprint=header.fingerprint,
             table=header.table,
             start=np.cumsum(header.table.length) - header.table.length,

@@ -34,7 +34,7 @@ class Stored:
             "name": header.name,
             "fingerprint": header.fingerprint,
             "episodes": len(header),
-            "behaviour": _condensed(header.behaviour),
+            "behavior": _condensed(header.behavior),
         }
 
 
@@ -232,11 +232,11 @@ def divided(count: int, parts: Sequence[float | int], seed: int) -> list[IntArra
 
 def _origin(parents: Sequence[Stored], operation: Mapping[str, Any]) -> dict[str, Any]:
     """Return how an edited data set came about; what all parents agree upon is passed on."""
-    behaviours = [parent.header.behaviour for parent in parents]
+    behaviors = [parent.header.behavior for parent in parents]
     shared = {
-        key: behaviours[0][key]
-        for key in ("name", "quality", "env", "licence")
-        if key in behaviours[0] and all(b.get(key) == behaviours[0][key] for b in behaviours)
+        key: behaviors[0][key]
+        for key in ("name", "quality", "env", "license")
+        if key in behaviors[0] and all(b.get(key) == behaviors[0][key] for b in behaviors)
     }
     return shared | {
         "format": FORMAT,
@@ -246,9 +246,9 @@ def _origin(parents: Sequence[Stored], operation: Mapping[str, Any]) -> dict[str
     }
 
 
-def _condensed(behaviour: Mapping[str, Any]) -> dict[str, Any]:
+def _condensed(behavior: Mapping[str, Any]) -> dict[str, Any]:
     """Return a parent's origin without the lists that only the parent itself needs."""
-    kept = {key: value for key, value in behaviour.items() if key != "skipped"}
+    kept = {key: value for key, value in behavior.items() if key != "skipped"}
     if isinstance(kept.get("source"), Mapping):
         kept["source"] = {key: value for key, value in kept["source"].items() if key != "files"}
     return kept

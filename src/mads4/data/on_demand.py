@@ -96,7 +96,7 @@ def working_copy(path: Path) -> Path:
                 copy,
                 header.spec,
                 stream_episodes(path),
-                header.behaviour,
+                header.behavior,
                 header.name,
                 compress=False,
             )

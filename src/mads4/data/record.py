@@ -1,4 +1,4 @@
-"""Playing episodes with a behaviour policy and keeping what happened."""
+"""Playing episodes with a behavior policy and keeping what happened."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mads4.behaviour.play import Playing, play, play_together
-from mads4.behaviour.protocol import Behaviour
+from mads4.behavior.play import Playing, play, play_together
+from mads4.behavior.protocol import BehaviorPolicy
 from mads4.envs.protocol import BrokenEpisodeError, MultiAgentEnv
-from mads4.envs.vector import VectorEnv
-from mads4.seeding import environment_seed
+from mads4.envs.seeding import environment_seed
+from mads4.rollout.vector import VectorEnv
 from mads4.types import Episode, IntArray, TimeStep
 
 _RECORDING = int.from_bytes(b"data", "big") << 32
@@ -22,10 +22,10 @@ _RECORDING = int.from_bytes(b"data", "big") << 32
 class _Recording(Playing):
     """Episode `index` of the recording `seed`; it depends on these two numbers only."""
 
-    def __init__(self, behaviour: Behaviour, seed: int, index: int) -> None:
+    def __init__(self, behavior: BehaviorPolicy, seed: int, index: int) -> None:
         start = environment_seed(_RECORDING + seed, index)
         rng = np.random.default_rng([seed, index])
-        super().__init__(behaviour, start, rng, f"episode {index} of seed {seed}")
+        super().__init__(behavior, start, rng, f"episode {index} of seed {seed}")
         self._index = index
 
     def begin(self, env: MultiAgentEnv) -> None:
@@ -57,11 +57,11 @@ class _Recording(Playing):
             terminated=self._terminated,
             truncated=not self._terminated,
             seed=self._index,
-            metrics=self.metrics | self.behaviour.metrics(),
+            metrics=self.metrics | self.behavior.metrics(),
         )
 
 
-def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: int) -> Episode:
+def record_episode(env: MultiAgentEnv, behavior: BehaviorPolicy, seed: int, index: int) -> Episode:
     """Play episode `index` of the recording `seed`; it depends on these two numbers only.
 
     An episode that the environment does not end within the spec's limit is truncated there. One in
@@ -70,7 +70,7 @@ def record_episode(env: MultiAgentEnv, behaviour: Behaviour, seed: int, index: i
     Raises:
         UserError: it broke down `mads4.envs.protocol.MAX_ATTEMPTS` times.
     """
-    recording = _Recording(behaviour, seed, index)
+    recording = _Recording(behavior, seed, index)
     while True:
         try:
             return play(env, recording).episode()
@@ -93,16 +93,16 @@ class Recorder:
     """How to make episodes; picklable when its factories are, so that worker processes get it."""
 
     make_env: Callable[[], MultiAgentEnv]
-    make_behaviour: Callable[[], Behaviour]
+    make_behavior: Callable[[], BehaviorPolicy]
     seed: int
 
     def play(self, indices: Iterable[int]) -> Generator[Episode, None, None]:
         """Yield the episodes `indices`, played one after the other in one environment."""
         env = self.make_env()
         try:
-            behaviour = self.make_behaviour()
+            behavior = self.make_behavior()
             for index in indices:
-                yield record_episode(env, behaviour, self.seed, index)
+                yield record_episode(env, behavior, self.seed, index)
         finally:
             env.close()
 
@@ -110,7 +110,7 @@ class Recorder:
         self, vector: VectorEnv, indices: Iterable[int]
     ) -> Generator[Episode, None, None]:
         """Yield the episodes `indices` as they end, played in all rows of `vector` at once."""
-        episodes = (_Recording(self.make_behaviour(), self.seed, index) for index in indices)
+        episodes = (_Recording(self.make_behavior(), self.seed, index) for index in indices)
         with closing(vector), closing(play_together(vector, episodes)) as played:
             for recording in played:
                 yield recording.episode()

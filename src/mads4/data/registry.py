@@ -42,7 +42,7 @@ class Entry:
     """Of the archive."""
     return_mean: float | None
     """As published."""
-    licence: str
+    license: str
     addresses: tuple[str, ...]
     """Archives, tried in turn; empty when the files have to be put in place by hand."""
     folder: str
@@ -111,7 +111,7 @@ def _entry(
         bytes=facts.get("bytes"),
         sha256=facts.get("sha256"),
         return_mean=facts.get("return"),
-        licence=about["licence"],
+        license=about["license"],
         addresses=tuple(address.format(**words) for address in about["addresses"]),
         folder=about["folder"].format(**words),
         origin=about["from"],

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from mads4.data.collate import gather
 from mads4.data.dataset import Dataset
-from mads4.data.gather import gather
 from mads4.data.weights import trajectory_weights
 from mads4.errors import UserError
 from mads4.types import FloatArray, IntArray, SequenceBatch

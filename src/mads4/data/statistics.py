@@ -25,7 +25,7 @@ Float32Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Normalisation:
+class Normalization:
     """Statistics over a data set's real steps; scaled value = (value - mean) / std.
 
     Features that are 0 or 1 everywhere keep their values (mean 0, std 1).
@@ -41,7 +41,7 @@ class Normalisation:
     """As the mean."""
 
 
-def normalisation(dataset: Dataset, per_agent: bool = False) -> Normalisation:
+def normalization(dataset: Dataset, per_agent: bool = False) -> Normalization:
     """Compute the statistics of `dataset` (of a view: of its own episodes only) in blocks.
 
     Args:
@@ -54,7 +54,7 @@ def normalisation(dataset: Dataset, per_agent: bool = False) -> Normalisation:
         state_mean, state_std = np.zeros(features, np.float32), np.ones(features, np.float32)
     else:
         state_mean, state_std = _statistics(dataset, dataset.state, per_agent)
-    return Normalisation(observation_mean, observation_std, state_mean, state_std)
+    return Normalization(observation_mean, observation_std, state_mean, state_std)
 
 
 def _statistics(

@@ -3,7 +3,7 @@
 Layout (schema 1)::
 
     /                    attributes: format, schema_version, header_sha256
-    /header              JSON text: name, spec, behaviour, array digests, fingerprint, version
+    /header              JSON text: name, spec, behavior, array digests, fingerprint, version
     /steps/<array>       (S, …) step arrays, concatenated over episodes (see `Dataset`)
     /episodes/offsets    (E + 1,) first row of each episode, and S
     /episodes/<column>   (E,) length, return, terminated, truncated, seed
@@ -28,12 +28,12 @@ import h5py
 import numpy as np
 
 import mads4
-from mads4.atomic import atomic_path, json_safe
 from mads4.data.chunks import Encoder, GrowingArray
 from mads4.data.content import Array, content_fingerprint, digest, step_columns
 from mads4.data.dataset import DatasetHeader, EpisodeRow, EpisodeTable
 from mads4.data.store_read import FORMAT, SCHEMA_VERSION, read_dataset, read_header
 from mads4.errors import UserError
+from mads4.io import atomic_path, json_safe
 from mads4.types import EnvSpec, Episode
 
 __all__ = ["read_dataset", "read_header", "write_dataset"]
@@ -56,7 +56,7 @@ def write_dataset(
     path: Path | str,
     spec: EnvSpec,
     episodes: Iterable[Episode],
-    behaviour: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
+    behavior: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     name: str = "",
     *,
     compress: bool = True,
@@ -67,7 +67,7 @@ def write_dataset(
         path: The file; one that exists is replaced when the new one is complete.
         spec: What every episode has to fit.
         episodes: Consumed one at a time, so that memory holds only one.
-        behaviour: Free description of how the data is made, as JSON values; a function is called
+        behavior: Free description of how the data is made, as JSON values; a function is called
             after the last episode, for what is known only then.
         name: Name of the data set; the file's stem when empty.
         compress: Compress the steps, and give their chunks checksums; False for files from which
@@ -92,7 +92,7 @@ def write_dataset(
             writer = _Writer(file, spec, encoder, compress)
             for episode in episodes:
                 writer.append(episode)
-            about = behaviour() if callable(behaviour) else behaviour or {}
+            about = behavior() if callable(behavior) else behavior or {}
             return writer.finish(dict(json_safe(about)), name or path.stem)
     except OSError as error:
         raise UserError(
@@ -126,7 +126,7 @@ class _Writer:
             stored.append(block)
         self._rows.append(EpisodeRow.of(episode))
 
-    def finish(self, behaviour: Mapping[str, Any], name: str) -> DatasetHeader:
+    def finish(self, behavior: Mapping[str, Any], name: str) -> DatasetHeader:
         """Store the episode table and the header."""
         if not self._rows:
             raise UserError("A data set needs at least one episode; none was given.")
@@ -149,14 +149,14 @@ class _Writer:
             {
                 "name": name,
                 "spec": spec,
-                "behaviour": behaviour,
+                "behavior": behavior,
                 "metrics": sorted(table.metrics),
                 "arrays": {key: asdict(value) for key, value in digests.items()},
                 "fingerprint": fingerprint,
                 "mads4_version": mads4.__version__,
             }
         )
-        return DatasetHeader(name, self._spec, behaviour, fingerprint, table)
+        return DatasetHeader(name, self._spec, behavior, fingerprint, table)
 
     def _create(self, name: str, block: Array) -> h5py.Dataset:
         row_bytes = block.dtype.itemsize * int(np.prod(block.shape[1:]))

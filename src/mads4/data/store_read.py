@@ -157,7 +157,7 @@ def _read_header(file: h5py.File) -> tuple[DatasetHeader, dict[str, ArrayDigest]
     header = DatasetHeader(
         name=values["name"],
         spec=spec,
-        behaviour=values["behaviour"],
+        behavior=values["behavior"] if "behavior" in values else values["behaviour"],  # until 0.1
         fingerprint=values["fingerprint"],
         table=table,
     )

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from mads4.data.record import Recorder
 from mads4.envs.protocol import MAX_ATTEMPTS
 from mads4.errors import UserError
-from mads4.processes import become_worker, end_worker, require_picklable, start_worker
+from mads4.rollout.processes import become_worker, end_worker, require_picklable, start_worker
 from mads4.types import Episode
 
 logger = logging.getLogger(__name__)
@@ -31,10 +31,10 @@ def play_in_workers(
 
     Raises:
         UserError: when the factories cannot be sent to a process, when the environment or the
-            behaviour raises one, or when an episode has lost `MAX_ATTEMPTS` workers.
+            behavior raises one, or when an episode has lost `MAX_ATTEMPTS` workers.
         RuntimeError: when an episode raises anything else; carries the worker's traceback.
     """
-    require_picklable(recorder, "The environment or the behaviour", "workers=1")
+    require_picklable(recorder, "The environment or the behavior", "workers=1")
     waiting, deaths = deque(indices), Counter[int]()
     pool: list[_Worker] = []
     try:

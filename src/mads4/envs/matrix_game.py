@@ -183,10 +183,10 @@ def _write(
         middle = top + (i + 0.5) * side
         draw.text((left - side / 4, middle), _word(first), fill=_FAINT, font=action, anchor="mm")
         for j, second in enumerate(columns):
-            centre = (left + (j + 0.5) * side, middle)
+            center = (left + (j + 0.5) * side, middle)
             shown = f"{payoff[first + second]:.3g}"
             draw.text(
-                centre,
+                center,
                 shown,
                 fill=_PAPER,
                 font=value,
@@ -195,8 +195,8 @@ def _write(
                 stroke_width=1,
             )
     for j, second in enumerate(columns):
-        centre = (left + (j + 0.5) * side, top / 2)
-        draw.text(centre, _word(second), fill=_FAINT, font=action, anchor="mm")
+        center = (left + (j + 0.5) * side, top / 2)
+        draw.text(center, _word(second), fill=_FAINT, font=action, anchor="mm")
 
 
 def _word(actions: tuple[int, ...]) -> str:

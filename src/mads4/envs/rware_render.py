@@ -1,6 +1,6 @@
 """A picture of a warehouse, drawn with Pillow: no display, no OpenGL, the same on any machine.
 
-Colours are of Okabe and Ito's set, told apart by colour-blind readers; everything that matters
+Colors are of Okabe and Ito's set, told apart by color-blind readers; everything that matters
 also has a shape of its own (heading: a nose; requested: a dot; carried: a dark frame).
 """
 
@@ -119,21 +119,21 @@ def _draw_shelf(draw: ImageDraw.ImageDraw, box: Box, requested: bool, carried: b
 def _draw_robot(draw: ImageDraw.ImageDraw, box: Box, heading: str, label: str) -> None:
     """A disc with the agent's number and a nose that points where it is heading."""
     side = box[2] - box[0]
-    centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+    center = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     angle = np.deg2rad(_NOSE_DEGREES[heading])
-    for colour, rim in ((PAPER, 0.05), (ROBOT, 0.0)):
+    for color, rim in ((PAPER, 0.05), (ROBOT, 0.0)):
         nose = [
-            (centre[0] + reach * side * np.cos(turn), centre[1] + reach * side * np.sin(turn))
+            (center[0] + reach * side * np.cos(turn), center[1] + reach * side * np.sin(turn))
             for reach, turn in (
                 (0.48 + rim, angle),
                 (0.30 + 1.6 * rim, angle + 1.05),
                 (0.30 + 1.6 * rim, angle - 1.05),
             )
         ]
-        draw.polygon(nose, fill=colour)
-        draw.ellipse(_inset(box, 0.19 - rim), fill=colour)
+        draw.polygon(nose, fill=color)
+        draw.ellipse(_inset(box, 0.19 - rim), fill=color)
     font = _font(side * (0.46 if len(label) == 1 else 0.36))
-    draw.text(centre, label, fill=PAPER, font=font, anchor="mm", stroke_width=side / 100)
+    draw.text(center, label, fill=PAPER, font=font, anchor="mm", stroke_width=side / 100)
 
 
 @lru_cache(maxsize=4)

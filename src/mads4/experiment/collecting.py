@@ -6,10 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mads4 import build
-from mads4.atomic import write_json
 from mads4.config import CollectConfig
 from mads4.data.store import read_header
+from mads4.experiment import build
+from mads4.io import write_json
 from mads4.report.summary import SUMMARY_FILE
 
 _LOG = logging.getLogger(__name__)

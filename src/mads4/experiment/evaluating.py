@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from mads4 import build
-from mads4.atomic import write_json
 from mads4.config import Config, EvaluateConfig, EvaluatorConfig
 from mads4.envs.registry import EnvFactory
-from mads4.evaluate import target_returns
+from mads4.evaluation.evaluator import Evaluator
+from mads4.evaluation.metrics import target_returns
+from mads4.experiment import build
 from mads4.experiment.sources import known_returns, trained
-from mads4.judge import Judge
+from mads4.io import write_json
+from mads4.logging import Tracker, read_metrics
 from mads4.report.picture import RESULT_PICTURE, result_picture, target_figure
 from mads4.report.summary import SUMMARY_FILE
 from mads4.report.table import result_table
-from mads4.tracking import Tracker, read_metrics
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,12 +31,12 @@ def evaluate(config: EvaluateConfig, run_dir: Path) -> None:
     device = build.device(config.device, config.threads)
     payload, make_env = trained(config)
     with Tracker(run_dir, tensorboard=True) as tracker:
-        summary = summarise(config.name, payload, make_env, config, run_dir, device, {})
+        summary = summarize(config.name, payload, make_env, config, run_dir, device, {})
         summary |= {"checkpoint": str(config.checkpoint), "training": payload["config"]}
         publish(summary, run_dir, tracker, payload["state"]["step"])
 
 
-def summarise(
+def summarize(
     name: str,
     payload: Mapping[str, Any],
     make_env: EnvFactory,
@@ -52,7 +52,7 @@ def summarise(
     """
     began = time.perf_counter()
     settings = _as_in_training(config.evaluator, payload)
-    judge = Judge(make_env, settings, device, config.progress)
+    judge = Evaluator(make_env, settings, device, config.progress)
     policy = build.trained_policy(payload, settings.precision).to(device)
     targets = target_returns(settings.targets, known_returns(payload))
     baselines = judge.baselines() if settings.baselines else {}
@@ -71,7 +71,7 @@ def summarise(
         "model": payload["model"],
         "reward_definition": payload["spec"]["reward"],
         "actions": "sampled" if settings.sample else "likeliest",
-        "data": data and data | {"quality": data["behaviour"].get("quality")},
+        "data": data and data | {"quality": data["behavior"].get("quality")},
         "eval": results,
         "before": earlier,
         "baselines": baselines,

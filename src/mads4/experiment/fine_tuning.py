@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from mads4 import build
-from mads4.atomic import json_safe
+from mads4.algorithms.mappo import Mappo
 from mads4.config import Config, ModelConfig, OnlineTrainerConfig
 from mads4.data.dataset import Dataset
 from mads4.envs.registry import EnvFactory
-from mads4.experiment.sources import initialise, known_returns, policy_checkpoint
+from mads4.experiment import build
+from mads4.experiment.sources import initialize, known_returns, policy_checkpoint
 from mads4.experiment.stage import Stage, plain
+from mads4.io import json_safe
 from mads4.models import SequencePolicy
-from mads4.train.cloning import Cloning
-from mads4.train.collector import Collector
-from mads4.train.loop import Intervals
-from mads4.train.mappo import Mappo
-from mads4.train.online import OnlineTrainer
+from mads4.training.cloning import Cloning
+from mads4.training.collector import Collector
+from mads4.training.loop import Intervals
+from mads4.training.online import OnlineTrainer
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
     if before is None:
         _measure_inputs(model.to(device), collector)
     else:
-        initialise(model, before, str(config.init_from), spec)
+        initialize(model, before, str(config.init_from), spec)
     kept = settings.kept_episodes
     learner = Mappo(
         model.to(device),
@@ -90,7 +90,7 @@ def _measure_inputs(model: SequencePolicy, collector: Collector) -> None:
     """Give a fresh policy the statistics of what it meets when it plays as it is."""
     played = collector.play(model.eval(), 0, best_return=0.0)
     episodes = [one.episode for one in played if one.episode is not None]
-    build.normalise(model, Dataset.from_episodes(model.spec, episodes), least_return=1.0)
+    build.normalize(model, Dataset.from_episodes(model.spec, episodes), least_return=1.0)
 
 
 def _about_data(data: Dataset | None, before: Mapping[str, Any] | None) -> dict[str, Any]:

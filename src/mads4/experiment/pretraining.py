@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from mads4 import build
-from mads4.atomic import json_safe
 from mads4.config import Config, OfflineTrainerConfig
 from mads4.data.dataset import Dataset
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
-from mads4.experiment.sources import initialise, policy_checkpoint
+from mads4.experiment import build
+from mads4.experiment.sources import initialize, policy_checkpoint
 from mads4.experiment.stage import Stage
-from mads4.train.offline import OfflineTrainer
+from mads4.io import json_safe
+from mads4.training.offline import OfflineTrainer
 
 SPLIT_SEED = 0
 """The held-out episodes are the same for all runs on a data set, so that losses compare."""
@@ -49,10 +49,10 @@ def _trainer(
         )
     training, held_out = data.split(config.dataset.validation_fraction, SPLIT_SEED)
     model = build.policy(config.model, data.spec, config.kernel.backend)
-    build.normalise(model, training)
+    build.normalize(model, training)
     if config.init_from is not None:
         payload = policy_checkpoint(config.init_from)
-        initialise(model, payload, config.init_from, data.spec)
+        initialize(model, payload, config.init_from, data.spec)
     sampler = build.sampler(settings, training, config.seed, device)
     return OfflineTrainer(
         model.to(device), sampler, held_out, build.offline_settings(settings), device

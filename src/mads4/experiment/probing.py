@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mads4 import build
-from mads4.atomic import write_json
 from mads4.config import ProbeConfig
-from mads4.evaluate import target_returns
+from mads4.evaluation.ablation import Probe, require_chain
+from mads4.evaluation.metrics import target_returns
+from mads4.experiment import build
 from mads4.experiment.sources import known_returns, trained
-from mads4.probe import Probe, require_chain
+from mads4.io import write_json
 from mads4.report.probe_picture import PROBE_PICTURE, probe_picture
 from mads4.report.probe_table import PROBE_FILE, probe_tables
 

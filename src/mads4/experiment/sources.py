@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from mads4 import build, checkpoint
 from mads4.config import EvaluateConfig, ProbeConfig
-from mads4.data.known_sizes import explain_sizes
+from mads4.data.observation_layouts import explain_sizes
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
+from mads4.experiment import build
+from mads4.training import checkpoint
 from mads4.types import EnvSpec
 
 
@@ -47,10 +48,10 @@ def policy_checkpoint(source: str | Path) -> dict[str, Any]:
     return payload
 
 
-def initialise(
+def initialize(
     model: torch.nn.Module, payload: Mapping[str, Any], source: str | Path, spec: EnvSpec
 ) -> None:
-    """Give `model` a checkpoint's weights and normalisation, and nothing else of it.
+    """Give `model` a checkpoint's weights and normalization, and nothing else of it.
 
     Args:
         model: a policy of the same options.
@@ -61,12 +62,12 @@ def initialise(
     Raises:
         UserError: the checkpoint's environment, rewards or model options are others.
     """
-    learnt = EnvSpec.from_dict(payload["spec"])
-    learnt.require_compatible(
+    learned = EnvSpec.from_dict(payload["spec"])
+    learned.require_compatible(
         spec,
         f"init_from={source}",
         "what it is to be trained for",
-        _builder_hint(learnt, spec),
+        _builder_hint(learned, spec),
     )
     try:
         model.load_state_dict(payload["policy"])
@@ -77,13 +78,13 @@ def initialise(
         ) from error
 
 
-def _builder_hint(learnt: EnvSpec, played: EnvSpec) -> str:
-    """Return what to do where the same scenario is only seen in another way than was learnt."""
-    if (learnt.name, learnt.scenario) != (played.name, played.scenario):
+def _builder_hint(learned: EnvSpec, played: EnvSpec) -> str:
+    """Return what to do where the same scenario is only seen in another way than was learned."""
+    if (learned.name, learned.scenario) != (played.name, played.scenario):
         return ""
-    hint = explain_sizes(learnt, played, "the policy")
-    if not hint and learnt.name == "smac" and learnt.state_encoding != played.state_encoding:
-        hint = f"The policy needs env.observation={learnt.state_encoding}."
+    hint = explain_sizes(learned, played, "the policy")
+    if not hint and learned.name == "smac" and learned.state_encoding != played.state_encoding:
+        hint = f"The policy needs env.observation={learned.state_encoding}."
     return hint
 
 

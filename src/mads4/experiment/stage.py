@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
-from mads4 import build, checkpoint
-from mads4.atomic import write_json
 from mads4.config import Config, Section
 from mads4.envs.registry import EnvFactory
+from mads4.experiment import build
+from mads4.io import write_json
 from mads4.kernels.backends import Choice
+from mads4.logging import Tracker
 from mads4.progress import progress_bar
 from mads4.provenance import PROVENANCE_FILE, collect_provenance
-from mads4.tracking import Tracker
-from mads4.train.loop import Checkpoints, Intervals, Trainer, fit
-from mads4.train.state import TrainState
+from mads4.training import checkpoint
+from mads4.training.loop import Checkpoints, Intervals, Trainer, fit
+from mads4.training.state import TrainState
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ def run_stage(
 
 
 def _provenance(stage: Stage, device: torch.device, kernel: Choice) -> dict[str, Any]:
-    keys = ("name", "fingerprint", "episodes", "reward_definition", "behaviour")
+    keys = ("name", "fingerprint", "episodes", "reward_definition", "behavior")
     return collect_provenance(
         seed=stage.config.seed,
         device=str(device),

@@ -8,17 +8,18 @@ from typing import Any
 
 import torch
 
-from mads4 import build, checkpoint
 from mads4.config import Config, OfflineOnlineTrainerConfig, OfflineTrainerConfig
 from mads4.envs.registry import EnvFactory
-from mads4.experiment.evaluating import publish, summarise
+from mads4.experiment import build
+from mads4.experiment.evaluating import publish, summarize
 from mads4.experiment.fine_tuning import fine_tuning
 from mads4.experiment.pretraining import pretraining
 from mads4.experiment.stage import Stage, run_stage
 from mads4.kernels.backends import choose
+from mads4.logging import Tracker
 from mads4.models.base import parameter_count
-from mads4.tracking import Tracker
-from mads4.train.state import TrainState
+from mads4.training import checkpoint
+from mads4.training.state import TrainState
 
 OFFLINE_FOLDER = "offline"
 """Directory of the first part of ``trainer=offline_online``, within the run's."""
@@ -49,7 +50,7 @@ def train(config: Config, run_dir: Path) -> None:
     def finish(state: TrainState, tracker: Tracker) -> None:
         payload = checkpoint.load(checkpoint.find(run_dir))
         times = {"collect_s": prepared, "train_s": state.seconds}
-        summary = summarise(
+        summary = summarize(
             config.name, payload, make_env, config, run_dir, device, times, stage.before
         )
         summary["train"] = _train_summary(stage, state)

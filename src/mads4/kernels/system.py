@@ -4,9 +4,9 @@
     y_t     = 2 Re Σ_n C_n x_{t+1,n} + D u_t.
 
 One of each conjugate pair is stored; a real diagonal stands for itself, without the 2 Re.
-Bilinear discretisation of a diagonal-plus-rank-one matrix is of this form again (Woodbury), so the
+Bilinear discretization of a diagonal-plus-rank-one matrix is of this form again (Woodbury), so the
 feedback s is a power series divided by 1 - z k, where k is the kernel of a *diagonal* system. Both
-parameterisations are thereby reduced to Vandermonde products and nothing is ever diagonalised
+parameterizations are thereby reduced to Vandermonde products and nothing is ever diagonalized
 (HiPPO-LegS' eigenbasis is exponentially ill-conditioned).
 
 Axes: ``H`` channels, ``B`` batch, ``N`` conjugate pairs, ``L`` or ``T`` time.

@@ -3,7 +3,7 @@
 What an agent needs at each step is what `Agent.inputs` lists: its own observation, action and
 memory, the return still asked for, what its predecessor handed on, and the global state if the
 policy was trained with it. With ``model.use_global_state=false`` nothing is left that is not the
-agent's own or its predecessor's: such agents are truly decentralised. (The return-to-go is a
+agent's own or its predecessor's: such agents are truly decentralized. (The return-to-go is a
 number that whoever measures the team's reward makes known, or the operator's constant wish.)
 
 ``message_time=same_step`` means that an agent waits for its predecessor's message of this step;
@@ -45,7 +45,7 @@ class Agent(nn.Module):
     """The step of one agent: what it perceives and remembers → logits, message, new memory.
 
     It consists of the policy's own parts and takes the step that `Mads4Policy.decide` defines, in
-    float32, with the inputs normalised as in training and discretised systems for constants.
+    float32, with the inputs normalized as in training and discretized systems for constants.
 
     Args:
         policy: whose parts are copied, whatever its precision.

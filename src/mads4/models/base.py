@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mads4.models.embedding import InputEmbedding
 from mads4.models.policy_state import PolicyState
 from mads4.models.sequence_view import PolicySequence
-from mads4.types import Decision, EnvSpec, PolicyInput, SequenceBatch
+from mads4.types import EnvSpec, PolicyInput, PolicyOutput, SequenceBatch
 
 
 class SequencePolicy(nn.Module, ABC):
@@ -80,7 +80,7 @@ class SequencePolicy(nn.Module, ABC):
         """Return the state of `batch` environments before their first step."""
 
     @abstractmethod
-    def step(self, inputs: PolicyInput, state: PolicyState) -> tuple[Decision, PolicyState]:
+    def step(self, inputs: PolicyInput, state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
         """Decide for one time step of B environments; equals `forward` step by step."""
 
     @abstractmethod

@@ -11,10 +11,10 @@ from mads4.types import EnvSpec, SequenceBatch
 
 
 class PopArt(nn.Module):
-    """A linear output whose targets are normalised, and whose meaning outlives the statistics.
+    """A linear output whose targets are normalized, and whose meaning outlives the statistics.
 
-    Running mean and standard deviation of the targets normalise them; whenever they move, weight
-    and bias are rescaled so that the unnormalised output stays what it was (van Hasselt et al.
+    Running mean and standard deviation of the targets normalize them; whenever they move, weight
+    and bias are rescaled so that the unnormalized output stays what it was (van Hasselt et al.
     2016, "Learning values across many orders of magnitude", equations 9 and 10).
 
     Args:
@@ -40,17 +40,17 @@ class PopArt(nn.Module):
         return (self.mean_square - self.mean.square()).clamp(min=1e-4).sqrt()
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return normalised values (…) from (…, width)."""
+        """Return normalized values (…) from (…, width)."""
         values: Tensor = self.linear(hidden).squeeze(-1)
         return values
 
-    def normalise(self, values: Tensor) -> Tensor:
+    def normalize(self, values: Tensor) -> Tensor:
         """Return values in units of the targets' spread."""
         return (values - self.mean) / self.std
 
-    def restore(self, normalised: Tensor) -> Tensor:
-        """Return normalised values in the reward's units."""
-        return normalised * self.std + self.mean
+    def restore(self, normalized: Tensor) -> Tensor:
+        """Return normalized values in the reward's units."""
+        return normalized * self.std + self.mean
 
     @torch.no_grad()
     def update(self, targets: Tensor) -> None:
@@ -81,7 +81,7 @@ class Critic(nn.Module):
         latent_dim: features of the policy's latents.
         width: features of the hidden layers.
         n_layers: hidden layers behind the embedding.
-        normalisation: ``shared`` or ``per_agent``, as the policy's, whose statistics it takes.
+        normalization: ``shared`` or ``per_agent``, as the policy's, whose statistics it takes.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class Critic(nn.Module):
         *,
         width: int = 128,
         n_layers: int = 2,
-        normalisation: str = "shared",
+        normalization: str = "shared",
     ) -> None:
         super().__init__()
-        self.embedding = InputEmbedding(spec, width, normalisation=normalisation)
+        self.embedding = InputEmbedding(spec, width, normalization=normalization)
         self.own_memory = nn.Linear(latent_dim, width, bias=False)
         self.team_memory = nn.Linear(latent_dim, width, bias=False)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(n_layers))
@@ -102,7 +102,7 @@ class Critic(nn.Module):
         self.value = PopArt(width)
 
     def forward(self, batch: SequenceBatch, latent: Tensor) -> Tensor:
-        """Return normalised values (B, T, N); `PopArt.restore` gives them a unit.
+        """Return normalized values (B, T, N); `PopArt.restore` gives them a unit.
 
         Args:
             batch: trajectories, or segments of them.

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from mads4.types import EnvSpec
 
-NORMALISATIONS = ("shared", "per_agent")
+NORMALIZATIONS = ("shared", "per_agent")
 
 
 class InputEmbedding(nn.Module):
@@ -26,11 +26,11 @@ class InputEmbedding(nn.Module):
         use_return: condition on the return-to-go.
         use_state: feed the global state.
         use_previous_action: feed the agent's own previous action.
-        normalisation: ``shared``: the same statistics scale all agents' inputs; ``per_agent``:
+        normalization: ``shared``: the same statistics scale all agents' inputs; ``per_agent``:
             each agent's own, for agents whose features differ in kind or range.
 
     Raises:
-        ValueError: an unknown normalisation.
+        ValueError: an unknown normalization.
     """
 
     observation_mean: Tensor
@@ -47,13 +47,13 @@ class InputEmbedding(nn.Module):
         use_return: bool = True,
         use_state: bool = True,
         use_previous_action: bool = True,
-        normalisation: str = "shared",
+        normalization: str = "shared",
     ) -> None:
         super().__init__()
-        if normalisation not in NORMALISATIONS:
-            allowed = ", ".join(NORMALISATIONS)
-            raise ValueError(f"normalisation: got '{normalisation}', expected one of {allowed}.")
-        self.normalisation = normalisation
+        if normalization not in NORMALIZATIONS:
+            allowed = ", ".join(NORMALIZATIONS)
+            raise ValueError(f"normalization: got '{normalization}', expected one of {allowed}.")
+        self.normalization = normalization
         self.observation = nn.Linear(spec.obs_dim, d_model)
         self.agent = nn.Embedding(spec.n_agents, d_model)
         self.state = nn.Linear(spec.state_dim, d_model, bias=False) if use_state else None
@@ -61,7 +61,7 @@ class InputEmbedding(nn.Module):
         self.previous_action = (
             nn.Embedding(spec.n_actions + 1, d_model) if use_previous_action else None
         )
-        agents = (spec.n_agents,) if normalisation == "per_agent" else ()
+        agents = (spec.n_agents,) if normalization == "per_agent" else ()
         seen, shown = (*agents, spec.obs_dim), (*agents[: spec.state_per_agent], spec.state_dim)
         self.register_buffer("observation_mean", torch.zeros(seen))
         self.register_buffer("observation_std", torch.ones(seen))
@@ -72,7 +72,7 @@ class InputEmbedding(nn.Module):
             if embedding is not None:
                 nn.init.normal_(embedding.weight, std=0.1)
 
-    def set_normalisation(self, statistics: Mapping[str, Tensor]) -> None:
+    def set_normalization(self, statistics: Mapping[str, Tensor]) -> None:
         """Take over the data set's statistics: name of a buffer here → values.
 
         Shared values hold for every agent where each has its own.

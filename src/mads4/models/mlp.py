@@ -13,13 +13,13 @@ from mads4.models.base import SequencePolicy
 from mads4.models.embedding import InputEmbedding
 from mads4.models.policy_state import PolicyState, where
 from mads4.models.sequence_view import PolicySequence
-from mads4.types import Decision, EnvSpec, PolicyInput, SequenceBatch
+from mads4.types import EnvSpec, PolicyInput, PolicyOutput, SequenceBatch
 
 
 class MlpPolicy(SequencePolicy):
     """One network for all agents, each of which decides on its own from the present alone.
 
-    The actor of feed-forward MAPPO (Yu et al. 2022), and behaviour cloning's usual network.
+    The actor of feed-forward MAPPO (Yu et al. 2022), and behavior cloning's usual network.
 
     Args:
         spec: the environment's sizes.
@@ -28,7 +28,7 @@ class MlpPolicy(SequencePolicy):
         use_return: condition on the return-to-go.
         use_global_state: feed the global state.
         use_previous_action: feed the agent's own previous action.
-        normalisation: ``shared`` or ``per_agent``, see `InputEmbedding`.
+        normalization: ``shared`` or ``per_agent``, see `InputEmbedding`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class MlpPolicy(SequencePolicy):
         use_return: bool = True,
         use_global_state: bool = True,
         use_previous_action: bool = False,
-        normalisation: str = "shared",
+        normalization: str = "shared",
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -52,7 +52,7 @@ class MlpPolicy(SequencePolicy):
             use_return=use_return,
             use_state=use_global_state,
             use_previous_action=use_previous_action,
-            normalisation=normalisation,
+            normalization=normalization,
         )
         self.hidden = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(n_layers))
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(n_layers + 1))
@@ -95,7 +95,7 @@ class MlpPolicy(SequencePolicy):
             (), torch.full((batch, self.spec.n_agents), -1, device=device), message=None
         )
 
-    def step(self, inputs: PolicyInput, state: PolicyState) -> tuple[Decision, PolicyState]:
+    def step(self, inputs: PolicyInput, state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
         """Decide for one time step of B environments."""
         latent = self._latent(
             inputs.observation, inputs.state, state.previous_action, inputs.return_to_go
@@ -104,7 +104,7 @@ class MlpPolicy(SequencePolicy):
         action = inputs.action
         if action is None:
             action = choose_actions(logits, inputs.uniform)
-        return Decision(action, logits), replace(state, previous_action=action)
+        return PolicyOutput(action, logits), replace(state, previous_action=action)
 
     def reset_rows(self, state: PolicyState, rows: Tensor) -> PolicyState:
         """Return `state` with the environments where `rows` (B,) is True at their beginning."""

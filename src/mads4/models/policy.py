@@ -24,13 +24,13 @@ from torch.nn import functional
 
 from mads4.models.actions import mask_unavailable
 from mads4.models.base import SequencePolicy
+from mads4.models.communication import AGENT_ORDERS, MESSAGE_TIMES, MESSAGES, MessageChannel
 from mads4.models.embedding import InputEmbedding
-from mads4.models.hand_off import AGENT_ORDERS, MESSAGE_TIMES, MESSAGES, HandOff
 from mads4.models.policy_state import PolicyState, where
 from mads4.models.sequence_view import PolicySequence, run_sequences
 from mads4.models.step_view import run_step
 from mads4.nn.blocks import S4Stack, StackOutput, StackState
-from mads4.types import Decision, EnvSpec, PolicyInput, SequenceBatch
+from mads4.types import EnvSpec, PolicyInput, PolicyOutput, SequenceBatch
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Advanced:
     logits: Tensor
     """(rows, …, n_actions)."""
     latent: Tensor
-    """(rows, …, H), the normalised network output."""
+    """(rows, …, H), the normalized network output."""
     message: Tensor | None
     """(rows, …, M) to hand on."""
     state: StackState | None
@@ -56,10 +56,10 @@ class Mads4Policy(SequencePolicy):
         d_model: H, the network's width.
         d_state: N, state size of each of the H state-space models.
         dropout: probability of dropping a channel of a block's contribution, in training.
-        message: what is handed on: ``none``, ``output``, ``state`` or ``logits``, see `HandOff`.
+        message: ``none``, ``output``, ``state`` or ``logits``, see `MessageChannel`.
         message_dim: features of a message (``output``, ``state``).
         message_time: ``same_step``: agents decide one after another; ``previous_step``: all at
-            once, from what predecessors handed on one step earlier (decentralised).
+            once, from what predecessors handed on one step earlier (decentralized).
         share_action: hand on the action taken: from the data in training, the sample when acting.
         detach_message: no gradients through messages.
         agent_order: ``fixed`` (by number) or ``random``: drawn for each trajectory in training and
@@ -68,7 +68,7 @@ class Mads4Policy(SequencePolicy):
         use_return: condition on the return-to-go.
         use_global_state: feed the global state.
         use_previous_action: feed the agent's own previous action.
-        normalisation: ``shared`` or ``per_agent``, see `InputEmbedding`.
+        normalization: ``shared`` or ``per_agent``, see `InputEmbedding`.
         **ssm: options of `mads4.nn.S4Layer`.
 
     Raises:
@@ -93,7 +93,7 @@ class Mads4Policy(SequencePolicy):
         use_return: bool = True,
         use_global_state: bool = True,
         use_previous_action: bool = True,
-        normalisation: str = "shared",
+        normalization: str = "shared",
         **ssm: Any,
     ) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Mads4Policy(SequencePolicy):
             use_return=use_return,
             use_state=use_global_state,
             use_previous_action=use_previous_action,
-            normalisation=normalisation,
+            normalization=normalization,
         )
         alone = spec.n_agents == 1
         self.stack = S4Stack(
@@ -122,7 +122,7 @@ class Mads4Policy(SequencePolicy):
         )
         self.norm = nn.LayerNorm(d_model)
         self.head = nn.Linear(d_model, spec.n_actions)
-        self.hand_off = HandOff(
+        self.hand_off = MessageChannel(
             d_model,
             spec.n_actions,
             message="none" if alone else message,
@@ -214,7 +214,7 @@ class Mads4Policy(SequencePolicy):
             message=message,
         )
 
-    def step(self, inputs: PolicyInput, state: PolicyState) -> tuple[Decision, PolicyState]:
+    def step(self, inputs: PolicyInput, state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
         """Decide for one time step of B environments; equals `forward` step by step."""
         return run_step(self, inputs, state)
 

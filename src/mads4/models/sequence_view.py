@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mads4.models.hand_off import from_predecessor, to_agents, to_positions
+from mads4.models.communication import from_predecessor, to_agents, to_positions
 from mads4.models.policy_state import PolicyState, by_position, in_rows
 from mads4.nn.blocks import StackOutput, StackState
 from mads4.types import SequenceBatch
@@ -30,7 +30,7 @@ class PolicySequence:
     logits: Tensor
     """(B, T, N, n_actions), before unavailable actions are masked."""
     latent: Tensor
-    """(B, T, N, H), the normalised network output: what is decided from."""
+    """(B, T, N, H), the normalized network output: what is decided from."""
     state: PolicyState | None
     """After the last step, padding included; None if not asked for."""
 

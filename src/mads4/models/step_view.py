@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mads4.models.actions import choose_actions
-from mads4.models.hand_off import from_predecessor, to_agents, to_positions
+from mads4.models.communication import from_predecessor, to_agents, to_positions
 from mads4.models.policy_state import PolicyState
 from mads4.nn.blocks import StackState
-from mads4.types import Decision, PolicyInput
+from mads4.types import PolicyInput, PolicyOutput
 
 if TYPE_CHECKING:
     from mads4.models.policy import Mads4Policy
@@ -42,7 +42,7 @@ _Decided = tuple[Tensor, Tensor, Tensor | None, tuple[StackState, ...]]
 
 def run_step(
     policy: Mads4Policy, inputs: PolicyInput, state: PolicyState
-) -> tuple[Decision, PolicyState]:
+) -> tuple[PolicyOutput, PolicyState]:
     """Decide for one time step of B environments; see `Mads4Policy.step`."""
     order = None
     if policy.agent_order == "random" and inputs.order_key is not None:
@@ -65,7 +65,7 @@ def run_step(
     decide = _one_by_one if policy.waits_in_steps else _all_at_once
     logits, action, message, stacks = decide(policy, now, state)
     action, logits = to_agents(action, order, 1), to_agents(logits, order, 1)
-    return Decision(action, logits), PolicyState(stacks, action, message)
+    return PolicyOutput(action, logits), PolicyState(stacks, action, message)
 
 
 def _one_by_one(policy: Mads4Policy, now: _Now, state: PolicyState) -> _Decided:

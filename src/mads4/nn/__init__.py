@@ -1,4 +1,4 @@
-"""S4 as modules: initialisation, state-space parameters, the layer and the stack of blocks."""
+"""S4 as modules: initialization, state-space parameters, the layer and the stack of blocks."""
 
 from mads4.nn.blocks import S4Stack
 from mads4.nn.s4 import S4Layer

@@ -1,4 +1,4 @@
-"""The stack of S4 blocks: normalise, S4, mix the channels, add to the input."""
+"""The stack of S4 blocks: normalize, S4, mix the channels, add to the input."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class S4Stack(nn.Module):
     def kernels(self, length: int) -> list[SequenceKernel]:
         """Return every block's kernel for sequences of up to `length` steps.
 
-        They depend on the parameters only: compute them once per optimiser step and pass them to
+        They depend on the parameters only: compute them once per optimizer step and pass them to
         every call of `forward`; gradients of all calls add up in them.
         """
         return [block.s4.kernel(length) for block in self._layers()]

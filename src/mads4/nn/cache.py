@@ -16,7 +16,7 @@ _optimizer_steps = [0]
 
 
 def _count_step(*_: Any) -> None:
-    """Fused optimisers write to parameters without counting it in `_version`."""
+    """Fused optimizers write to parameters without counting it in `_version`."""
     _optimizer_steps[0] += 1
 
 
@@ -27,7 +27,7 @@ class ParameterCache(Generic[T]):
     """Remembers what a function of some parameters returned.
 
     A change is seen through a parameter's version counter and storage, the first one's dtype, and
-    after any optimiser's step. With gradients enabled nothing is remembered, because the value has
+    after any optimizer's step. With gradients enabled nothing is remembered, because the value has
     to belong to the caller's graph; neither for inference tensors, which count no versions.
     Writing through ``parameter.data`` in place leaves no trace: call `clear` then.
     """

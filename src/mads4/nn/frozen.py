@@ -15,7 +15,7 @@ from mads4.nn.s4 import S4Layer
 class FrozenS4(Recurrent):
     """An S4 layer that can only be stepped.
 
-    `S4Layer` discretises its parameters in complex double precision whenever they change; here
+    `S4Layer` discretizes its parameters in complex double precision whenever they change; here
     the outcome is kept in buffers, so that what is traced from `step` is real single-precision
     arithmetic on constants.
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
 
-S4D_INITIALISATIONS = ("legs", "lin", "inv", "real")
+S4D_INITIALIZATIONS = ("legs", "lin", "inv", "real")
 
 
 def legs_matrices(d_state: int) -> tuple[FloatArray, FloatArray]:
@@ -55,12 +55,12 @@ def s4d_diagonal(d_state: int, kind: str) -> ComplexArray | FloatArray:
     """Return the diagonal of S4D-LegS, -Lin or -Inv, (N / 2,) complex, or -Real, (N,) real.
 
     Raises:
-        ValueError: If `kind` is not one of `S4D_INITIALISATIONS`, or N is not positive or, but for
+        ValueError: If `kind` is not one of `S4D_INITIALIZATIONS`, or N is not positive or, but for
             ``real``, odd.
     """
-    if kind not in S4D_INITIALISATIONS:
-        allowed = ", ".join(S4D_INITIALISATIONS)
-        raise ValueError(f"Unknown initialisation {kind!r}; allowed: {allowed}.")
+    if kind not in S4D_INITIALIZATIONS:
+        allowed = ", ".join(S4D_INITIALIZATIONS)
+        raise ValueError(f"Unknown initialization {kind!r}; allowed: {allowed}.")
     if kind == "real":
         if d_state < 1:
             raise ValueError(f"d_state must be at least 1, not {d_state}.")

@@ -1,4 +1,4 @@
-"""Layer normalisation over the first axis, for activations kept as (H, B, T)."""
+"""Layer normalization over the first axis, for activations kept as (H, B, T)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _ChannelNorm(Function):
 
 
 def channel_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Normalise (H, B, T) to zero mean and unit variance over H.
+    """Normalize (H, B, T) to zero mean and unit variance over H.
 
     Without scale and shift: the state-space model that follows is linear per channel, so its C and
     D already carry a scale. A hand-written pass because PyTorch's kernel wants H last.

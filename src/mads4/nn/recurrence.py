@@ -1,4 +1,4 @@
-"""The recurrent view: one time step of discretised state-space models, O(H N).
+"""The recurrent view: one time step of discretized state-space models, O(H N).
 
 States are real tensors (..., N): conjugate pairs with real and imaginary parts interleaved, real
 modes as they are.
@@ -16,7 +16,7 @@ from mads4.kernels.system import DiscreteSystem, read_out
 
 @dataclass(frozen=True)
 class StepCoefficients:
-    """A discretised system as the recurrence wants it, in the states' precision.
+    """A discretized system as the recurrence wants it, in the states' precision.
 
     The output is written in terms of the state before the step, y_t = C Ā x_t + K_0 u_t, so that
     it is a single dot product whatever Ā is.
@@ -61,7 +61,7 @@ def step_coefficients(
     """Return the coefficients of `recurrence` in the dtype of `like`.
 
     Args:
-        system: The discretised system.
+        system: The discretized system.
         like: A tensor of the wanted dtype.
         readout: The system with C' for C, None if there is none.
     """

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mads4.kernels.backends import AUTO, NAMES, Backend, choose
-from mads4.kernels.backends.remembering import RememberingBackend
+from mads4.kernels.backends.cached import RememberingBackend
 from mads4.kernels.convolution import causal_convolution, convolution_operator
 from mads4.kernels.system import DiscreteSystem, final_state, kernel_taps, prefix_response
 from mads4.nn.cache import ParameterCache
@@ -28,14 +28,14 @@ _KERNELS = 2
 
 @dataclass(frozen=True)
 class SequenceKernel:
-    """What the convolutional view needs; made once per optimiser step, used by many calls."""
+    """What the convolutional view needs; made once per optimizer step, used by many calls."""
 
     taps: Tensor
     """(H, L) impulse response, the feedthrough D included."""
     operator: Tensor
     """What convolves with the taps, see `convolution_operator`."""
     system: DiscreteSystem
-    """The discretised system, for prefix and final states."""
+    """The discretized system, for prefix and final states."""
     backend: Backend
     """Who computes products with the system's powers."""
     readout: SequenceKernel | None = None
@@ -57,8 +57,8 @@ class S4Layer(Recurrent):
         d_state: N, real states per channel.
         backend: Who computes kernels: ``auto``, ``torch``, ``keops`` or ``cuda``; looked up when
             a kernel is made, so that the layer may move between devices.
-        **ssm: Options of `mads4.nn.ssm.StateSpace`: ``parameterisation``, ``discretisation``,
-            ``initialisation``, ``n_ssm``, ``dt_min``, ``dt_max``, ``trainable``, ``memory``,
+        **ssm: Options of `mads4.nn.ssm.StateSpace`: ``parameterization``, ``discretization``,
+            ``initialization``, ``n_ssm``, ``dt_min``, ``dt_max``, ``trainable``, ``memory``,
             ``readout``. With ``readout`` each channel has a second output, C' x_{t+1}: a learned
             linear function of its state, in either view (`read_sequence`, `read`).
 
@@ -116,7 +116,7 @@ class S4Layer(Recurrent):
         return known[length, backend.name]
 
     def _make_kernel(self, length: int, backend: Backend) -> SequenceKernel:
-        system = self.ssm.discretise()
+        system = self.ssm.discretize()
         second = self.ssm.readout_system(system)
         readout = None if second is None else self._kernel(second, length, backend)
         return self._kernel(system, length, backend, readout)
@@ -201,7 +201,7 @@ class S4Layer(Recurrent):
         return self._cache.get(self.ssm.parameters(recurse=False), self._step_coefficients)
 
     def _step_coefficients(self) -> StepCoefficients:
-        system = self.ssm.discretise()
+        system = self.ssm.discretize()
         return step_coefficients(system, self.ssm.row, self.ssm.readout_system(system))
 
 

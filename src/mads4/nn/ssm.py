@@ -1,8 +1,8 @@
-"""Parameters of a bank of state-space models and their discretisation.
+"""Parameters of a bank of state-space models and their discretization.
 
 x' = A x + B u, y = 2 Re C x + D u per channel, with A = Λ (diagonal) or Λ - P P* (``dplr``); with
-a real Λ, y = C x + D u. Re Λ = -exp(·) < 0, and -P P* only removes energy: every discretised
-system is stable. Complex parameters are kept as real pairs, which every optimiser, autocast,
+a real Λ, y = C x + D u. Re Λ = -exp(·) < 0, and -P P* only removes energy: every discretized
+system is stable. Complex parameters are kept as real pairs, which every optimizer, autocast,
 GradScaler and `torch.compile` understand.
 """
 
@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from mads4.kernels.system import DiscreteSystem, Feedback, read_out
-from mads4.nn.hippo import S4D_INITIALISATIONS, legs_nplr, s4d_diagonal
+from mads4.nn.hippo import S4D_INITIALIZATIONS, legs_nplr, s4d_diagonal
 
-PARAMETERISATIONS = ("diagonal", "dplr")
-DISCRETISATIONS = ("zoh", "bilinear")
-INITIALISATIONS = (*S4D_INITIALISATIONS, "random")
+PARAMETERIZATIONS = ("diagonal", "dplr")
+DISCRETIZATIONS = ("zoh", "bilinear")
+INITIALIZATIONS = (*S4D_INITIALIZATIONS, "random")
 TRAINABLE = ("A", "B", "C", "dt", "D")
 
 GROUPS = {
@@ -42,10 +42,10 @@ class StateSpace(nn.Module):
     Args:
         d_model: H, the number of channels.
         d_state: N, real states per channel: N / 2 conjugate pairs (N even), or N real modes.
-        parameterisation: ``diagonal``, or ``dplr`` (HiPPO-LegS, diagonal plus rank one).
-        discretisation: ``zoh`` or ``bilinear``; ``dplr`` needs ``bilinear``, because the matrix
+        parameterization: ``diagonal``, or ``dplr`` (HiPPO-LegS, diagonal plus rank one).
+        discretization: ``zoh`` or ``bilinear``; ``dplr`` needs ``bilinear``, because the matrix
             exponential of a diagonal-plus-rank-one matrix is dense.
-        initialisation: Of a diagonal A: ``legs``, ``lin``, ``inv``, ``random`` or ``real``
+        initialization: Of a diagonal A: ``legs``, ``lin``, ``inv``, ``random`` or ``real``
             (N real modes -1 … -N instead of pairs); ``dplr`` is always ``legs``.
         n_ssm: Number of independent pairs of A and B; channel h has pair h mod n_ssm. A divisor of
             H; None for one per channel.
@@ -81,9 +81,9 @@ class StateSpace(nn.Module):
         d_model: int,
         d_state: int,
         *,
-        parameterisation: str = "diagonal",
-        discretisation: str = "zoh",
-        initialisation: str = "legs",
+        parameterization: str = "diagonal",
+        discretization: str = "zoh",
+        initialization: str = "legs",
         n_ssm: int | None = None,
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
@@ -92,18 +92,18 @@ class StateSpace(nn.Module):
         readout: bool = False,
     ) -> None:
         super().__init__()
-        _check_choices(parameterisation, discretisation, initialisation, trainable)
+        _check_choices(parameterization, discretization, initialization, trainable)
         copies = d_model if n_ssm is None else n_ssm
         if copies < 1 or d_model % copies:
             raise ValueError(f"n_ssm={n_ssm} must divide the {d_model} channels (d_model).")
         if not 0.0 < dt_min <= dt_max:
             raise ValueError(f"0 < dt_min <= dt_max is needed, not {dt_min} and {dt_max}.")
         self.d_model, self.d_state = d_model, d_state
-        self.parameterisation, self.discretisation = parameterisation, discretisation
-        self.real = initialisation == "real"
+        self.parameterization, self.discretization = parameterization, discretization
+        self.real = initialization == "real"
         self.memory = memory
 
-        eigenvalues, low_rank, column = _initial(parameterisation, initialisation, copies, d_state)
+        eigenvalues, low_rank, column = _initial(parameterization, initialization, copies, d_state)
         self._add("log_decay", torch.log(-eigenvalues.real), trainable)
         if not self.real:
             self._add("frequency", eigenvalues.imag, trainable)
@@ -148,7 +148,7 @@ class StateSpace(nn.Module):
         feedthrough = torch.zeros_like(system.feedthrough)
         return replace(system, row=self._double(self.readout), feedthrough=feedthrough)
 
-    def discretise(self) -> DiscreteSystem:
+    def discretize(self) -> DiscreteSystem:
         """Return Ā, B̄, C and D in float64, differentiable in the parameters.
 
         float64 costs nothing at (H, N / 2) and keeps the phase of Ā^l right over long sequences.
@@ -160,14 +160,14 @@ class StateSpace(nn.Module):
         eigenvalues = self._per_channel(eigenvalues)
         column, row = self._double(self.column), self._double(self.row)
         feedback = None
-        if self.discretisation == "zoh":
+        if self.discretization == "zoh":
             decay = torch.exp(dt * eigenvalues)
             discrete_column = torch.expm1(dt * eigenvalues) / eigenvalues * column
         else:
             resolvent = 1.0 / (1.0 - 0.5 * dt * eigenvalues)
             decay = 2.0 * resolvent - 1.0
             discrete_column = dt * resolvent * column
-            if self.parameterisation == "dplr":
+            if self.parameterization == "dplr":
                 feedback = _bilinear_feedback(resolvent, self._double(self.low_rank), dt)
                 share = read_out(feedback.row, column).unsqueeze(-1)
                 discrete_column = discrete_column + 0.5 * dt * feedback.column * share
@@ -179,19 +179,19 @@ class StateSpace(nn.Module):
 
 
 def _initial(
-    parameterisation: str, initialisation: str, copies: int, d_state: int
+    parameterization: str, initialization: str, copies: int, d_state: int
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Return Λ, P (None if diagonal) and B, each (copies, modes)."""
-    if parameterisation == "dplr":
+    if parameterization == "dplr":
         eigenvalues, low_rank, column = (
             torch.from_numpy(values).repeat(copies, 1) for values in legs_nplr(d_state)
         )
         return eigenvalues, low_rank, column
-    if initialisation == "random":
+    if initialization == "random":
         frequency = math.pi * d_state / 2 * torch.rand(copies, d_state // 2)
         eigenvalues = torch.complex(torch.full_like(frequency, -0.5), frequency)
     else:
-        eigenvalues = torch.from_numpy(s4d_diagonal(d_state, initialisation)).repeat(copies, 1)
+        eigenvalues = torch.from_numpy(s4d_diagonal(d_state, initialization)).repeat(copies, 1)
     return eigenvalues, None, torch.ones_like(eigenvalues)
 
 
@@ -207,34 +207,34 @@ def _bilinear_feedback(resolvent: Tensor, low_rank: Tensor, dt: Tensor) -> Feedb
 
 
 def _check_choices(
-    parameterisation: str, discretisation: str, initialisation: str, trainable: Sequence[str]
+    parameterization: str, discretization: str, initialization: str, trainable: Sequence[str]
 ) -> None:
     """Raise `ValueError` for names that are not known or do not go together."""
     for what, given, allowed in (
-        ("parameterisation", parameterisation, PARAMETERISATIONS),
-        ("discretisation", discretisation, DISCRETISATIONS),
-        ("initialisation", initialisation, INITIALISATIONS),
+        ("parameterization", parameterization, PARAMETERIZATIONS),
+        ("discretization", discretization, DISCRETIZATIONS),
+        ("initialization", initialization, INITIALIZATIONS),
     ):
         if given not in allowed:
             raise ValueError(f"Unknown {what} {given!r}; allowed: {', '.join(allowed)}.")
     unknown = [name for name in trainable if name not in TRAINABLE]
     if unknown:
         raise ValueError(f"trainable={unknown} is unknown; allowed: {', '.join(TRAINABLE)}.")
-    if parameterisation == "dplr" and discretisation == "zoh":
+    if parameterization == "dplr" and discretization == "zoh":
         raise ValueError(
-            "parameterisation=dplr cannot be discretised by zoh; take discretisation=bilinear, "
-            "or parameterisation=diagonal."
+            "parameterization=dplr cannot be discretized by zoh; take discretization=bilinear, "
+            "or parameterization=diagonal."
         )
-    if parameterisation == "dplr" and initialisation != "legs":
+    if parameterization == "dplr" and initialization != "legs":
         raise ValueError(
-            f"parameterisation=dplr starts from initialisation=legs, not {initialisation!r}."
+            f"parameterization=dplr starts from initialization=legs, not {initialization!r}."
         )
 
 
 def ssm_parameters(module: nn.Module) -> dict[str, list[nn.Parameter]]:
     """Return the parameters of every state-space model inside `module` by group, see `TRAINABLE`.
 
-    A, B and dt belong in optimiser groups of their own: no weight decay (which would pull the time
+    A, B and dt belong in optimizer groups of their own: no weight decay (which would pull the time
     constants towards one value) and often a lower rate.
     """
     groups: dict[str, list[nn.Parameter]] = {name: [] for name in TRAINABLE}

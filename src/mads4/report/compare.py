@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from mads4.atomic import write_text
 from mads4.errors import UserError
+from mads4.io import write_text
 from mads4.report import summary as read
 from mads4.report.table import interval, markdown
 
@@ -35,7 +35,7 @@ _INTERVALS = {
     "win_rate": ("win_rate_low", "win_rate_high"),
 }
 _NUMBERS = (
-    *("return_mean", "return_low", "return_high", "return_iqm", "normalised_score"),
+    *("return_mean", "return_low", "return_high", "return_iqm", "normalized_score"),
     *("win_rate", "win_rate_low", "win_rate_high", "data_return_mean", "data_win_rate"),
 )
 _RESULTS = ("target", *_NUMBERS, "episodes", "seeds")
@@ -43,13 +43,13 @@ _HEADINGS = {
     "target": "asked for",
     "return_mean": "mean return",
     "return_iqm": "IQM",
-    "normalised_score": "score",
+    "normalized_score": "score",
     "win_rate": "won",
     "data_return_mean": "data's mean",
     "data_win_rate": "data's won",
 }
 _SHARES = ("win_rate", "data_win_rate")
-_ONLY_WHERE_KNOWN = ("normalised_score", "win_rate", "data_return_mean", "data_win_rate")
+_ONLY_WHERE_KNOWN = ("normalized_score", "win_rate", "data_return_mean", "data_win_rate")
 
 
 def compare(runs: Sequence[Path], over_seeds: bool = True, mix: bool = False) -> pd.DataFrame:

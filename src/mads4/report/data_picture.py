@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mads4.atomic import atomic_path
+from mads4.io import atomic_path
 from mads4.report.style import FAINT, INK, grouped, quiet
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _draw_order(axes: Axes, facts: DataFacts) -> None:
     if count >= 20:
         smooth = np.convolve(facts.returns, np.ones(window) / window, mode="valid")
         middle = np.arange(len(smooth)) + (window - 1) / 2
-        words = f"mean of {window} neighbours" if window > 1 else "each"
+        words = f"mean of {window} neighbors" if window > 1 else "each"
         axes.plot(middle, smooth, color=_LINE, linewidth=2, label=words)
     axes.locator_params(axis="x", integer=True)
     axes.xaxis.set_major_formatter(lambda value, _: grouped(value))
@@ -146,9 +146,9 @@ def _draw_actions(axes: Axes, facts: DataFacts) -> None:
     if not legible:
         return
     for (agent, action), value in np.ndenumerate(share):
-        colour = "white" if value > 0.7 * max(most, 0.5) else INK
+        color = "white" if value > 0.7 * max(most, 0.5) else INK
         words = "0" if value == 0 else "<1%" if value < 0.005 else f"{value:.0%}"
-        axes.text(action, agent, words, ha="center", va="center", color=colour, fontsize=9.5)
+        axes.text(action, agent, words, ha="center", va="center", color=color, fontsize=9.5)
 
 
 def _bins(values: npt.NDArray[Any]) -> list[float]:

@@ -1,4 +1,4 @@
-"""How a run learnt, as one panel of its picture."""
+"""How a run learned, as one panel of its picture."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _RING: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 2, "marke
 
 
 def draw_learning(axes: Axes, summary: Mapping[str, Any], metrics: pd.DataFrame) -> None:
-    """Draw how a run learnt, offline or online, and mark the best checkpoint."""
-    quiet(axes, "How it learnt")
+    """Draw how a run learned, offline or online, and mark the best checkpoint."""
+    quiet(axes, "How it learned")
     if "online/return_mean" in metrics:
         _draw_practice(axes, summary, metrics)
     else:

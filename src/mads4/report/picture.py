@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mads4.atomic import atomic_path
+from mads4.io import atomic_path
 from mads4.report import summary as read
 from mads4.report.learning import draw_learning
 from mads4.report.style import FAINT, INK, grouped, leave_empty, quiet
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = {
+_COLORS = {
     "random": "#8C959E",
     "data": "#56B4E9",
     "policy": "#0072B2",
@@ -38,11 +38,11 @@ def result_picture(
     title: str | None = None,
     extra: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write a PNG: how the model learnt (left) and what it then achieved (right).
+    """Write a PNG: how the model learned (left) and what it then achieved (right).
 
     Args:
         summary: The run's ``summary.json``; absent parts leave their place empty.
-        metrics: The run's metrics, as `mads4.tracking.read_metrics` returns them.
+        metrics: The run's metrics, as `mads4.logging.read_metrics` returns them.
         path: The PNG to write.
         title: The headline; one that states the result in words is made when absent.
         extra: Further bars by label, each like an entry of ``eval``, for example an ablation.
@@ -78,7 +78,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     text += "" if won is None else f" and wins {won:.0%}"
     data_mean = read.number(read.section(summary, "data"), "return_mean")
     if data_mean:
-        text += f", {reached / data_mean:.0%} of the data it learnt from"
+        text += f", {reached / data_mean:.0%} of the data it learned from"
     return text
 
 
@@ -103,12 +103,12 @@ def target_figure(summary: Mapping[str, Any]) -> Figure:
     limits = (min([0.0, *known]), 1.05 * max([1.0, *known]))
     axes.plot(limits, limits, color=FAINT, linewidth=1, linestyle="--", label="as asked")
     if low is not None and high is not None:
-        colour = _COLOURS["data"]
-        axes.axvspan(low, high, color=colour, alpha=0.16, lw=0, label="returns in the data")
+        color = _COLORS["data"]
+        axes.axvspan(low, high, color=color, alpha=0.16, lw=0, label="returns in the data")
     for result, target in zip(_policies(summary), asked, strict=True):
         _whisker(axes, target, result, upright=True)
-    label, colour = f"{read.policy_name(summary)}, 95% interval", _COLOURS["policy"]
-    axes.plot(asked, reached, "o", color=colour, markersize=7, label=label)
+    label, color = f"{read.policy_name(summary)}, 95% interval", _COLORS["policy"]
+    axes.plot(asked, reached, "o", color=color, markersize=7, label=label)
     axes.set(xlim=limits, ylim=limits, xlabel=f"asked for: {read.unit(summary)}", ylabel="achieved")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
@@ -124,7 +124,7 @@ def _policies(summary: Mapping[str, Any]) -> list[read.Result]:
 
 
 def _draw_returns(axes: Axes, results: list[read.Result], unit: str) -> None:
-    """Draw one bar per result, with interval, value and normalised score written beside it."""
+    """Draw one bar per result, with interval, value and normalized score written beside it."""
     quiet(axes, "What it achieves")
     axes.set_xlabel(unit, color=INK)
     if not results:
@@ -132,7 +132,7 @@ def _draw_returns(axes: Axes, results: list[read.Result], unit: str) -> None:
         return
     positions = list(range(len(results)))[::-1]
     for position, result in zip(positions, results, strict=True):
-        axes.barh(position, result.mean, height=0.62, color=_COLOURS[result.kind])
+        axes.barh(position, result.mean, height=0.62, color=_COLORS[result.kind])
         _whisker(axes, position, result, upright=False)
         end = max(result.mean, result.high or result.mean, 0.0)
         score = "" if result.score is None else f"  score {result.score:.2f}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mads4.atomic import atomic_path
+from mads4.io import atomic_path
 from mads4.report import summary as read
 from mads4.report.probe_table import SECTIONS, place, relative_gradients
 from mads4.report.style import FAINT, INK, quiet
@@ -100,8 +100,8 @@ def _draw_bars(
     positions = np.arange(len(entries))[::-1]
     mean = np.array([one["return_mean"] for one in entries])
     reach = np.abs(np.array([one["return_ci95"] for one in entries]).T - mean)
-    colours = [_INTACT] + [_DISTURBED] * (len(entries) - 1)
-    axes.barh(positions, mean, height=0.62, color=colours)
+    colors = [_INTACT] + [_DISTURBED] * (len(entries) - 1)
+    axes.barh(positions, mean, height=0.62, color=colors)
     style: dict[str, Any] = {"fmt": "none", "color": INK, "capsize": 4, "linewidth": 1.3}
     axes.errorbar(mean, positions, xerr=reach, **style)
     for position, one in zip(positions, entries, strict=True):
@@ -127,9 +127,9 @@ def _draw_gradients(axes: Axes, result: Mapping[str, Any]) -> None:
     if count <= _LEGIBLE:
         for row, column in zip(*np.nonzero(~above), strict=True):
             share = shares[row, column]
-            colour = "white" if share > 0.6 else INK
+            color = "white" if share > 0.6 else INK
             text = "–" if np.isnan(share) else f"{share:.0%}"
-            axes.text(column, row, text, ha="center", va="center", color=colour)
+            axes.text(column, row, text, ha="center", va="center", color=color)
         axes.set_xticks(range(count), [str(agent) for agent in range(count)])
         axes.set_yticks(range(count), [str(agent) for agent in range(count)])
     axes.set_xlabel("input of agent", color=INK)

@@ -112,7 +112,7 @@ def policy_name(summary: Mapping[str, Any]) -> str:
     return _POLICIES.get(str(section(summary, "model").get("name")), "MADS4")
 
 
-def normalised(summary: Mapping[str, Any], mean: float) -> float | None:
+def normalized(summary: Mapping[str, Any], mean: float) -> float | None:
     """Return where `mean` lies between random (0) and expert (1), None without both."""
     baselines = section(summary, "baselines")
     random = number(section(baselines, "random"), "return_mean")
@@ -128,7 +128,7 @@ def statistics(
     """Return the result that a part of a summary (``return_mean`` and so on) describes."""
     mean = float(values["return_mean"])
     low, high = values.get("return_ci95") or (None, None)
-    score = number(values, "normalised_score")
+    score = number(values, "normalized_score")
     episodes = number(values, "episodes")
     return Result(
         kind=kind,
@@ -137,7 +137,7 @@ def statistics(
         low=low,
         high=high,
         iqm=number(values, "return_iqm"),
-        score=normalised(summary, mean) if score is None else score,
+        score=normalized(summary, mean) if score is None else score,
         episodes=None if episodes is None else int(episodes),
         win_rate=number(values, "win_rate"),
     )
@@ -196,7 +196,7 @@ def _data(summary: Mapping[str, Any]) -> list[Result]:
             mean=mean,
             low=None if std is None else mean - std,
             high=None if std is None else mean + std,
-            score=normalised(summary, mean),
+            score=normalized(summary, mean),
             episodes=data.get("episodes"),
             win_rate=number(data, "win_rate"),
         )

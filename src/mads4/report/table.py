@@ -1,4 +1,4 @@
-"""The result of a run as a table: in colour for the console, in Markdown for documents."""
+"""The result of a run as a table: in color for the console, in Markdown for documents."""
 
 from __future__ import annotations
 

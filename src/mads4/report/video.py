@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from mads4.atomic import atomic_path
+from mads4.io import atomic_path
 from mads4.report.style import FAINT, INK
 
-_COLOURS = 96  # flat drawings with smooth edges; one transparent entry must remain of 256
+_COLORS = 96  # flat drawings with smooth edges; one transparent entry must remain of 256
 _PALETTE_FRAMES = 6
 _HEADER, _COLUMN = 38, 80  # pixels: the strip's height, the least width of one value
 _PAPER = "#FFFFFF"
@@ -37,9 +37,9 @@ def with_header(frame: npt.NDArray[np.uint8], values: Mapping[str, str]) -> npt.
     draw = ImageDraw.Draw(strip)
     column = strip.width / len(values)
     for index, (caption, value) in enumerate(values.items()):
-        centre = (index + 0.5) * column
-        draw.text((centre, 11), caption, fill=FAINT, font=_font(11), anchor="mm")
-        draw.text((centre, 27), value, fill=INK, font=_font(16), anchor="mm")
+        center = (index + 0.5) * column
+        draw.text((center, 11), caption, fill=FAINT, font=_font(11), anchor="mm")
+        draw.text((center, 27), value, fill=INK, font=_font(16), anchor="mm")
     return np.concatenate([np.asarray(strip, dtype=np.uint8), frame])
 
 
@@ -50,14 +50,14 @@ def write_gif(path: Path, frames: Sequence[npt.NDArray[np.uint8]], fps: float = 
 
     Raises:
         ValueError: when there are no frames, their sizes differ or `fps` is not within (0, 50],
-            the rates that viewers honour.
+            the rates that viewers honor.
     """
     if not frames:
         raise ValueError("a GIF needs at least one frame")
     if len({frame.shape for frame in frames}) > 1:
         raise ValueError("all frames of a GIF must have the same size")
     if not 0 < fps <= 50:
-        raise ValueError(f"fps={fps}: GIF viewers honour rates above 0 and up to 50")
+        raise ValueError(f"fps={fps}: GIF viewers honor rates above 0 and up to 50")
     palette = _common_palette(frames)
     images = [
         Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
@@ -85,4 +85,4 @@ def _common_palette(frames: Sequence[npt.NDArray[np.uint8]]) -> Image.Image:
     """Return an image whose palette suits all frames, judged by some spread over the episode."""
     chosen = np.linspace(0, len(frames) - 1, min(_PALETTE_FRAMES, len(frames))).round().astype(int)
     joined = np.concatenate([frames[index] for index in chosen])
-    return Image.fromarray(joined).quantize(colors=_COLOURS, method=Image.Quantize.MEDIANCUT)
+    return Image.fromarray(joined).quantize(colors=_COLORS, method=Image.Quantize.MEDIANCUT)

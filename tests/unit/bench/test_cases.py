@@ -21,19 +21,19 @@ def gradients(cell: Cell) -> list[torch.Tensor | None]:
     return list(found)
 
 
-@pytest.mark.parametrize("parameterisation", ["diagonal", "dplr"])
+@pytest.mark.parametrize("parameterization", ["diagonal", "dplr"])
 @pytest.mark.parametrize("backend", ["torch", REFERENCE])
 def test_a_kernel_is_differentiated_by_all_it_depends_on(
-    parameterisation: str, backend: str
+    parameterization: str, backend: str
 ) -> None:
-    cell = replace(KERNEL, parameterisation=parameterisation, backend=backend, dtype="float64")
+    cell = replace(KERNEL, parameterization=parameterization, backend=backend, dtype="float64")
     taps = workload(cell).forward()
     assert isinstance(taps, torch.Tensor)
     assert taps.shape == (3, 12)
     assert taps.dtype == torch.float64
     used = [gradient for gradient in gradients(cell) if gradient is not None]
     without_d = int(backend == REFERENCE)
-    assert len(used) == (6 if parameterisation == "diagonal" else 7) - without_d
+    assert len(used) == (6 if parameterization == "diagonal" else 7) - without_d
 
 
 @pytest.mark.parametrize("case", ["layer", "block"])

@@ -14,15 +14,15 @@ from mads4.nn.blocks import S4Block
 SYSTEMS = [("diagonal", "zoh"), ("dplr", "bilinear")]
 
 
-def make(parameterisation: str, discretisation: str) -> S4Layer:
+def make(parameterization: str, discretization: str) -> S4Layer:
     torch.manual_seed(0)
-    layer = S4Layer(3, 8, parameterisation=parameterisation, discretisation=discretisation)
+    layer = S4Layer(3, 8, parameterization=parameterization, discretization=discretization)
     return layer.double()
 
 
 def test_diagonal_kernel() -> None:
     layer = make(*SYSTEMS[0])
-    taps = kernel_taps(layer.ssm.discretise(), 21)
+    taps = kernel_taps(layer.ssm.discretize(), 21)
     taps[:, 0] -= layer.ssm.feedthrough
     torch.testing.assert_close(plain.kernel(layer.ssm, 21), taps)
 
@@ -30,7 +30,7 @@ def test_diagonal_kernel() -> None:
 @pytest.mark.parametrize("length", [1, 20, 21])
 def test_dplr_kernel_of_the_truncated_output_row(length: int) -> None:
     ssm = make(*SYSTEMS[1]).ssm
-    taps = kernel_taps(ssm.discretise(), length)
+    taps = kernel_taps(ssm.discretize(), length)
     taps[:, 0] -= ssm.feedthrough
     eigenvalues = torch.complex(-ssm.log_decay.exp(), ssm.frequency)
     low_rank, column, row = (
@@ -54,9 +54,9 @@ def test_diagonal_layer_and_block() -> None:
     torch.testing.assert_close(plain.block(block, u), expected.permute(1, 2, 0))
 
 
-@pytest.mark.parametrize(("parameterisation", "discretisation"), SYSTEMS)
-def test_steps(parameterisation: str, discretisation: str) -> None:
-    layer = make(parameterisation, discretisation)
+@pytest.mark.parametrize(("parameterization", "discretization"), SYSTEMS)
+def test_steps(parameterization: str, discretization: str) -> None:
+    layer = make(parameterization, discretization)
     step = plain.Step(layer)
     state = layer.initial_state(2)
     complex_state = torch.zeros(2, 3, step.width, dtype=torch.complex128)

@@ -23,7 +23,7 @@ def test_kernels_from_end_to_end(
     cli: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--backends", "torch,reference", "--lengths", "9,30", "--out", "somewhere/figures")
-    assert cli("bench", "kernels", *QUICK, *words, "--parameterisations", "dplr") == 0
+    assert cli("bench", "kernels", *QUICK, *words, "--parameterizations", "dplr") == 0
     rows = read(tmp_path / "somewhere" / "figures.csv")
     assert tuple(rows[0]) == COLUMNS
     assert len(rows) == 4
@@ -48,7 +48,7 @@ def test_kernels_from_end_to_end(
 
 
 def test_the_share_of_a_block_is_reported(cli: Command, tmp_path: Path) -> None:
-    words = ("--backends", "torch", "--lengths", "20", "--parameterisations", "diagonal")
+    words = ("--backends", "torch", "--lengths", "20", "--parameterizations", "diagonal")
     assert cli("bench", "layer", *QUICK, *words) == 0
     layer, block = read(tmp_path / "outputs" / "bench" / "layer.csv")
     assert layer["fft_and_product_share"] == ""
@@ -58,7 +58,7 @@ def test_the_share_of_a_block_is_reported(cli: Command, tmp_path: Path) -> None:
 
 
 def test_steps_have_one_time(cli: Command, tmp_path: Path) -> None:
-    assert cli("bench", "step", *QUICK, "--parameterisations", "dplr", "--batch", "3") == 0
+    assert cli("bench", "step", *QUICK, "--parameterizations", "dplr", "--batch", "3") == 0
     rows = read(tmp_path / "outputs" / "bench" / "step.csv")
     assert {row["case"] for row in rows} == {"step layer", "step stack"}
     assert {row["forward_backward_ms"] for row in rows} == {""}
@@ -74,7 +74,7 @@ def test_a_backend_that_cannot_run_is_listed_with_its_reason(
         "mads4.bench.suite.reason_against",
         lambda name, device: "it is on strike" if name == "cuda" else None,
     )
-    words = ("--parameterisations", "diagonal", "--lengths", "9")
+    words = ("--parameterizations", "diagonal", "--lengths", "9")
     assert cli("bench", "kernels", *QUICK, *words, "--backends", "cuda,torch") == 0
     assert "cuda: cannot run here: it is on strike" in capsys.readouterr().out
     rows = {row["backend"]: row for row in read(tmp_path / "outputs" / "bench" / "kernels.csv")}
@@ -104,7 +104,7 @@ def test_plain_formulas_that_need_too_much_are_left_out(cli: Command, tmp_path: 
         (("kernels", "--backends", "troch"), "Did you mean 'torch'?"),
         (("step", "--backends", "keops"), "there is no 'keops'"),
         (("kernels", "--state", "7"), "7 is odd"),
-        (("kernels", "--parameterisations", "dense"), "allowed: diagonal, dplr"),
+        (("kernels", "--parameterizations", "dense"), "allowed: diagonal, dplr"),
         (("kernels", "--device", "abacus"), "allowed are auto, cpu, cuda"),
         (("kernels", "--device", "cuda:99"), "CUDA devices"),
         (("kernels", "--max-seconds", "long"), "not a number of seconds"),

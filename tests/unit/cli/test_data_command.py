@@ -96,7 +96,7 @@ def test_the_table_is_for_people(path: Path, cli: Cli, capsys: Capture) -> None:
     output = capsys.readouterr().out
     assert "return_mean" in output
     assert "7.000" in output
-    assert "behaviour.policy" in output
+    assert "behavior.policy" in output
 
 
 def test_a_folder_is_shown_without_what_it_does_not_tell(
@@ -119,8 +119,8 @@ def test_conversion_there_and_back(folder: Path, tmp_path: Path, cli: Cli, capsy
     assert "4 episodes, 34 steps, mean return 8.500" in capsys.readouterr().out
     header = read_header(tmp_path / "new.h5")
     assert (header.spec.name, header.spec.scenario, header.spec.reward) == ("toy", "pair", "steps")
-    assert header.behaviour["source"]["count"] == 8
-    assert header.behaviour["reward_definition"] == "steps"
+    assert header.behavior["source"]["count"] == 8
+    assert header.behavior["reward_definition"] == "steps"
     assert cli("data", "verify", "new.h5", "--against", "arrays") == 0
     assert "the 8 files that it was converted from" in capsys.readouterr().out
     assert cli("data", "convert", "new.h5", "back", "--to", "alberdice") == 0
@@ -173,7 +173,7 @@ def test_conversion_to_madt_s_layout(ten: Path, tmp_path: Path, cli: Cli, capsys
     before, after = read_dataset(ten), read_dataset(tmp_path / "back.h5")
     np.testing.assert_array_equal(before.observation, after.observation)
     np.testing.assert_array_equal(before.action, after.action)
-    assert after.behaviour["quality"] == "good" and after.behaviour["map"] == "3m"
+    assert after.behavior["quality"] == "good" and after.behavior["map"] == "3m"
     capsys.readouterr()
     assert cli("data", "verify", "3m/good", "--quiet") == cli("data", "show", "3m/good") == 0
     assert "sound, 10 episodes, 55 steps" in capsys.readouterr().out
@@ -187,7 +187,7 @@ def test_the_map_of_a_folder_without_its_name_is_told(ten: Path, tmp_path: Path,
     spec = header.spec
     assert (spec.name, spec.scenario, spec.reward) == ("smac", "3m", "smac")
     assert (spec.state_encoding, spec.episode_limit) == ("mine", 60)
-    assert header.behaviour["map"] == "3m"
+    assert header.behavior["map"] == "3m"
 
 
 def test_a_reader_of_one_s_own(ten: Path, tmp_path: Path, cli: Cli) -> None:
@@ -200,7 +200,7 @@ def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
     words = ("data", "convert", str(ten), "less.h5", "--limit", "3", "--name", "less")
     assert cli(*words) == 0
     header = read_header(tmp_path / "less.h5")
-    assert (len(header), header.name, header.behaviour["limit"]) == (3, "less", 3)
+    assert (len(header), header.name, header.behavior["limit"]) == (3, "less", 3)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_merging_splitting_and_filtering(ten: Path, tmp_path: Path, cli: Cli) ->
     header = read_header(tmp_path / "all.h5")
     assert sorted(header.returns) == list(range(1, 11))
     parts = [read_header(tmp_path / name) for name in ("b.h5", "a.h5")]
-    assert [p["fingerprint"] for p in header.behaviour["parents"]] == [
+    assert [p["fingerprint"] for p in header.behavior["parents"]] == [
         part.fingerprint for part in parts
     ]
     assert [len(part) for part in parts] == [3, 7]
@@ -388,8 +388,8 @@ def test_a_registry_name_stands_for_its_folder(
     header = read_header(tmp_path / "new.h5")
     assert (header.spec.name, header.spec.scenario) == ("matrix_game", "2x2")
     assert header.spec.reward == "payoff-e2c7c54a"
-    assert header.behaviour["dataset"] == entry.name
-    assert header.behaviour["quality"] == "buffer_02"
+    assert header.behavior["dataset"] == entry.name
+    assert header.behavior["quality"] == "buffer_02"
     assert cli("data", "verify", entry.name) == 0
 
 

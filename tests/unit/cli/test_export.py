@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import mads4.export
+import mads4.export.onnx
 from fakes import SMALL, SPEC, make_policy
-from mads4 import checkpoint
 from mads4.cli.export import Request, parse
 from mads4.config import Mads4Config
 from mads4.errors import UserError
-from mads4.export import read_program
+from mads4.export.onnx import read_program
 from mads4.models.agent import Agent
+from mads4.training import checkpoint
 
 Cli = Callable[..., int]
 THREE = replace(SPEC, n_agents=3)
@@ -81,7 +81,7 @@ def test_what_the_file_says(cli: Cli, run_dir: Path, tmp_path: Path) -> None:
     assert about["spec"] == THREE.to_dict()
     assert about["env"]["name"] == "custom"
     assert (about["agent"], about["n_agents"], about["n_actions"]) == (2, 3, 4)
-    assert about["normalised_inputs"] == ["observation", "global_state", "return_to_go"]
+    assert about["normalized_inputs"] == ["observation", "global_state", "return_to_go"]
     assert (about["message"], about["message_bytes"], about["share_action"]) == ("state", 12, True)
     assert (about["message_time"], about["agent_order"]) == ("same_step", "fixed")
     ports = {port["name"]: port for port in about["inputs"]}
@@ -94,7 +94,7 @@ def test_what_the_file_says(cli: Cli, run_dir: Path, tmp_path: Path) -> None:
     }
     assert ports["predecessor_action"]["initial"] == -1
     content = (tmp_path / "a.pt2").read_bytes()
-    assert str(Path(mads4.export.__file__).parent).encode() not in content, "paths stay here"
+    assert str(Path(mads4.export.onnx.__file__).parent).encode() not in content, "paths stay here"
 
 
 def test_what_differs_is_not_kept(
@@ -105,7 +105,7 @@ def test_what_differs_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for difference in (2e-5, float("nan")):
-        monkeypatch.setattr(mads4.export, "largest_difference", lambda *_, d=difference: d)
+        monkeypatch.setattr(mads4.export.onnx, "largest_difference", lambda *_, d=difference: d)
         assert cli("export", f"checkpoint={run_dir}", "out=a.pt2") == 2
         assert "program differs from the policy by" in capsys.readouterr().err
         assert not list(tmp_path.glob("*a.pt2*"))
@@ -114,7 +114,7 @@ def test_what_differs_is_not_kept(
 def test_onnx_may_be_missing(
     cli: Cli, run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mads4.export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr(mads4.export.onnx, "ONNX_PACKAGES", ("onnx", "no_such_package"))
     assert cli("export", f"checkpoint={run_dir}", "out=a.onnx") == 2
     assert "needs no_such_package: pip install 'mads4[export]'" in capsys.readouterr().err
 
@@ -153,7 +153,7 @@ def test_mistakes(words: str, said: str) -> None:
 
 def test_all_mistakes_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        parse(["format=onx", "agent=x", "colour=red"])
+        parse(["format=onx", "agent=x", "color=red"])
     assert len(str(caught.value).splitlines()) == 5
 
 

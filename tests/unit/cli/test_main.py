@@ -39,7 +39,7 @@ def test_training_help_shows_groups_and_settings(
     output = capsys.readouterr().out
     assert "kernel      auto, cuda, keops, torch\n" in output
     assert (
-        "  trainer.steps: a whole number >= 1\n      Optimiser steps in all. Default: 5000"
+        "  trainer.steps: a whole number >= 1\n      Optimizer steps in all. Default: 5000"
         in output
     )
 

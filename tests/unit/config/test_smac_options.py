@@ -7,13 +7,13 @@ import inspect
 import pytest
 
 import smac_stand_in
-from mads4 import build
-from mads4.cli.compose import check
 from mads4.config import Config
+from mads4.config.compose import check
 from mads4.config.smac import SmacEnv, SmacOptions
 from mads4.envs.registry import EnvFactory
-from mads4.envs.supervision import Supervision
 from mads4.errors import UserError
+from mads4.experiment import build
+from mads4.rollout.supervision import Supervision
 
 
 def configured(*words: str) -> SmacEnv:

@@ -1,4 +1,4 @@
-"""A tiny environment and behaviours that worker processes can import; also a script that records.
+"""A tiny environment and behaviors that worker processes can import; also a script that records.
 
 ``python recording_fakes.py PATH EPISODES SEED WORKERS DELAY`` records a data set.
 """
@@ -108,7 +108,7 @@ class Deadly(Wanderer):
 
 class Faulty(Wanderer):
     def act(self, now: TimeStep) -> IntArray:
-        raise ZeroDivisionError("a bug in the behaviour")
+        raise ZeroDivisionError("a bug in the behavior")
 
 
 class Refusing(Wanderer):
@@ -118,7 +118,7 @@ class Refusing(Wanderer):
 
 @dataclass(frozen=True)
 class Make:
-    """A picklable factory of behaviours."""
+    """A picklable factory of behaviors."""
 
     kind: type[Wanderer]
     options: tuple[tuple[str, object], ...] = ()
@@ -168,7 +168,7 @@ if __name__ == "__main__":
         int(episodes),
         int(seed),
         path,
-        behaviour={"kind": "wanderer"},
+        behavior={"kind": "wanderer"},
         workers=int(workers),
         flush_seconds=0.0,
     )

@@ -16,11 +16,11 @@ import recording_fakes
 from recording_fakes import SPEC, Deadly, Faulty, Make, Refusing, WalkEnv, Wanderer
 
 from mads4.data.collect import collect
-from mads4.data.parts import OPEN_PARTS
 from mads4.data.record import record_episode
+from mads4.data.shards import OPEN_PARTS
 from mads4.data.store import read_dataset, read_header
+from mads4.envs.seeding import environment_seed
 from mads4.errors import UserError
-from mads4.seeding import environment_seed
 from mads4.types import IntArray, TimeStep
 
 EPISODES = 12
@@ -28,9 +28,9 @@ DESCRIPTION = {"kind": "wanderer"}
 
 
 def record(path: Path, episodes: int = EPISODES, seed: int = 3, **options: object) -> Path:
-    options = {"behaviour": DESCRIPTION, "flush_seconds": 0.0} | options
-    make_behaviour = options.pop("make_behaviour", Wanderer)
-    return collect(WalkEnv, make_behaviour, episodes, seed, path, **options)  # type: ignore[arg-type]
+    options = {"behavior": DESCRIPTION, "flush_seconds": 0.0} | options
+    make_behavior = options.pop("make_behavior", Wanderer)
+    return collect(WalkEnv, make_behavior, episodes, seed, path, **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -58,18 +58,18 @@ def test_an_episode_is_what_was_played() -> None:
     # An evaluation with the same seed must not start where the recording did.
     assert env.seeds != [environment_seed(3, 5)]
     step = env.reset(env.seeds[0])
-    behaviour = Wanderer()
-    behaviour.reset(env, rng)
+    behavior = Wanderer()
+    behavior.reset(env, rng)
     for t in range(episode.length):
         np.testing.assert_array_equal(episode.observation[t], step.observation)
         np.testing.assert_array_equal(episode.state[t], step.state)
         np.testing.assert_array_equal(episode.available_actions[t], step.available_actions)
-        np.testing.assert_array_equal(episode.action[t], behaviour.act(step))
+        np.testing.assert_array_equal(episode.action[t], behavior.act(step))
         step = env.step(episode.action[t])
         assert episode.reward[t] == step.reward
     assert step.done and episode.terminated == step.terminated
     assert episode.truncated == step.truncated
-    assert episode.metrics == {"walked": float(episode.length), **behaviour.metrics()}
+    assert episode.metrics == {"walked": float(episode.length), **behavior.metrics()}
     assert episode.seed == 5
 
 
@@ -86,7 +86,7 @@ def test_an_environment_that_never_ends_is_truncated() -> None:
 
 def test_the_file_describes_itself(undisturbed: Path) -> None:
     dataset = read_dataset(undisturbed)
-    assert dataset.behaviour == {"kind": "wanderer", "seed": 3}
+    assert dataset.behavior == {"kind": "wanderer", "seed": 3}
     assert dataset.name == "walk"
     np.testing.assert_array_equal(dataset.table.seed, np.arange(EPISODES))
     np.testing.assert_array_equal(dataset.table.metrics["walked"], dataset.table.length)
@@ -192,7 +192,7 @@ def test_a_dead_worker_is_reported_and_its_episode_played_again(
     deaths.mkdir()
     make = Make(Deadly, (("folder", str(deaths)), ("lives", 2)))
     with caplog.at_level(logging.WARNING):
-        path = record(tmp_path / "walk.h5", make_behaviour=make, workers=2)
+        path = record(tmp_path / "walk.h5", make_behavior=make, workers=2)
     assert path.read_bytes() == undisturbed.read_bytes()
     assert [r.message.count("exit code -9") for r in caplog.records] == [1, 1]
 
@@ -200,22 +200,22 @@ def test_a_dead_worker_is_reported_and_its_episode_played_again(
 def test_a_deadly_episode_is_given_up(tmp_path: Path) -> None:
     make = Make(Deadly, (("folder", str(tmp_path)), ("lives", 99)))
     with pytest.raises(UserError, match=r"has ended 3 worker processes .*-9.* fewer workers"):
-        record(tmp_path / "walk.h5", make_behaviour=make, workers=2)
+        record(tmp_path / "walk.h5", make_behavior=make, workers=2)
     assert not (tmp_path / "walk.h5").exists()
 
 
 def test_errors_in_workers_keep_their_kind(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug in the behaviour"):
-        record(tmp_path / "a.h5", make_behaviour=Faulty, workers=2)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError: a bug in the behavior"):
+        record(tmp_path / "a.h5", make_behavior=Faulty, workers=2)
     with pytest.raises(UserError, match="no such scenario"):
-        record(tmp_path / "b.h5", make_behaviour=Refusing, workers=2)
+        record(tmp_path / "b.h5", make_behavior=Refusing, workers=2)
     with pytest.raises(UserError, match="top level of a module"):
-        record(tmp_path / "c.h5", make_behaviour=lambda: Wanderer(), workers=2)
+        record(tmp_path / "c.h5", make_behavior=lambda: Wanderer(), workers=2)
 
 
 def test_a_complete_file_is_reused(undisturbed: Path) -> None:
     before = undisturbed.stat().st_mtime_ns
-    assert record(undisturbed, make_behaviour=Faulty) == undisturbed
+    assert record(undisturbed, make_behavior=Faulty) == undisturbed
     assert undisturbed.stat().st_mtime_ns == before
     assert names(undisturbed.parent) == ["walk.h5"]
 
@@ -223,8 +223,8 @@ def test_a_complete_file_is_reused(undisturbed: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 4}, "behaviour.seed: now 4, there 3"),
-        ({"behaviour": {"kind": "other"}}, "behaviour.kind: now 'other', there 'wanderer'"),
+        ({"seed": 4}, "behavior.seed: now 4, there 3"),
+        ({"behavior": {"kind": "other"}}, "behavior.kind: now 'other', there 'wanderer'"),
         ({"episodes": 13}, "episodes: now 13, there 12"),
     ],
 )

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 import smac_remains
-from mads4.behaviour.protocol import Behaviour
-from mads4.behaviour.registry import BehaviourFactory
+from mads4.behavior.protocol import BehaviorPolicy
+from mads4.behavior.registry import BehaviorFactory
 from mads4.data.collect import collect
 from mads4.envs.registry import EnvFactory
-from mads4.envs.supervision import Incidents, Supervision
 from mads4.errors import UserError
+from mads4.rollout.supervision import Incidents, Supervision
 from smac_remains import assert_gone, end_run, hung
 
 EPISODES = 4
-RANDOM = BehaviourFactory("random")
+RANDOM = BehaviorFactory("random")
 RULES = Supervision(processes=2, reset_timeout=3.0, step_timeout=2.0, pause=0.01)
 
 
@@ -29,7 +29,7 @@ def record(
     *faults: dict[str, Any],
     rules: Supervision = RULES,
     workers: int = 8,
-    make_behaviour: Callable[[], Behaviour] = RANDOM,
+    make_behavior: Callable[[], BehaviorPolicy] = RANDOM,
 ) -> tuple[Path, list[Incidents]]:
     """Record random battles in ``<folder>/data.h5``; return that, and the incidents told of."""
     arguments = {
@@ -41,11 +41,11 @@ def record(
     told: list[Incidents] = []
     path = collect(
         EnvFactory("smac", arguments, rules),
-        make_behaviour,
+        make_behavior,
         EPISODES,
         5,
         folder / "data.h5",
-        behaviour={"name": "random"},
+        behavior={"name": "random"},
         workers=workers,
         on_incidents=told.append,
     )
@@ -102,16 +102,16 @@ def test_a_game_that_always_fails_is_given_up_and_what_is_finished_is_kept(
     assert told == [Incidents()]
 
 
-def test_a_behaviour_that_looks_into_the_game_is_told_that_it_cannot(tmp_path: Path) -> None:
+def test_a_behavior_that_looks_into_the_game_is_told_that_it_cannot(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"looks into the environment \(for its 'warehouse'\)"):
-        record(tmp_path, make_behaviour=BehaviourFactory("greedy"))
+        record(tmp_path, make_behavior=BehaviorFactory("greedy"))
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from mads4.envs.supervision import Supervision
+from mads4.rollout.supervision import Supervision
 from test_collect_supervised import record
 
 if __name__ == "__main__":

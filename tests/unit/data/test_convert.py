@@ -60,8 +60,8 @@ def test_numbers_and_provenance(fake: Fake, tmp_path: Path) -> None:
     kept = [episode for number, episode in enumerate(fake.content) if number % 3 != 2]
     assert header.fingerprint == Dataset.from_episodes(SPEC, kept).fingerprint
     assert read_dataset(tmp_path / "out.h5").fingerprint == header.fingerprint
-    behaviour = read_header(tmp_path / "out.h5").behaviour
-    assert behaviour == {
+    behavior = read_header(tmp_path / "out.h5").behavior
+    assert behavior == {
         "format": "fake",
         "reader_version": 3,
         "quality": "good",
@@ -81,8 +81,8 @@ def test_numbers_and_provenance(fake: Fake, tmp_path: Path) -> None:
 def test_a_limit_reads_no_further(fake: Fake, tmp_path: Path) -> None:
     header = convert(fake, tmp_path / "out.h5", limit=2, name="two")
     assert (len(header), header.name) == (2, "two")
-    assert header.behaviour["limit"] == 2
-    assert header.behaviour["skipped"]["episodes"] == 0
+    assert header.behavior["limit"] == 2
+    assert header.behavior["skipped"]["episodes"] == 0
 
 
 def test_a_folder_of_arrays_bit_for_bit(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_folder_of_arrays_bit_for_bit(tmp_path: Path) -> None:
         after = data.episode(number)
         for name in ("observation", "state", "available_actions", "action", "reward"):
             np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
-    assert header.behaviour["source"]["count"] == 8
+    assert header.behavior["source"]["count"] == 8
 
 
 @pytest.mark.parametrize(

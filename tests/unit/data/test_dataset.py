@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from recording_fakes import SPEC, make_episode, make_episodes
 
 from mads4.data.dataset import Dataset
-from mads4.data.statistics import STD_FLOOR, normalisation
+from mads4.data.statistics import STD_FLOOR, normalization
 from mads4.errors import UserError
 from mads4.types import returns_to_go
 
@@ -40,7 +40,7 @@ def test_summary_has_every_promised_fact(dataset: Dataset) -> None:
         "return_max": max(returns),
         "length_mean": np.mean(lengths),
         "reward_definition": "steps",
-        "behaviour": {"kind": "random"},
+        "behavior": {"kind": "random"},
         "fingerprint": dataset.fingerprint,
     }
 
@@ -92,7 +92,7 @@ def test_split_seeds_differ_and_nonsense_is_refused(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize(("rows", "values"), [(7, 1 << 23), (1 << 14, 20), (1 << 14, 1)])
-def test_normalisation_of_each_agent(
+def test_normalization_of_each_agent(
     rows: int, values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mads4.data.statistics.BLOCK_ROWS", rows)
@@ -107,7 +107,7 @@ def test_normalisation_of_each_agent(
         observation[:, 1, 0] = 1
         episodes.append(replace(episode, observation=observation))
     view = Dataset.from_episodes(spec, episodes).select([0, 3, 4])
-    found = normalisation(view, per_agent=True)
+    found = normalization(view, per_agent=True)
     for name in ("observation", "state"):
         exact = np.concatenate([getattr(episodes[k], name) for k in (0, 3, 4)]).astype(np.float64)
         mean, std = exact.mean(0), exact.std(0)
@@ -116,12 +116,12 @@ def test_normalisation_of_each_agent(
         assert mean.shape == (2, exact.shape[-1])
         np.testing.assert_allclose(getattr(found, f"{name}_mean"), mean, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(getattr(found, f"{name}_std"), std, rtol=1e-5)
-    shared = normalisation(view).observation_mean
+    shared = normalization(view).observation_mean
     assert shared.shape == (spec.obs_dim,)
 
 
 @pytest.mark.parametrize("encoding", ["default", "float"])
-def test_normalisation_is_that_of_the_view(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_normalization_is_that_of_the_view(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mads4.data.statistics.BLOCK_ROWS", 7)
     spec = replace(SPEC, state_encoding=encoding, state_per_agent=True)
     rng = np.random.default_rng(0)
@@ -133,7 +133,7 @@ def test_normalisation_is_that_of_the_view(encoding: str, monkeypatch: pytest.Mo
         observation[..., 1] = 5
         episodes.append(replace(episode, observation=observation))
     view = Dataset.from_episodes(spec, episodes).select([1, 5, 8])
-    found = normalisation(view)
+    found = normalization(view)
     rows = np.concatenate([episodes[k].observation for k in (1, 5, 8)]).reshape(-1, 3)
     exact = rows.astype(np.float64)
     np.testing.assert_allclose(found.observation_mean, [0, 5, exact[:, 2].mean()], rtol=1e-6)

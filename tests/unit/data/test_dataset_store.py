@@ -63,14 +63,14 @@ def test_what_is_written_is_read_back(
 ) -> None:
     path = tmp_path_factory.mktemp("store") / "set.h5"
     episodes = make_episodes(count, seed, spec)
-    behaviour = {"kind": "é", "noise": [0.0, 0.25], "nested": {"a": None}}
-    written = write_dataset(path, spec, iter(episodes), behaviour, name)
+    behavior = {"kind": "é", "noise": [0.0, 0.25], "nested": {"a": None}}
+    written = write_dataset(path, spec, iter(episodes), behavior, name)
     dataset, header = read_dataset(path), read_header(path)
     assert len(dataset) == len(header) == count
     for i, episode in enumerate(episodes):
         assert_same(dataset.episode(i), episode)
     assert dataset.spec == header.spec == spec
-    assert dataset.behaviour == behaviour and dataset.name == (name or "set")
+    assert dataset.behavior == behavior and dataset.name == (name or "set")
     assert dataset.summary() == header.summary() == written.summary()
     assert dataset.fingerprint == Dataset.from_episodes(spec, episodes).fingerprint
 
@@ -164,7 +164,7 @@ def test_no_flipped_bit_goes_unnoticed(path: Path, tmp_path: Path) -> None:
             noticed += 1
             continue
         # The bit lay in space that HDF5 does not use: the content must be untouched.
-        assert dataset.fingerprint == sound.fingerprint and dataset.behaviour == sound.behaviour
+        assert dataset.fingerprint == sound.fingerprint and dataset.behavior == sound.behavior
         np.testing.assert_array_equal(dataset.observation, sound.observation)
         np.testing.assert_array_equal(dataset.state, sound.state)
         np.testing.assert_array_equal(dataset.returns, sound.returns)

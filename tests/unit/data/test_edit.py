@@ -44,7 +44,7 @@ def test_a_merged_set_has_all_episodes_and_names_its_parents(tmp_path: Path) -> 
     header = convert(merged, tmp_path / "c.h5")
     both = np.concatenate([parent.header.returns for parent in parents])
     np.testing.assert_array_equal(header.returns, both)
-    origin = header.behaviour
+    origin = header.behavior
     assert [p["fingerprint"] for p in origin["parents"]] == [p.header.fingerprint for p in parents]
     assert [row["name"] for row in origin["source"]["files"]] == ["a.h5", "b.h5"]
     assert origin["operation"] == {"name": "merge"}
@@ -82,7 +82,7 @@ def test_kept_episodes_are_the_parent_s(tmp_path: Path) -> None:
     whole, part = read_dataset(tmp_path / "a.h5"), read_dataset(tmp_path / "b.h5")
     for new, old in enumerate((2, 7)):
         np.testing.assert_array_equal(part.episode(new).observation, whole.episode(old).observation)
-    assert header.behaviour["operation"] == {"name": "filter", "best": 0.2}
+    assert header.behavior["operation"] == {"name": "filter", "best": 0.2}
     with pytest.raises(UserError, match=r"No episode of .*a.h5 is left \(name=filter\)"):
         edit.keep(parent, np.array([], int), {"name": "filter", "best": None})
 

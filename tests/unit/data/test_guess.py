@@ -10,12 +10,12 @@ from recording_fakes import SPEC, make_episodes
 from mads4.data.formats.alberdice_write import write_alberdice
 from mads4.data.formats.madt_write import write_madt
 from mads4.data.guess import guess_format, looks_like
-from mads4.data.known_sizes import MAPPO, OXWHIRL, builder, recognised
+from mads4.data.observation_layouts import MAPPO, OXWHIRL, builder, recognized
 from mads4.data.store import write_dataset
 from mads4.errors import UserError
 
 
-def test_what_our_writers_write_is_recognised(tmp_path: Path) -> None:
+def test_what_our_writers_write_is_recognized(tmp_path: Path) -> None:
     write_dataset(tmp_path / "a.h5", SPEC, make_episodes(2))
     write_alberdice(tmp_path / "arrays", SPEC, make_episodes(2))
     write_madt(tmp_path / "3m" / "good", SPEC, make_episodes(2))
@@ -53,10 +53,10 @@ def test_builders_are_told_apart_by_their_sizes() -> None:
     assert builder("rware", "3m", 30) is None
 
 
-def test_what_recorded_a_map_is_recognised_by_all_sizes() -> None:
+def test_what_recorded_a_map_is_recognized_by_all_sizes() -> None:
     names = {"name": "smac", "scenario": "3m", "reward": "smac", "state_encoding": "mappo"}
-    assert recognised("3m", 3, 64, 81, 9) == names
-    assert recognised("2c_vs_64zg", 2, 478, 675, 70) == names | {"scenario": "2c_vs_64zg"}
+    assert recognized("3m", 3, 64, 81, 9) == names
+    assert recognized("2c_vs_64zg", 2, 478, 675, 70) == names | {"scenario": "2c_vs_64zg"}
     others = [(4, 64, 81, 9), (3, 65, 81, 9), (3, 64, 80, 9), (3, 64, 81, 8), (3, 30, 48, 9)]
-    assert not any(recognised("3m", *sizes) for sizes in others)
-    assert recognised("arena", 3, 64, 81, 9) == {}
+    assert not any(recognized("3m", *sizes) for sizes in others)
+    assert recognized("arena", 3, 64, 81, 9) == {}

@@ -34,7 +34,7 @@ def test_the_episodes_are_those_of_the_file(
         "format": "hdf5",
         "reader_version": 1,
         "fingerprint": read_header(path).fingerprint,
-        "behaviour": {"kind": "random"},
+        "behavior": {"kind": "random"},
     }
     for _ in range(2):  # from the first, each time
         read = Dataset.from_episodes(SPEC, recording.episodes())

@@ -115,7 +115,7 @@ def test_the_limit_without_an_environment(tmp_path: Path, folder: str, limit: in
     assert [episode.truncated for episode in recording.episodes()] == [False, limit == 5]
 
 
-def test_the_game_is_recognised_without_an_environment(tmp_path: Path) -> None:
+def test_the_game_is_recognized_without_an_environment(tmp_path: Path) -> None:
     """…by the folder's name and all sizes, which are those of MAPPO's wrapper on 3m."""
     step = [[0.0] * 81, [0.0] * 64, [1], [0.5], True, [1] * 9]
     episode = [[step] for _ in range(3)]

@@ -19,7 +19,7 @@ from mads4.data import on_demand, stored_array
 from mads4.data.consecutive import ConsecutiveSampler
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler, held_out_batches
-from mads4.data.statistics import normalisation
+from mads4.data.statistics import normalization
 from mads4.data.store import read_dataset, write_dataset
 from mads4.data.stored_array import StoredArray, rows_into
 from mads4.errors import UserError
@@ -62,7 +62,7 @@ def test_all_else_is_the_same(both: tuple[Dataset, Dataset]) -> None:
     for one, other in zip(memory.split(0.3, 0), disk.split(0.3, 0), strict=True):
         assert one.fingerprint == other.fingerprint
         for per_agent in (False, True):
-            found = normalisation(one, per_agent), normalisation(other, per_agent)
+            found = normalization(one, per_agent), normalization(other, per_agent)
             for field in fields(found[0]):
                 np.testing.assert_array_equal(*(getattr(n, field.name) for n in found))
         for a, b in zip(held_out_batches(one, 6), held_out_batches(other, 6), strict=True):

@@ -28,7 +28,7 @@ def test_every_entry_can_be_used() -> None:
         assert entry.format in READERS
         assert entry.quality == entry.quality.lower()
         assert (entry.uid is not None) == (entry.format == "og_marl")
-        assert entry.licence and entry.origin and "{" not in entry.folder
+        assert entry.license and entry.origin and "{" not in entry.folder
         for address in entry.addresses:
             assert urllib.parse.urlsplit(address).scheme == "https" and "{" not in address
         assert entry.sha256 is None or len(entry.sha256) == 64
@@ -65,7 +65,7 @@ def test_adding_a_data_set_takes_a_few_lines() -> None:
         "format": "hdf5",
         "env": "toy",
         "reward": "",
-        "licence": "CC0",
+        "license": "CC0",
         "addresses": ["https://example.org/{scenario}.zip"],
         "folder": "toys/{scenario}",
         "from": "nobody",

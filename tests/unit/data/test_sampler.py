@@ -121,7 +121,7 @@ def test_a_window_is_no_longer_than_the_longest_episode(dataset: Dataset) -> Non
     assert SequenceSampler(dataset, 4).batches_per_epoch == 3
 
 
-def test_views_are_sampled_without_their_neighbours(dataset: Dataset) -> None:
+def test_views_are_sampled_without_their_neighbors(dataset: Dataset) -> None:
     train, held_out = dataset.split(0.3, seed=0)
     allowed = set(train.table.seed.tolist())
     for window in (None, 3):

@@ -35,8 +35,8 @@ def cell(picture: np.ndarray, x: int, y: int, side: int = 24) -> np.ndarray:
     return picture[top : top + side, left : left + side]
 
 
-def share(pixels: np.ndarray, colour: str) -> float:
-    near = np.abs(pixels.astype(int) - ImageColor.getrgb(colour)).max(-1) < 12
+def share(pixels: np.ndarray, color: str) -> float:
+    near = np.abs(pixels.astype(int) - ImageColor.getrgb(color)).max(-1) < 12
     return float(near.mean())
 
 
@@ -55,10 +55,10 @@ def test_everything_is_where_it_is(warehouse: Any) -> None:
         assert share(cell(picture, x, y), rware_render.GOAL) > 0.5
     requested = {(s.x, s.y) for s in warehouse.request_queue}
     for shelf in warehouse.shelfs:
-        colour = rware_render.SHELF
+        color = rware_render.SHELF
         if (shelf.x, shelf.y) in requested:
-            colour = rware_render.REQUESTED
-        assert share(cell(picture, shelf.x, shelf.y), colour) > 0.3
+            color = rware_render.REQUESTED
+        assert share(cell(picture, shelf.x, shelf.y), color) > 0.3
     for agent in warehouse.agents:
         assert share(cell(picture, agent.x, agent.y), rware_render.ROBOT) > 0.2
 

@@ -12,13 +12,13 @@ import pytest
 from PIL import ImageColor
 
 from mads4.config.env import SmaxScenario
-from mads4.envs.board import IDLE, RESET, STEP
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory, make_env
 from mads4.envs.smax.render import ALLY, ENEMY
 from mads4.envs.smax.scenarios import SCENARIOS, STOP
-from mads4.envs.vector import make_vector
 from mads4.errors import UserError
+from mads4.rollout.shared_buffers import IDLE, RESET, STEP
+from mads4.rollout.vector import make_vector
 from mads4.types import IntArray, TimeStep
 
 pytest.importorskip("jaxmarl")
@@ -181,8 +181,8 @@ def test_pictures_tell_sides_and_health_apart(env: SmaxEnv) -> None:
     first = env.reset(0)
     picture = env.render()
     assert picture.shape == (384, 384, 3) and picture.dtype == np.uint8
-    for colour, west in ((ALLY, True), (ENEMY, False)):
-        here = (picture == ImageColor.getrgb(colour)).all(axis=-1)
+    for color, west in ((ALLY, True), (ENEMY, False)):
+        here = (picture == ImageColor.getrgb(color)).all(axis=-1)
         assert here[:, :192].any() == west and here[:, 192:].any() != west
     env.step(np.argmax(first.available_actions, axis=1))
     assert (env.render() != picture).any()
@@ -215,7 +215,8 @@ def test_a_process_compiles_once_and_factories_travel() -> None:
 
 def test_nothing_else_imports_jax() -> None:
     code = (
-        "import sys, mads4.envs.registry, mads4.behaviour.smax, mads4.judge, mads4.build;"
+        "import sys, mads4.envs.registry, mads4.behavior.smax, mads4.evaluation.evaluator;"
+        "import mads4.experiment.build;"
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

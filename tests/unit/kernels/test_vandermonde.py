@@ -1,4 +1,4 @@
-"""Factorised geometric sums against the plain Vandermonde product, values and gradients."""
+"""Factorized geometric sums against the plain Vandermonde product, values and gradients."""
 
 from __future__ import annotations
 

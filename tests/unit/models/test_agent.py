@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fakes import SPEC, make_policy
-from mads4.export import TOLERANCE
-from mads4.export_check import Player, largest_difference
+from mads4.export.check import Player, largest_difference
+from mads4.export.onnx import TOLERANCE
 from mads4.models.agent import Agent
 
 THREE = replace(SPEC, n_agents=3)
@@ -24,8 +24,8 @@ CHAINS = [
 ]
 OTHERS: list[dict[str, Any]] = [
     {"use_global_state": False, "use_return": False, "use_previous_action": False},
-    {"parameterisation": "dplr", "discretisation": "bilinear", "message": "state"},
-    {"initialisation": "real", "message": "state"},
+    {"parameterization": "dplr", "discretization": "bilinear", "message": "state"},
+    {"initialization": "real", "message": "state"},
     {"agent_order": "random", "message_drop": 0.3},
     {"mixing": "glu"},
     {"memory": False},

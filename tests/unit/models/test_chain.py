@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from fakes import SPEC, make_batch, make_policy, time_step
+from mads4.algorithms.losses import behavior_cloning
 from mads4.models import Mads4Policy, sequence_view
-from mads4.models.hand_off import from_predecessor, to_agents, to_positions
+from mads4.models.communication import from_predecessor, to_agents, to_positions
 from mads4.models.policy_state import join
 from mads4.models.unroll import unroll
-from mads4.train.losses import behaviour_cloning
 from mads4.types import SequenceBatch
 
 THREE = replace(SPEC, n_agents=3)
@@ -108,7 +108,7 @@ def test_both_views_have_the_same_gradients(options: dict[str, Any]) -> None:
     rest = segment(batch, slice(5, None))
     gradients = []
     for logits in (policy.sequence(rest, state=begun).logits, unroll(policy, rest, state=begun)):
-        loss, _ = behaviour_cloning(logits, rest.action, rest.available_actions, rest.mask)
+        loss, _ = behavior_cloning(logits, rest.action, rest.available_actions, rest.mask)
         policy.zero_grad()
         loss.backward()
         gradients.append({key: p.grad for key, p in policy.named_parameters()})
@@ -151,11 +151,11 @@ def test_states_are_chosen_and_joined_by_environment() -> None:
 
 @pytest.mark.parametrize(
     "ssm",
-    ({"initialisation": "real"}, {"parameterisation": "dplr", "discretisation": "bilinear"}),
+    ({"initialization": "real"}, {"parameterization": "dplr", "discretization": "bilinear"}),
     ids=name,
 )
 @torch.no_grad()
-def test_read_outs_of_the_state_agree_for_every_parameterisation(ssm: dict[str, str]) -> None:
+def test_read_outs_of_the_state_agree_for_every_parameterization(ssm: dict[str, str]) -> None:
     policy = make_policy(THREE, message="state", **ssm)
     played, stepped = play(policy, make_batch(THREE, padded=False))
     torch.testing.assert_close(policy(played), stepped, rtol=1e-9, atol=1e-9)
@@ -283,7 +283,7 @@ def test_agents_without_a_choice_teach_nothing() -> None:
     policy = make_policy(THREE, message="none")
     observation = batch.observation.clone().requires_grad_()
     logits = policy(replace(batch, observation=observation))
-    loss, _ = behaviour_cloning(logits, batch.action, batch.available_actions, batch.mask)
+    loss, _ = behavior_cloning(logits, batch.action, batch.available_actions, batch.mask)
     loss.backward()
     assert observation.grad is not None
     assert observation.grad[:, 6:, 1].abs().max() == 0.0

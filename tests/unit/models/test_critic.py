@@ -36,7 +36,7 @@ def test_statistics_are_those_of_the_first_targets_and_then_follow() -> None:
     head.update(torch.tensor([35.0, 35.0]))
     assert float(head.mean) == pytest.approx(25.0), "later ones by the momentum"
     values = torch.tensor([3.0, -4.0])
-    torch.testing.assert_close(head.restore(head.normalise(values)), values)
+    torch.testing.assert_close(head.restore(head.normalize(values)), values)
 
 
 def test_equal_targets_do_not_divide_by_zero() -> None:
@@ -44,7 +44,7 @@ def test_equal_targets_do_not_divide_by_zero() -> None:
     for _ in range(3):
         head.update(torch.full((5,), 7.0))
     assert float(head.std) == pytest.approx(1e-2)
-    assert head.normalise(torch.tensor(7.0)).isfinite()
+    assert head.normalize(torch.tensor(7.0)).isfinite()
 
 
 def test_no_gradient_reaches_the_policy() -> None:

@@ -16,7 +16,7 @@ NAMES = ("observation_mean", "observation_std", "state_mean", "state_std")
 def test_each_agent_has_statistics_of_its_own(state_per_agent: bool) -> None:
     spec = replace(SPEC, state_per_agent=state_per_agent)
     torch.manual_seed(0)
-    shared, own = InputEmbedding(spec, 8), InputEmbedding(spec, 8, normalisation="per_agent")
+    shared, own = InputEmbedding(spec, 8), InputEmbedding(spec, 8, normalization="per_agent")
     own.load_state_dict(shared.state_dict() | {n: getattr(own, n) for n in NAMES})
     n, rows = spec.n_agents, spec.n_agents if state_per_agent else 1
     statistics = {
@@ -25,7 +25,7 @@ def test_each_agent_has_statistics_of_its_own(state_per_agent: bool) -> None:
         "state_mean": torch.randn(rows, spec.state_dim),
         "state_std": torch.rand(rows, spec.state_dim) + 0.5,
     }
-    own.set_normalisation(statistics)
+    own.set_normalization(statistics)
     batch = make_batch(spec)
     inputs = (batch.observation, batch.state, batch.previous_action, batch.return_to_go)
     scaled = (
@@ -47,12 +47,12 @@ def test_each_agent_has_statistics_of_its_own(state_per_agent: bool) -> None:
 
 def test_equal_statistics_per_agent_are_shared_ones() -> None:
     shared = make_policy()
-    own = make_policy(normalisation="per_agent")
+    own = make_policy(normalization="per_agent")
     assert own.embedding.observation_mean.shape == (SPEC.n_agents, SPEC.obs_dim)
     with torch.no_grad():
         torch.testing.assert_close(own(make_batch()), shared(make_batch()))
 
 
-def test_an_unknown_normalisation_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"normalisation: got 'mine', expected one of shared"):
-        make_policy(normalisation="mine")
+def test_an_unknown_normalization_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"normalization: got 'mine', expected one of shared"):
+        make_policy(normalization="mine")

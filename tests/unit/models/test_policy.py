@@ -49,8 +49,8 @@ VARIANTS: list[dict[str, Any]] = [
     {"use_global_state": False},
     {"use_previous_action": False},
     {"memory": False},
-    {"parameterisation": "dplr", "discretisation": "bilinear"},
-    {"discretisation": "bilinear", "message": "none"},
+    {"parameterization": "dplr", "discretization": "bilinear"},
+    {"discretization": "bilinear", "message": "none"},
     {"n_layers": 1, "use_return": False, "use_global_state": False, "use_previous_action": False},
 ]
 
@@ -81,7 +81,7 @@ def test_padding_changes_nothing() -> None:
 
 def test_uint8_states_are_taken_as_they_are() -> None:
     policy, batch = make_policy(), make_batch(batch=2)
-    policy.embedding.set_normalisation({"state_mean": torch.zeros(3), "state_std": torch.ones(3)})
+    policy.embedding.set_normalization({"state_mean": torch.zeros(3), "state_std": torch.ones(3)})
     binary = (batch.state > 0).to(torch.uint8)
     with torch.no_grad():
         assert torch.equal(
@@ -197,7 +197,7 @@ def test_rows_do_not_depend_on_the_batch_they_are_in(message: str) -> None:
             )
 
 
-def test_inputs_are_normalised() -> None:
+def test_inputs_are_normalized() -> None:
     policy, batch = make_policy(use_previous_action=False), make_batch()
     embedding = policy.embedding
     with torch.no_grad():
@@ -209,7 +209,7 @@ def test_inputs_are_normalised() -> None:
             state=(batch.state - embedding.state_mean) / embedding.state_std,
             return_to_go=batch.return_to_go.double() / embedding.return_scale,
         )
-        embedding.set_normalisation(
+        embedding.set_normalization(
             {
                 "observation_mean": torch.zeros(5),
                 "observation_std": torch.ones(5),
@@ -254,8 +254,8 @@ def test_the_default_network_has_some_150_000_parameters() -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(ValueError, match="message: got 'telepathy', expected one of none, output"):
         Mads4Policy(SPEC, message="telepathy")
-    with pytest.raises(ValueError, match="parameterisation"):
-        Mads4Policy(SPEC, parameterisation="dense")
+    with pytest.raises(ValueError, match="parameterization"):
+        Mads4Policy(SPEC, parameterization="dense")
 
 
 def drawn(probabilities: list[float], uniforms: np.ndarray) -> torch.Tensor:

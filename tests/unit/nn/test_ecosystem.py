@@ -13,8 +13,8 @@ from mads4.nn.recurrence import recurrence
 
 OPTIONS = (
     {},
-    {"parameterisation": "dplr", "discretisation": "bilinear"},
-    {"initialisation": "real"},
+    {"parameterization": "dplr", "discretization": "bilinear"},
+    {"initialization": "real"},
 )
 
 LONG = """
@@ -28,7 +28,7 @@ def resident(field):
 
 torch.set_num_threads(1)
 options = {} if sys.argv[1] == "diagonal" else {
-    "parameterisation": "dplr", "discretisation": "bilinear"
+    "parameterization": "dplr", "discretization": "bilinear"
 }
 stack = S4Stack(96, 96, 3, **options)
 u = torch.randn(4, 16_000, 96)
@@ -100,9 +100,9 @@ def test_autocast_leaves_kernels_in_full_precision(length: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
-@pytest.mark.parametrize("parameterisation", ("diagonal", "dplr"))
-def test_sixteen_thousand_steps_train_in_two_gibibytes(parameterisation: str) -> None:
+@pytest.mark.parametrize("parameterization", ("diagonal", "dplr"))
+def test_sixteen_thousand_steps_train_in_two_gibibytes(parameterization: str) -> None:
     """Three blocks, batch 4, H = N = 96: the peak of the whole process."""
-    command = [sys.executable, "-c", LONG, parameterisation]
+    command = [sys.executable, "-c", LONG, parameterization]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert float(done.stdout) < 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mads4.nn.hippo import S4D_INITIALISATIONS, legs_matrices, legs_nplr, s4d_diagonal
+from mads4.nn.hippo import S4D_INITIALIZATIONS, legs_matrices, legs_nplr, s4d_diagonal
 
 
 @pytest.mark.parametrize("d_state", (2, 8, 64, 96))
@@ -24,7 +24,7 @@ def test_nplr_form_is_unitarily_equivalent_to_legs(d_state: int) -> None:
     assert moment.real == pytest.approx(column @ matrix @ column)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in S4D_INITIALISATIONS if kind != "real"])
+@pytest.mark.parametrize("kind", [kind for kind in S4D_INITIALIZATIONS if kind != "real"])
 def test_diagonals_are_stable_and_distinct(kind: str) -> None:
     diagonal = s4d_diagonal(64, kind)
     assert diagonal.shape == (32,)
@@ -41,6 +41,6 @@ def test_an_odd_state_size_is_refused() -> None:
         legs_nplr(7)
 
 
-def test_an_unknown_initialisation_is_refused() -> None:
+def test_an_unknown_initialization_is_refused() -> None:
     with pytest.raises(ValueError, match="legs, lin, inv"):
         s4d_diagonal(8, "random")

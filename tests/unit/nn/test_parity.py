@@ -1,4 +1,4 @@
-"""Every parameterisation, discretisation and backend against dense matrix powers.
+"""Every parameterization, discretization and backend against dense matrix powers.
 
 The dense system comes from the layer's parameters through general linear algebra (PyTorch's, itself
 checked against SciPy's), so it shares nothing with the fast paths.
@@ -27,13 +27,13 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 LENGTHS = (1, 2, 3, 31, 32, 33, 37, 99, 500, 2048)
 VARIANTS = [
     *(
-        pytest.param({"initialisation": kind, "discretisation": method}, id=f"{kind}-{method}")
+        pytest.param({"initialization": kind, "discretization": method}, id=f"{kind}-{method}")
         for kind in ("legs", "lin", "inv", "random", "real")
         for method in ("zoh", "bilinear")
     ),
-    pytest.param({"parameterisation": "dplr", "discretisation": "bilinear"}, id="dplr-bilinear"),
+    pytest.param({"parameterization": "dplr", "discretization": "bilinear"}, id="dplr-bilinear"),
     pytest.param(
-        {"parameterisation": "dplr", "discretisation": "bilinear", "n_ssm": 1}, id="dplr-shared"
+        {"parameterization": "dplr", "discretization": "bilinear", "n_ssm": 1}, id="dplr-shared"
     ),
 ]
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -74,7 +74,7 @@ def continuous(space: StateSpace, leaves: Mapping[str, Tensor]) -> tuple[Tensor,
 
 
 def discrete(space: StateSpace, matrix: Tensor, column: Tensor, dt: Tensor) -> tuple[Tensor, ...]:
-    if space.discretisation == "bilinear":
+    if space.discretization == "bilinear":
         return reference.dense_bilinear(matrix, column, dt)
     power = torch.linalg.matrix_exp(dt[:, None, None] * matrix)
     identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
@@ -112,7 +112,7 @@ def test_dense_systems_are_scipys(options: Mapping[str, object]) -> None:
     for h in range(H):
         system = (matrix[h].numpy(), column[h, :, None].numpy(), np.eye(len(matrix[h])))
         expected = scipy.signal.cont2discrete(
-            (*system, np.zeros((len(matrix[h]), 1))), dt[h].item(), space.discretisation
+            (*system, np.zeros((len(matrix[h]), 1))), dt[h].item(), space.discretization
         )
         np.testing.assert_allclose(power[h].numpy(), expected[0], rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(held[h].numpy(), expected[1][:, 0], rtol=1e-9, atol=1e-12)

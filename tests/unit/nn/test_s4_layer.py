@@ -24,7 +24,7 @@ def make_layer(
 ) -> S4Layer:
     torch.manual_seed(seed)
     layer = S4Layer(
-        5, d_state, parameterisation=variant[0], discretisation=variant[1], memory=memory
+        5, d_state, parameterization=variant[0], discretization=variant[1], memory=memory
     )
     with torch.no_grad():
         for value in layer.parameters():
@@ -45,7 +45,7 @@ def unroll(
 def dense_views(
     layer: S4Layer, u: torch.Tensor, state: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Run the layer's continuous system, discretised by dense linear algebra in float64."""
+    """Run the layer's continuous system, discretized by dense linear algebra in float64."""
     space: StateSpace = layer.ssm
     double = {name: value.detach().double() for name, value in space.named_parameters()}
     eigenvalues = torch.complex(-double["log_decay"].exp(), double["frequency"])
@@ -55,7 +55,7 @@ def dense_views(
     column = reference.with_conjugates(torch.view_as_complex(double["column"]))
     row = reference.with_conjugates(torch.view_as_complex(double["row"]))
     matrix, dt = reference.dense_matrix(eigenvalues, low_rank), double["log_dt"].exp()
-    if space.discretisation == "zoh":
+    if space.discretization == "zoh":
         discrete = torch.linalg.matrix_exp(dt[:, None, None] * matrix)
         identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
         column = torch.linalg.solve(matrix, (discrete - identity) @ column.unsqueeze(-1))[..., 0]

@@ -13,7 +13,7 @@ from mads4.nn.norm import channel_norm
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"mixing": "glu"},
-    {"parameterisation": "dplr", "discretisation": "bilinear"},
+    {"parameterization": "dplr", "discretization": "bilinear"},
     {"memory": False},
 )
 

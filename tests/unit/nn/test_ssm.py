@@ -1,4 +1,4 @@
-"""Discretisation, stability, options and optimiser groups of the state-space parameters."""
+"""Discretization, stability, options and optimizer groups of the state-space parameters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mads4.nn.ssm import StateSpace, ssm_parameters
 VARIANTS = (("diagonal", "zoh"), ("diagonal", "bilinear"), ("dplr", "bilinear"))
 
 
-def perturbed(parameterisation: str, discretisation: str, scale: float, seed: int) -> StateSpace:
+def perturbed(parameterization: str, discretization: str, scale: float, seed: int) -> StateSpace:
     torch.manual_seed(seed)
     space = StateSpace(
-        3, 8, parameterisation=parameterisation, discretisation=discretisation, dt_max=1.0
+        3, 8, parameterization=parameterization, discretization=discretization, dt_max=1.0
     ).double()
     with torch.no_grad():
         for value in space.parameters():
@@ -30,7 +30,7 @@ def continuous(space: StateSpace) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     """Return Λ, P (zero if diagonal) and Δ."""
     eigenvalues = torch.complex(-space.log_decay.exp(), space.frequency)
     low_rank = torch.zeros_like(eigenvalues)
-    if space.parameterisation == "dplr":
+    if space.parameterization == "dplr":
         low_rank = torch.view_as_complex(space.low_rank)
     return eigenvalues, low_rank, space.log_dt.exp()
 
@@ -38,12 +38,12 @@ def continuous(space: StateSpace) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 @settings(max_examples=20, deadline=None)
 @given(variant=st.sampled_from(VARIANTS), scale=st.floats(0.0, 2.0), seed=st.integers(0, 10_000))
 @torch.no_grad()
-def test_every_discretised_system_is_stable(
+def test_every_discretized_system_is_stable(
     variant: tuple[str, str], scale: float, seed: int
 ) -> None:
     space = perturbed(*variant, scale, seed)
     if variant[1] == "zoh":
-        assert space.discretise().decay.abs().max() < 1
+        assert space.discretize().decay.abs().max() < 1
         return
     eigenvalues, low_rank, dt = continuous(space)
     matrix = reference.dense_matrix(eigenvalues, low_rank)
@@ -55,12 +55,12 @@ def test_every_discretised_system_is_stable(
 @pytest.mark.parametrize("length", (1, 2, 3, 37, 500))
 @torch.no_grad()
 def test_dplr_taps_match_cauchy_and_woodbury(length: int) -> None:
-    space = StateSpace(4, 96, parameterisation="dplr", discretisation="bilinear").double()
+    space = StateSpace(4, 96, parameterization="dplr", discretization="bilinear").double()
     eigenvalues, low_rank, dt = continuous(space)
     column, row = torch.view_as_complex(space.column), torch.view_as_complex(space.row)
     expected = reference.cauchy_kernel(eigenvalues, low_rank, column, row, dt, length)
     expected[:, 0] += space.feedthrough
-    taps = kernel_taps(space.discretise(), length)
+    taps = kernel_taps(space.discretize(), length)
     assert (taps - expected).abs().max() <= 1e-10 * expected.abs().max()
 
 
@@ -68,7 +68,7 @@ def test_dplr_taps_match_cauchy_and_woodbury(length: int) -> None:
 def test_zoh_is_the_matrix_exponential() -> None:
     space = perturbed("diagonal", "zoh", 0.3, seed=5)
     eigenvalues, _, dt = continuous(space)
-    system = space.discretise()
+    system = space.discretize()
     times = torch.linspace(0, 1, 20_001, dtype=torch.float64)
     exact = torch.exp(eigenvalues.unsqueeze(-1) * dt[:, None, None] * times)
     integral = torch.trapezoid(exact, times, dim=-1) * dt.unsqueeze(-1)
@@ -80,7 +80,7 @@ def test_zoh_is_the_matrix_exponential() -> None:
 def test_parameters_match_the_gradient_of_the_reference() -> None:
     space = perturbed("dplr", "bilinear", 0.1, seed=6)
     weight = torch.randn(3, 20, dtype=torch.float64)
-    (kernel_taps(space.discretise(), 20) * weight).sum().backward()
+    (kernel_taps(space.discretize(), 20) * weight).sum().backward()
     fast = {name: value.grad.clone() for name, value in space.named_parameters()}
     space.zero_grad()
     eigenvalues, low_rank, dt = continuous(space)
@@ -99,14 +99,14 @@ def test_step_sizes_lie_in_their_range() -> None:
 
 def test_only_the_named_groups_are_trained() -> None:
     space = StateSpace(
-        2, 4, parameterisation="dplr", discretisation="bilinear", trainable=("B", "C")
+        2, 4, parameterization="dplr", discretization="bilinear", trainable=("B", "C")
     )
     trained = {name for name, value in space.named_parameters() if value.requires_grad}
     assert trained == {"column", "row"}
 
 
 def test_parameters_are_grouped_by_their_symbol() -> None:
-    stack = S4Stack(4, 6, 2, parameterisation="dplr", discretisation="bilinear")
+    stack = S4Stack(4, 6, 2, parameterization="dplr", discretization="bilinear")
     names = {id(value): name.rsplit(".", 1)[-1] for name, value in stack.named_parameters()}
     groups = {
         group: {names[id(value)] for value in values}
@@ -122,14 +122,14 @@ def test_parameters_are_grouped_by_their_symbol() -> None:
     assert sum(map(len, ssm_parameters(stack).values())) == 2 * 7
 
 
-@pytest.mark.parametrize("initialisation", ("legs", "random", "real"))
-def test_copies_of_a_and_b_are_shared_among_channels(initialisation: str) -> None:
-    space = StateSpace(6, 8, n_ssm=2, initialisation=initialisation, dt_min=0.1, dt_max=0.1)
+@pytest.mark.parametrize("initialization", ("legs", "random", "real"))
+def test_copies_of_a_and_b_are_shared_among_channels(initialization: str) -> None:
+    space = StateSpace(6, 8, n_ssm=2, initialization=initialization, dt_min=0.1, dt_max=0.1)
     with torch.no_grad():
         space.column.copy_(torch.randn_like(space.column))
         space.log_decay[1] += 0.5
     assert space.log_decay.shape[0] == space.column.shape[0] == 2
-    system = space.discretise()
+    system = space.discretize()
     for values in (system.decay, system.column):
         assert values.shape[0] == 6
         torch.testing.assert_close(values[:2].repeat(3, 1), values)
@@ -139,8 +139,8 @@ def test_copies_of_a_and_b_are_shared_among_channels(initialisation: str) -> Non
 
 @torch.no_grad()
 def test_real_modes_are_real_all_the_way() -> None:
-    space = StateSpace(2, 5, initialisation="real", dt_min=0.1, dt_max=0.1).double()
-    system = space.discretise()
+    space = StateSpace(2, 5, initialization="real", dt_min=0.1, dt_max=0.1).double()
+    system = space.discretize()
     assert not system.decay.is_complex()
     modes = -torch.arange(1.0, 6.0, dtype=torch.float64)
     torch.testing.assert_close(system.decay[0], torch.exp(0.1 * modes), rtol=1e-6, atol=0)
@@ -154,14 +154,14 @@ def test_real_modes_are_real_all_the_way() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     (
-        ({"parameterisation": "dplr", "discretisation": "zoh"}, "dplr.*zoh.*bilinear"),
-        ({"parameterisation": "dense"}, "diagonal, dplr"),
-        ({"discretisation": "euler"}, "zoh, bilinear"),
+        ({"parameterization": "dplr", "discretization": "zoh"}, "dplr.*zoh.*bilinear"),
+        ({"parameterization": "dense"}, "diagonal, dplr"),
+        ({"discretization": "euler"}, "zoh, bilinear"),
         ({"trainable": ("A", "E")}, "A, B, C, dt, D"),
-        ({"initialisation": "zero"}, "legs, lin, inv, real, random"),
+        ({"initialization": "zero"}, "legs, lin, inv, real, random"),
         ({"n_ssm": 3}, "n_ssm=3.*2 channels"),
         (
-            {"parameterisation": "dplr", "discretisation": "bilinear", "initialisation": "real"},
+            {"parameterization": "dplr", "discretization": "bilinear", "initialization": "real"},
             "legs",
         ),
         ({"dt_min": 0.1, "dt_max": 0.01}, "dt_min"),

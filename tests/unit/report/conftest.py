@@ -36,7 +36,7 @@ SUMMARY: dict[str, Any] = {
             "return_iqm": 14.3,
             "return_ci95": [13.2, 15.0],
             "episodes": 64,
-            "normalised_score": 0.63,
+            "normalized_score": 0.63,
         },
         "29.7": {
             "target_return": 29.7,
@@ -45,7 +45,7 @@ SUMMARY: dict[str, Any] = {
             "return_iqm": 16.5,
             "return_ci95": [15.2, 16.8],
             "episodes": 64,
-            "normalised_score": None,
+            "normalized_score": None,
         },
     },
     "baselines": {

@@ -60,7 +60,7 @@ def test_sweep_is_averaged_over_seeds(sweep: Path) -> None:
     # 9 and 11: standard error 1, and Student's t with one degree of freedom is 12.706
     assert (best["return_low"], best["return_high"]) == pytest.approx((-2.706, 22.706), abs=1e-3)
     assert best["episodes"] == 128
-    assert best["normalised_score"] == pytest.approx(0.4)
+    assert best["normalized_score"] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("runs", [2, 3, 5])
@@ -193,7 +193,7 @@ def test_yardsticks_of_one_run_alone_are_no_difference(sweep: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"baselines": {}}))
     frame = compare(find_runs([sweep / "0", sweep / "1"]))
     assert frame["seeds"].tolist() == [2, 2]
-    assert frame["normalised_score"].isna().tolist() == [True, False], "one's is not both's"
+    assert frame["normalized_score"].isna().tolist() == [True, False], "one's is not both's"
 
 
 def test_markdown_and_csv(sweep: Path, tmp_path: Path) -> None:

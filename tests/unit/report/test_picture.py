@@ -53,7 +53,7 @@ def test_picture_states_the_result(
 
 def test_headline_does_not_choose_by_achievement(summary: dict[str, Any]) -> None:
     assert headline(summary) == (
-        "RWARE tiny-2ag: MADS4 reaches 16.0 deliveries, 80% of the data it learnt from"
+        "RWARE tiny-2ag: MADS4 reaches 16.0 deliveries, 80% of the data it learned from"
     )
     summary["eval"]["20.0"]["return_mean"] = 19.0
     assert "16.0 deliveries" in headline(summary)

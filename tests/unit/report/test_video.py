@@ -1,4 +1,4 @@
-"""GIFs: every frame, in its colours, small."""
+"""GIFs: every frame, in its colors, small."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from mads4.atomic import write_json
 from mads4.data.content import Array
 from mads4.data.formats.alberdice import META
 from mads4.data.formats.export import checked, new_folder
 from mads4.errors import UserError
+from mads4.io import write_json
 from mads4.types import EnvSpec, Episode
 
 

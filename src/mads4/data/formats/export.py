@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mads4.atomic import atomic_folder
 from mads4.data.content import Array, step_columns
 from mads4.errors import UserError
+from mads4.io import atomic_folder
 from mads4.types import EnvSpec, Episode
 
 

@@ -31,7 +31,7 @@ def open_hdf5(path: Path | str, env: EnvSpec | None = None) -> Hdf5Recording:
         "format": FORMAT,
         "reader_version": READER_VERSION,
         "fingerprint": header.fingerprint,
-        "behaviour": dict(header.behaviour),
+        "behavior": dict(header.behavior),
     }
     return Hdf5Recording(name=header.name, spec=header.spec, origin=origin, files=(path,))
 

@@ -32,7 +32,7 @@ from typing import Any
 
 from mads4.data.formats.madt_episode import MadtEpisode, Sizes, SkippedError
 from mads4.data.formats.recording import names_of
-from mads4.data.known_sizes import recognised
+from mads4.data.observation_layouts import recognized
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
@@ -76,7 +76,7 @@ def open_madt(
         "state_dim": first.state,
         "n_actions": first.actions,
     }
-    found = recognised(scenario, **sizes) if env is None else {}
+    found = recognized(scenario, **sizes) if env is None else {}
     spec = EnvSpec(
         **(names_of(env) | found),
         **sizes,

@@ -4,7 +4,7 @@ Both are made of the same blocks; the wrapper (Yu et al. 2022), with which the d
 al. 2022) were recorded, has more in each. N agents, M enemies, A actions; ``[s]`` is there where
 the side's race has shields, ``[k]`` is one-hot over the kinds of unit where the map has several.
 Positions *relative* to an agent are divided by its sight range, those on the *map* are measured
-from its centre and divided by its extent. Whoever is dead, or out of sight where it says so, has
+from its center and divided by its extent. Whoever is dead, or out of sight where it says so, has
 zeros. The order was read off the public code of both and the sizes agree on all maps.
 
 Local observation of SMAC, for each agent:
@@ -164,7 +164,7 @@ def _condition(units: Units, unit_types: int) -> list[FloatArray]:
 
 def _on_map(field: Battlefield, units: Units) -> FloatArray:
     """Return (U, 2) positions on the map."""
-    return np.asarray((units.position - field.centre) / field.extent)
+    return np.asarray((units.position - field.center) / field.extent)
 
 
 def _moves(field: Battlefield) -> FloatArray:

@@ -86,7 +86,7 @@ def _no_build() -> str:
     place = "SC2PATH" if os.environ.get("SC2PATH") else "SC2PATH is not set; the usual place"
     return (
         f"StarCraft II is not in {folder()} ({place}; no Versions/Base<build> in there). "
-        f"Download 4.10 from {PAGE}, unzip it with the password that its licence page gives, "
+        f"Download 4.10 from {PAGE}, unzip it with the password that its license page gives, "
         "and export SC2PATH=<folder>/StarCraftII"
     )
 

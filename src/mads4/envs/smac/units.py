@@ -49,7 +49,7 @@ class Battlefield:
     """(N, A) what each agent did one step earlier, one-hot; zeros at an episode's first step."""
     sight: FloatArray
     """(N,) how far each agent sees."""
-    centre: FloatArray
+    center: FloatArray
     """(2,) middle of the map."""
     extent: FloatArray
     """(2,) width and height of the part of the map where units can go."""
@@ -66,7 +66,7 @@ class Battlefield:
             available_actions=np.zeros((n, game.n_actions), np.bool_),
             last_action=np.zeros((n, game.n_actions)),
             sight=np.full(n, 9.0),
-            centre=np.ones(2),
+            center=np.ones(2),
             extent=np.ones(2),
             unit_types=game.unit_types,
         )
@@ -101,7 +101,7 @@ def read_battlefield(game: Any, available_actions: BoolArray) -> Battlefield:
         available_actions=available_actions,
         last_action=np.asarray(game.last_action, dtype=np.float64),
         sight=np.array([float(game.unit_sight_range(i)) for i in range(game.n_agents)]),
-        centre=np.array([game.map_x / 2, game.map_y / 2]),
+        center=np.array([game.map_x / 2, game.map_y / 2]),
         extent=np.array([game.max_distance_x, game.max_distance_y], dtype=np.float64),
         unit_types=game.unit_type_bits,
     )

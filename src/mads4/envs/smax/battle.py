@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mads4.envs.board import IDLE, RESET, STEP, Board
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.smax.engine import WIDTH, Array, Engine, Rules, Shown, engine
 from mads4.envs.smax.render import Units, render
-from mads4.envs.supervision import Incidents
-from mads4.envs.vector import Loss
+from mads4.rollout.shared_buffers import IDLE, RESET, STEP, SharedBuffers
+from mads4.rollout.supervision import Incidents
+from mads4.rollout.vector import WorkerLost
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 _BOARD = ("observation", "state", "available_actions", "reward", "terminated", "truncated")
@@ -21,7 +21,7 @@ _UNITS = ("position", "health", "alive", "kind", "cooldown", "target")
 
 
 class SmaxVector:
-    """Battles that go on together, `WIDTH` in one call; a `mads4.envs.vector.VectorEnv`.
+    """Battles that go on together, `WIDTH` in one call; a `mads4.rollout.vector.VectorEnv`.
 
     An episode is the same, bit for bit, whatever the number of rows and whichever it is played in.
 
@@ -39,7 +39,7 @@ class SmaxVector:
     ) -> None:
         self.engine = engine(scenario, options)
         self.spec: EnvSpec = self.engine.spec
-        self.board = Board.over(self.spec, rows)
+        self.board = SharedBuffers.over(self.spec, rows)
         self.incidents = Incidents()
         self._battles: list[Any] = []
         self._pending: list[tuple[slice, Array, Shown]] = []
@@ -69,7 +69,7 @@ class SmaxVector:
                 if mask.any():
                     self._pending.append((at, mask, self._compute(chunk, at, what, mask)))
 
-    def wait(self, rows: slice) -> list[Loss]:
+    def wait(self, rows: slice) -> list[WorkerLost]:
         """Write to the board what came of it; nothing can be lost."""
         for at, mask, shown in self._pending:
             self._write(at, mask[: at.stop - at.start], shown)

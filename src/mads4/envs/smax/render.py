@@ -1,6 +1,6 @@
 """A picture of a battle, drawn with Pillow: no display, the same on any machine.
 
-Sides differ in colour (Okabe and Ito's) and in shape: allies are discs, enemies are squares.
+Sides differ in color (Okabe and Ito's) and in shape: allies are discs, enemies are squares.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Powers split: with ``l = a S + b`` and ``S ≈ 2 √L``, ``d^l = (d^S)^a d^b``, so that the sum over n
 is one real matrix product of an (A, 2N) and a (2N, S) factor per channel. Memory is O(N √L) instead
 of O(N L), and so is the number of powers. They come from repeated doubling, which needs
-multiplications only and no logarithm of ``d`` (bilinear discretisation may put ``d`` at zero).
+multiplications only and no logarithm of ``d`` (bilinear discretization may put ``d`` at zero).
 """
 
 from __future__ import annotations

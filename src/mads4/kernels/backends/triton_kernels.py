@@ -39,7 +39,7 @@ def _power(log2_modulus, turns, exponent, dtype: tl.constexpr):
 def _accumulate(left, right, total):
     """Return total + left @ right without rounding to TF32."""
     if total.dtype == tl.float64:
-        # tl.dot learnt float64 after Triton 3.2, which PyTorch 2.6 still ships.
+        # tl.dot learned float64 after Triton 3.2, which PyTorch 2.6 still ships.
         result = total + tl.sum(left[:, :, None] * right[None, :, :], axis=1)
     else:
         result = tl.dot(left, right, total, input_precision="ieee")

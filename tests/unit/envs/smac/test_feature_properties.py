@@ -37,7 +37,7 @@ def battlefields(draw: st.DrawFn) -> tuple[SmacMap, Battlefield]:
         available_actions=rng.random((n, actions)) < 0.5,
         last_action=np.eye(actions)[rng.integers(actions, size=n)],
         sight=np.full(n, 9.0),
-        centre=np.array([16.0, 16.0]),
+        center=np.array([16.0, 16.0]),
         extent=np.array([30.0, 28.0]),
         unit_types=game.unit_types,
     )
@@ -75,7 +75,7 @@ def test_nobody_learns_of_the_dead(drawn: tuple[SmacMap, Battlefield]) -> None:
         field.available_actions,
         field.last_action,
         field.sight,
-        field.centre,
+        field.center,
         field.extent,
         field.unit_types,
     )

@@ -40,7 +40,7 @@ def marines() -> Battlefield:
 
     Enemy 0 stands 6 east of agent 0: in its sight of 10 and in reach; from agent 1 it is (3, -4)
     away, at distance 5. Enemy 1 is 12 north of agent 0, out of sight; (−3, 8) from agent 1, at
-    √73 ≈ 8.544, in sight but not in reach. The map's centre is (16, 16), its extent 32 × 16.
+    √73 ≈ 8.544, in sight but not in reach. The map's center is (16, 16), its extent 32 × 16.
     """
     available = np.array([[0, 1, 1, 0, 1, 1, 1, 0], [0, 1, 0, 1, 1, 0, 1, 0]], dtype=bool)
     return Battlefield(
@@ -49,7 +49,7 @@ def marines() -> Battlefield:
         available_actions=available,
         last_action=np.eye(8)[[4, 6]],
         sight=np.array([10.0, 10.0]),
-        centre=np.array([16.0, 16.0]),
+        center=np.array([16.0, 16.0]),
         extent=np.array([32.0, 16.0]),
         unit_types=0,
     )
@@ -138,7 +138,7 @@ def protoss() -> Battlefield:
         available_actions=np.ones((2, 7), dtype=bool),
         last_action=np.zeros((2, 7)),
         sight=np.array([6.0, 6.0]),
-        centre=np.array([4.0, 5.0]),
+        center=np.array([4.0, 5.0]),
         extent=np.array([10.0, 10.0]),
         unit_types=2,
     )

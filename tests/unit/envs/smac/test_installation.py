@@ -81,7 +81,7 @@ def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
     assert "pip install smac" not in text
 
 
-def test_automls_package_of_that_name_is_recognised(package: Package) -> None:
+def test_automls_package_of_that_name_is_recognized(package: Package) -> None:
     package({"facade/__init__.py": ""})
     text = complaint()
     assert "PyPI's smac is AutoML's" in text

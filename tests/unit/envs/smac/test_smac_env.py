@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mads4.behaviour.registry import make_behaviour
+from mads4.behavior.registry import make_behavior
 from mads4.data.record import record_episode
 from mads4.envs.protocol import BrokenEpisodeError, MultiAgentEnv
 from mads4.envs.registry import make_env
@@ -202,8 +202,8 @@ def test_recordings_hold_whole_episodes_only(tmp_path: Path) -> None:
         closing(battle(tmp_path, relaunch_every=1, options={"faults": faults})) as env,
         closing(battle(tmp_path / "sound", relaunch_every=1)) as sound,
     ):
-        recorded = record_episode(env, make_behaviour("random"), 0, 5)
-        expected = record_episode(sound, make_behaviour("random"), 0, 5)
+        recorded = record_episode(env, make_behavior("random"), 0, 5)
+        expected = record_episode(sound, make_behavior("random"), 0, 5)
     np.testing.assert_array_equal(recorded.observation, expected.observation)
     np.testing.assert_array_equal(recorded.action, expected.action)
     assert recorded.episode_return == expected.episode_return
@@ -215,4 +215,4 @@ def test_a_recording_that_always_breaks_is_given_up(tmp_path: Path) -> None:
         closing(battle(tmp_path, options={"faults": faults})) as env,
         pytest.raises(UserError, match=r"Episode 5 of seed 0 has failed 3 times .*lost its game"),
     ):
-        record_episode(env, make_behaviour("random"), 0, 5)
+        record_episode(env, make_behavior("random"), 0, 5)

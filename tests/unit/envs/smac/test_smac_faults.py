@@ -13,13 +13,13 @@ import pytest
 
 import smac_stand_in
 from mads4.envs.registry import EnvFactory
-from mads4.envs.supervision import Incidents, Supervision
-from mads4.envs.vector import LocalVector, VectorEnv, make_vector
-from mads4.envs.vector_worker import WorkerVector
+from mads4.envs.seeding import environment_seed
 from mads4.errors import UserError
-from mads4.evaluate import RandomPolicy
-from mads4.rollout import Played, rollout
-from mads4.seeding import environment_seed
+from mads4.evaluation.metrics import RandomPolicy
+from mads4.rollout.rollout import EpisodeResult, rollout
+from mads4.rollout.supervision import Incidents, Supervision
+from mads4.rollout.vector import LocalVector, VectorEnv, make_vector
+from mads4.rollout.vector_worker import WorkerVector
 from smac_remains import assert_gone, end_run, hung
 
 RULES = Supervision(processes=2, reset_timeout=3.0, step_timeout=2.0, pause=0.01)
@@ -41,13 +41,13 @@ def factory(
     )
 
 
-def play(envs: VectorEnv, episodes: int = EPISODES) -> list[Played]:
+def play(envs: VectorEnv, episodes: int = EPISODES) -> list[EpisodeResult]:
     played = rollout(RandomPolicy(), envs, episodes, seed=7, target_return=0.0)
     return sorted(played, key=lambda episode: episode.index)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[Played]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[EpisodeResult]:
     folder = tmp_path_factory.mktemp("undisturbed")
     with closing(make_vector(factory(folder, []), EPISODES, workers=0)) as envs:
         return play(envs)
@@ -76,7 +76,7 @@ def test_a_fault_is_survived_and_changes_nothing(
     how: str,
     counted: str,
     reason: str,
-    undisturbed: list[Played],
+    undisturbed: list[EpisodeResult],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -95,7 +95,7 @@ def test_a_fault_is_survived_and_changes_nothing(
     assert record.getMessage().startswith(reason)
 
 
-def test_faults_of_all_kinds_in_one_run(undisturbed: list[Played], tmp_path: Path) -> None:
+def test_faults_of_all_kinds_in_one_run(undisturbed: list[EpisodeResult], tmp_path: Path) -> None:
     kinds = (
         ({"how": "die", "at": 1}, {"how": "lie", "at": 2}),
         ({"how": "hang", "at": 1}, {"how": "crash", "at": 2}),
@@ -116,7 +116,7 @@ def test_faults_of_all_kinds_in_one_run(undisturbed: list[Played], tmp_path: Pat
 
 
 def test_broken_episodes_are_played_again_without_processes(
-    undisturbed: list[Played], tmp_path: Path
+    undisturbed: list[EpisodeResult], tmp_path: Path
 ) -> None:
     faults = [{"how": "protocol", "at": 2, "times": 2}, {"how": "crash", "at": 4}]
     with closing(make_vector(factory(tmp_path, faults), EPISODES, workers=0)) as envs:
@@ -136,7 +136,7 @@ def test_a_game_that_always_fails_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_growing_game_is_replaced_between_episodes(
-    undisturbed: list[Played], tmp_path: Path
+    undisturbed: list[EpisodeResult], tmp_path: Path
 ) -> None:
     rules = Supervision(processes=1, memory_mib=250.0, reset_timeout=20.0)
     leak = [{"how": "leak", "mib": 300}]
@@ -158,8 +158,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from contextlib import closing
 from mads4.envs.registry import EnvFactory
-from mads4.envs.supervision import Supervision
-from mads4.envs.vector import make_vector
+from mads4.rollout.supervision import Supervision
+from mads4.rollout.vector import make_vector
 
 if __name__ == "__main__":
     arguments = {arguments!r}

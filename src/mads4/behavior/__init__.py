@@ -1,0 +1,1 @@
+"""Behavior policies: experts, random actions, and noise for recording data with them."""

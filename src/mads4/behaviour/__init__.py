@@ -1,1 +1,0 @@
-"""Behaviour policies: experts, random actions, and noise for recording data with them."""

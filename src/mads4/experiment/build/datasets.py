@@ -1,0 +1,187 @@
+"""Data sets from the group `dataset`."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import shlex
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mads4.config import (
+    CustomDataset,
+    DatasetConfig,
+    FileDataset,
+    GeneratedDataset,
+    OgMarlDataset,
+    RecordedDataset,
+)
+from mads4.data import registry
+from mads4.data.dataset import Dataset
+from mads4.data.fetch import locate
+from mads4.data.formats.recording import open_recording
+from mads4.data.guess import looks_like
+from mads4.data.observation_layouts import explain_sizes
+from mads4.data.on_demand import open_dataset
+from mads4.envs.matrix_game import MatrixGame
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.registry import EnvFactory
+from mads4.errors import UserError
+from mads4.experiment.build.conversions import converted
+from mads4.experiment.build.recordings import record
+from mads4.types import EnvSpec
+
+_LOG = logging.getLogger(__name__)
+_FLAGS = {
+    "name": "--env",
+    "scenario": "--scenario",
+    "reward": "--reward",
+    "state_encoding": "--state-encoding",
+}
+"""What foreign formats do not say of an environment → the option of `mads4 data convert`."""
+
+
+def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Dataset:
+    """Return the data set, recorded or converted first if need be, checked against the environment.
+
+    Raises:
+        UserError: a missing, damaged or unfitting data set.
+    """
+    with closing(make_env()) as env:
+        if isinstance(config, GeneratedDataset):
+            path = record(make_env, config, progress)
+            data, source = open_dataset(path, config.in_memory), str(path)
+        elif isinstance(config, FileDataset):
+            path = Path(config.path).expanduser()
+            _require_format(path, "file")
+            data, source = open_dataset(path, config.in_memory), config.path
+        elif isinstance(config, RecordedDataset):
+            data, source = _recorded_dataset(config, env.spec, progress)
+        else:
+            data, source = _custom_dataset(config), config.factory
+        _require_fit(data, env, source)
+    if config.episodes is not None and config.episodes < len(data):
+        _LOG.info("taking the first %d of %d episodes", config.episodes, len(data))
+        data = data.select(range(config.episodes))
+    return data
+
+
+def _recorded_dataset(
+    config: RecordedDataset, spec: EnvSpec, progress: bool
+) -> tuple[Dataset, str]:
+    """Return a data set in somebody's format, read from its conversion, and where it lies."""
+    path, entry = _place(config, spec)
+    options: dict[str, Any] = {}
+    if isinstance(config, OgMarlDataset):
+        options = {"uid": config.uid or (entry and entry.uid), "team_reward": config.team_reward}
+    about = {"quality": entry.quality, "dataset": entry.name} if entry else None
+    recording = open_recording(config.name, path, spec, **options)
+    return open_dataset(converted(recording, about, progress), config.in_memory), str(path)
+
+
+def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry | None]:
+    """Return where the data lie, and what the registry says about them."""
+    if config.path is not None:
+        given = Path(config.path).expanduser()
+        if given.exists():
+            _require_format(given, config.name)
+            return given, None
+        if not registry.known(config.path):
+            raise UserError(
+                f"dataset.path: there is no file or folder {given}, nor a data set of that name "
+                f"in the registry (mads4 data list).{registry.near(config.path)}"
+            )
+        entry = registry.find(config.path)
+        if entry.format != config.name:
+            raise UserError(
+                f"dataset.path: {entry.name} is in the format {entry.format}, not {config.name}; "
+                f"use dataset={entry.format}."
+            )
+    else:
+        entry = registry.choose(config.name, spec.name, spec.scenario, config.quality)
+    return locate(entry), entry
+
+
+def _require_format(path: Path, kind: str) -> None:
+    """Raise `UserError` when what lies at a place looks like another kind of data set."""
+    found = looks_like(path) if path.exists() else None
+    wanted = "file" if found == "hdf5" else found
+    if wanted not in (None, kind):
+        raise UserError(
+            f"dataset={kind}: {path} looks like the format {found}; use dataset={wanted}."
+        )
+
+
+def _require_fit(data: Dataset, env: MultiAgentEnv, source: str) -> None:
+    """Raise `UserError` when the data were recorded in another environment than `env`.
+
+    Where rewards follow from the actions, they must be the environment's.
+    """
+    wrong = data.spec.differences(env.spec)
+    if wrong:
+        hints = [explain_sizes(data.spec, env.spec), _ask_for_names(data.spec, env.spec)]
+        if data.spec.name == env.spec.name == "rware":
+            settings = [
+                f"env.{key}={getattr(data.spec, key)}"
+                for key in ("reward", "state_encoding")
+                if getattr(data.spec, key) not in ("", getattr(env.spec, key))
+            ]
+            hints += [f"The data need {' '.join(settings)}."] if settings else []
+        raise UserError(
+            f"the data set {source} and the environment do not fit together: "
+            f"{'; '.join(wrong)}. {' '.join(filter(None, hints))}".rstrip()
+        )
+    if isinstance(env, MatrixGame):
+        _require_payoff(data, env, source)
+
+
+def _ask_for_names(data: EnvSpec, env: EnvSpec) -> str:
+    """Return how to say that data were recorded in `env`, where they leave that open in part.
+
+    A conversion forgets what the one before it was told: the options are all that are needed.
+    """
+    known = {name: getattr(data, name) or getattr(env, name) for name in _FLAGS}
+    unknown = [name for name, value in known.items() if getattr(data, name) != value]
+    if not unknown or (known["name"], known["scenario"]) != (env.name, env.scenario):
+        return ""
+    options = [f"{_FLAGS[name]} {shlex.quote(value)}" for name, value in known.items() if value]
+    return (
+        f"What recorded the data is not known ({', '.join(unknown)}). Where it was this "
+        f"environment, convert them again with {' '.join(options)}."
+    )
+
+
+def _require_payoff(data: Dataset, game: MatrixGame, source: str) -> None:
+    """Raise `UserError` when some reward of the data is not what the game pays for the actions."""
+    actions = data.action.astype(np.int64)
+    known = (actions < game.payoff.shape).all(axis=-1)
+    paid = np.full(len(actions), np.nan)
+    paid[known] = game.rewards(actions[known])
+    wrong = np.flatnonzero(~np.isclose(data.reward, paid))
+    if len(wrong):
+        row = wrong[0]
+        raise UserError(
+            f"env.payoff: {source} was recorded in another game: joint action "
+            f"{actions[row].tolist()} earned {data.reward[row]:g} there, here it earns "
+            f"{paid[row]:g}."
+        )
+
+
+def _custom_dataset(config: CustomDataset) -> Dataset:
+    module, _, name = config.factory.partition(":")
+    try:
+        read = getattr(importlib.import_module(module), name)
+        inspect.signature(read).bind(**config.options)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"dataset.factory: '{config.factory}' cannot be called: {error}") from error
+    data = read(**config.options)  # an error in there is a bug, whose traceback is wanted
+    if not isinstance(data, Dataset):
+        raise UserError(
+            f"dataset.factory: '{config.factory}' returned {type(data).__name__}, expected "
+            "mads4.data.dataset.Dataset (Dataset.from_episodes makes one)."
+        )
+    return data

@@ -1,0 +1,127 @@
+"""Data sets that are recorded on demand: which file holds one, and how it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mads4.behavior.quality import MEASURES, noise_range
+from mads4.behavior.registry import BehaviorFactory
+from mads4.config import PLAYERS, GeneratedDataset
+from mads4.data.collect import collect
+from mads4.data.dataset import DatasetHeader
+from mads4.data.directory import data_directory
+from mads4.data.store import read_header
+from mads4.envs.registry import EnvFactory
+from mads4.errors import UserError
+from mads4.experiment.build.environments import env_spec
+from mads4.progress import progress_bar
+from mads4.rollout.supervision import Incidents
+from mads4.types import EnvSpec
+
+_LOG = logging.getLogger(__name__)
+
+
+def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset) -> Path:
+    """Return the file of a recorded data set; its name tells one recording from another."""
+    if config.path is not None:
+        return Path(config.path).expanduser()
+    player = _player(spec, config)
+    who = player if player == "random" else f"{player}-{config.quality}"
+    stem = (
+        f"{spec.name}-{spec.scenario}-{who}-{config.episodes}-seed{config.seed}"
+        f"-{spec.reward}-{spec.state_encoding}"
+    )
+    own = {key: make_env.arguments.get(key) for key in ("factory", "options")}
+    if any(own.values()):  # a changed environment of the same name is another one
+        stem += f"-{hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:8]}"
+    return data_directory() / f"{stem}.h5"
+
+
+def record(
+    make_env: EnvFactory,
+    config: GeneratedDataset,
+    progress: bool,
+    on_incidents: Callable[[Incidents], None] | None = None,
+) -> Path:
+    """Record a data set, or go on with one, or find it complete; return its file.
+
+    `on_incidents` is told how often supervised environments have failed, if any have played.
+    """
+    spec = env_spec(make_env)
+    path, player = generated_path(make_env, spec, config), _player(spec, config)
+    options = make_env.arguments.get("options", {})
+    if path.exists() and _answers(read_header(path), spec, options, config):
+        _LOG.info("data set %s is there already", path)
+        return path
+    workers = config.workers or os.cpu_count() or 1
+    factory, quality = _behavior(make_env, spec, player, config, workers)
+    with progress_bar("recording", config.episodes, progress) as advance:
+        return collect(
+            make_env,
+            factory,
+            config.episodes,
+            config.seed,
+            path,
+            behavior={"name": player, "seed": config.seed, "options": options, **quality},
+            workers=workers,
+            on_progress=lambda done, _: advance(done, "episodes"),
+            on_incidents=on_incidents,
+        )
+
+
+def _behavior(
+    make_env: EnvFactory, spec: EnvSpec, player: str, config: GeneratedDataset, workers: int
+) -> tuple[BehaviorFactory, dict[str, Any]]:
+    """Return who plays, with as much noise as the quality takes, and facts on that."""
+    if player == "random":
+        return BehaviorFactory(player), {}
+    _LOG.info("measuring how much noise makes '%s' data", config.quality)
+    plan = noise_range(
+        make_env,
+        BehaviorFactory(player),
+        config.quality,
+        config.seed,
+        workers=workers,
+        measure=MEASURES.get(spec.name),
+    )
+    facts: dict[str, Any] = {
+        "quality": config.quality,
+        "noise": [plan.low, plan.high],
+        "random_return": plan.random_return,
+        "expert_return": plan.expert_return,
+    }
+    if spec.name in MEASURES:
+        facts |= {"measure": plan.measure, "expert_metrics": dict(plan.expert_metrics)}
+    return BehaviorFactory(player, plan.low, plan.high), facts
+
+
+def _player(spec: EnvSpec, config: GeneratedDataset) -> str:
+    """Return who plays, which may be left to the environment."""
+    players: tuple[str, ...] = PLAYERS.get(spec.name, ())
+    if config.behavior_policy is None and not players:
+        raise UserError(
+            f"dataset.behavior_policy: there is no expert for {spec.name}; "
+            "use dataset.behavior_policy=random."
+        )
+    return config.behavior_policy or players[0]
+
+
+def _answers(
+    header: DatasetHeader, spec: EnvSpec, options: Mapping[str, Any], config: GeneratedDataset
+) -> bool:
+    """Whether a complete file holds what `config` asks for (`collect` names differences)."""
+    behavior = header.behavior
+    return (
+        not header.spec.differences(spec)
+        and len(header) == config.episodes
+        and behavior.get("name") == _player(spec, config)
+        and behavior.get("seed") == config.seed
+        and behavior.get("options") == options
+        and behavior.get("quality", config.quality) == config.quality
+    )

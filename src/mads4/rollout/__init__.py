@@ -1,0 +1,1 @@
+"""Playing episodes: one place for training, evaluation and recording."""

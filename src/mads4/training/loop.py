@@ -1,0 +1,199 @@
+"""The training loop: update, log, validate, save; whatever the trainer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mads4.errors import UserError
+from mads4.logging import Tracker
+from mads4.training import checkpoint
+from mads4.training.signals import stop_on_signals
+from mads4.training.state import TrainState, random_state, restore_random_state
+
+
+class Trainer(Protocol):
+    """What the loop needs of a trainer."""
+
+    device: torch.device
+    phase: str
+    """What metrics of updates are logged under, for example ``offline``."""
+    validation_phase: str
+    """What metrics of validations are logged under."""
+
+    def agent_steps(self, step: int) -> int:
+        """Return how many decisions the first `step` updates have learned from."""
+        ...
+
+    def update(self, step: int) -> dict[str, Tensor]:
+        """Take one step and return 0-d tensors by name."""
+        ...
+
+    def validate(self) -> dict[str, float]:
+        """Return what the policy is judged by, without touching any random stream."""
+        ...
+
+    def criterion(self, metrics: Mapping[str, float]) -> float:
+        """Return the number among `validate`'s by which the best is chosen; less is better."""
+        ...
+
+    def judged_policy(self) -> dict[str, Any]:
+        """Return the weights that the latest validation is about."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a checkpoint shall say besides the weights, as plain values."""
+        ...
+
+    def summary(self, state: TrainState) -> dict[str, Any]:
+        """Return what the run's summary shall say about the training."""
+        ...
+
+    def progress(self, metrics: Mapping[str, float]) -> str:
+        """Say in a few words how it goes, given the metrics logged last."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that `load_state_dict` needs, ``policy`` among it."""
+        ...
+
+    def load_state_dict(self, values: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """When to do what, in optimizer steps."""
+
+    steps: int
+    log: int
+    validation: int
+    checkpoint: int
+    keep: int | None = None
+
+
+class Checkpoints:
+    """Writes ``last.pt`` (all that resuming needs), ``best.pt`` and kept ones (weights only).
+
+    Args:
+        folder: ``checkpoints/`` of the run.
+        about: what a reader of the weights needs: configuration, EnvSpec, data summary …
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self._about = dict(about)
+
+    def save_last(self, trainer: Trainer, state: TrainState) -> None:
+        """Save weights, optimizer, counters and random streams."""
+        values = trainer.state_dict()
+        values |= trainer.facts()
+        values |= {"state": state.to_dict(), "random": random_state(trainer.device)}
+        checkpoint.save(self.folder / "last.pt", self._about | values)
+
+    def save_weights(self, trainer: Trainer, state: TrainState, name: str) -> None:
+        """Save the weights that the latest validation is about as ``<name>.pt``."""
+        values = trainer.facts()
+        values |= {"policy": trainer.judged_policy(), "state": state.to_dict()}
+        checkpoint.save(self.folder / f"{name}.pt", self._about | values)
+
+    def restore(self, trainer: Trainer) -> TrainState:
+        """Continue from ``last.pt`` where there is one, else begin.
+
+        Raises:
+            UserError: the data set is not the one that the run began with.
+        """
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return TrainState()
+        values = checkpoint.load(path)
+        before, now = (about.get("data", {}).get("fingerprint") for about in (values, self._about))
+        if before != now:
+            raise UserError(
+                f"{path} was trained on the data set with fingerprint {before}, but the present "
+                f"one has {now}. Bring that data set back, or start a new run (in a new "
+                "directory, with init_from=<this run> to keep the weights)."
+            )
+        trainer.load_state_dict(values)
+        restore_random_state(values["random"], trainer.device)
+        return TrainState.from_dict(values["state"])
+
+
+def fit(
+    trainer: Trainer,
+    state: TrainState,
+    intervals: Intervals,
+    checkpoints: Checkpoints,
+    tracker: Tracker,
+    on_step: Callable[[TrainState, Mapping[str, float]], None],
+) -> TrainState:
+    """Train from `state` to ``intervals.steps``; save before leaving, however one leaves.
+
+    `on_step` is called with the state and the metrics logged last after every step.
+
+    Raises:
+        KeyboardInterrupt: SIGINT or SIGTERM came, and ``last.pt`` has been saved, even if the
+            signal came in the very last step: what follows the training is not wanted either.
+    """
+    recent: list[dict[str, Tensor]] = []
+    latest: dict[str, float] = {}
+    began, before = time.perf_counter(), state.seconds
+    saved = state.step
+    with stop_on_signals() as stop:
+        while state.step < intervals.steps and not stop.requested:
+            recent.append(trainer.update(state.step))
+            state.step += 1
+            state.seconds = before + time.perf_counter() - began
+            ended = state.step == intervals.steps
+            if state.step % intervals.log == 0 or ended:
+                metrics = _mean(recent)
+                metrics["agent_steps_per_second"] = trainer.agent_steps(state.step) / state.seconds
+                _log(tracker, state.step, trainer.phase, metrics)
+                latest |= metrics
+                recent.clear()
+            if state.step % intervals.validation == 0 or ended:
+                latest |= _validate(trainer, state, checkpoints, tracker)
+            if intervals.keep and state.step % intervals.keep == 0:
+                checkpoints.save_weights(trainer, state, f"step_{state.step:08d}")
+            if state.step % intervals.checkpoint == 0 or ended:
+                checkpoints.save_last(trainer, state)
+                saved = state.step
+            on_step(state, latest)
+        if saved < state.step:
+            checkpoints.save_last(trainer, state)
+    if stop.requested:
+        raise KeyboardInterrupt
+    return state
+
+
+def _validate(
+    trainer: Trainer, state: TrainState, checkpoints: Checkpoints, tracker: Tracker
+) -> dict[str, float]:
+    """Judge the policy, keep it if it is the best so far, and return the metrics by phase."""
+    metrics = trainer.validate()
+    _log(tracker, state.step, trainer.validation_phase, metrics)
+    found = trainer.criterion(metrics)
+    if found < state.best_criterion:
+        state.best_criterion, state.best_step = found, state.step
+        checkpoints.save_weights(trainer, state, "best")
+    return {f"{trainer.validation_phase}/{name}": value for name, value in metrics.items()}
+
+
+def _log(tracker: Tracker, step: int, phase: str, metrics: Mapping[str, float]) -> None:
+    tracker.log(step, {f"{phase}/{name}": value for name, value in metrics.items()})
+
+
+def _mean(rows: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Return each metric's mean over the updates that have it: not all do the same."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {
+        name: float(torch.stack([row[name] for row in rows if name in row]).mean())
+        for name in names
+    }

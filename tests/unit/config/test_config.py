@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from mads4.config import (
+    AlberdiceDataset,
+    CollectConfig,
+    Config,
+    CustomDataset,
+    CustomEnv,
+    EvaluateConfig,
+    EvaluatorConfig,
+    FileDataset,
+    GeneratedDataset,
+    Mads4Config,
+    MatrixGameEnv,
+    MlpConfig,
+    OfflineOnlineTrainerConfig,
+    OfflineTrainerConfig,
+    OnlineTrainerConfig,
+    RwareEnv,
+    Section,
+)
+from mads4.config.messages import expectations, fields, suggest
+from mads4.config.validation import ConfigError, parse, validate
+
+SECTIONS = [
+    *(
+        AlberdiceDataset,
+        CollectConfig,
+        Config,
+        CustomDataset,
+        CustomEnv,
+        EvaluateConfig,
+        EvaluatorConfig,
+    ),
+    *(FileDataset, GeneratedDataset, MatrixGameEnv, Mads4Config, MlpConfig, RwareEnv),
+    *(OfflineTrainerConfig, OnlineTrainerConfig, OfflineOnlineTrainerConfig),
+]
+
+
+def problems(values: dict[str, Any]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(values, Config)
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_field_says_what_it_means(section: type[BaseModel]) -> None:
+    for name, field in section.model_fields.items():
+        members = [field.annotation, *get_args(field.annotation)]
+        group = any(isinstance(one, type) and issubclass(one, Section) for one in members)
+        assert group or field.description, f"{section.__name__}.{name} has no docstring"
+
+
+@pytest.mark.parametrize(
+    "scenario", ["tiny-2ag", "small-10ag", "medium-4ag-easy", "large-6ag-hard"]
+)
+def test_scenarios(scenario: str) -> None:
+    assert RwareEnv(scenario=scenario).scenario == scenario
+
+
+@pytest.mark.parametrize("scenario", ["tiny", "tiny-0ag", "tiny-2", "huge-2ag", "tiny-2ag-v2", ""])
+def test_wrong_scenarios(scenario: str) -> None:
+    (line,) = problems({"env": {"name": "rware", "scenario": scenario}})
+    assert line.startswith(f"env.scenario: got '{scenario}', expected {{tiny|small|medium|large}}")
+
+
+@pytest.mark.parametrize("target", [20, 1.5, -3, "max", "mean", "1.1*max", ".5*mean", "-2 * min"])
+def test_targets(target: str | float) -> None:
+    assert EvaluatorConfig(targets=(target,)).targets == (target,)
+
+
+@pytest.mark.parametrize("target", ["maximum", "1.1max", "max*2", "*max", True, None, float("nan")])
+def test_wrong_targets(target: Any) -> None:
+    (line,) = problems({"evaluator": {"targets": ["mean", target]}})
+    assert line.startswith("evaluator.targets: got ")
+
+
+def test_no_targets() -> None:
+    assert problems({"evaluator": {"targets": []}})[0].startswith("evaluator.targets: got []")
+
+
+def test_quality_is_case_insensitive() -> None:
+    assert GeneratedDataset(quality="Medium").quality == "medium"  # type: ignore[arg-type]
+
+
+def test_configurations_are_read_only() -> None:
+    with pytest.raises(ValidationError):
+        Config().seed = 3  # type: ignore[misc]
+
+
+def test_whole_numbers_are_numbers_but_not_the_other_way_round() -> None:
+    assert OfflineTrainerConfig(grad_clip=1).grad_clip == 1.0
+    assert problems({"trainer": {"name": "offline", "steps": 1e3}}) == [
+        "trainer.steps: got 1000.0, expected a whole number >= 1"
+    ]
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    told = problems(
+        {
+            "sede": 1,
+            "env": {"name": "rware", "reward": "money"},
+            "model": {"name": "mads4", "mesage": "none", "trainable": ["A", "E"]},
+            "trainer": {"name": "offline", "learning_rate": "fast", "window": 0},
+            "logger": 3,
+        }
+    )
+    assert sorted(told) == [
+        "env.reward: got 'money', expected one of deliveries, alberdice",
+        "logger: got 3, expected a group of settings",
+        "model.mesage: unknown key. Did you mean 'message'?",
+        "model.trainable: got 'E', expected a list of: one of A, B, C, dt, D",
+        "sede: unknown key. Did you mean 'seed'?",
+        "trainer.learning_rate: got 'fast', expected a number > 0",
+        "trainer.window: got 0, expected a whole number >= 1 or null",
+    ]
+
+
+def test_alternatives_are_chosen_by_name() -> None:
+    values = {
+        "env": {"name": "custom", "factory": "my.module:make"},
+        "dataset": {"name": "file", "path": "x.h5"},
+    }
+    config = parse(values, Config)
+    assert isinstance(config.env, CustomEnv)
+    assert isinstance(config.dataset, FileDataset)
+    assert problems({"dataset": {"name": "flie"}}) == [
+        "dataset.name: got 'flie', expected generated or file or madt or alberdice "
+        "or og_marl or custom. Did you mean 'file'?"
+    ]
+    assert problems({"dataset": {"path": "x.h5"}}) == [
+        "dataset: choose a kind first, dataset=generated or dataset=file or dataset=madt "
+        "or dataset=alberdice or dataset=og_marl or dataset=custom"
+    ]
+
+
+def test_what_must_be_given() -> None:
+    assert problems({"dataset": {"name": "file", "path": "???"}}) == [
+        "dataset.path: missing, expected text"
+    ]
+
+
+def test_impossible_combinations() -> None:
+    assert validate(Config()) == []
+    config = Config(
+        model=Mads4Config(parameterization="dplr", dt_min=0.5, dt_max=0.1),
+        trainer=OfflineTrainerConfig(steps=10),
+        env=CustomEnv(factory="a:b"),
+    )
+    keys = [line.split(":")[0] for line in validate(config)]
+    assert keys == [
+        "model.discretization",
+        "model.dt_min",
+        "trainer.warmup_steps",
+        "dataset.behavior_policy",
+    ]
+    both = OfflineOnlineTrainerConfig(offline=OfflineTrainerConfig(steps=10))
+    (line,) = validate(Config(trainer=both))
+    assert line.startswith("trainer.offline.warmup_steps: got 200, more than")
+    assert validate(CollectConfig(env=CustomEnv(factory="a:b"))) != []
+    for weight, expected in ((0.0, 0), (0.1, 1)):  # a data set that is not used need not fit
+        trainer = OnlineTrainerConfig(cloning_weight=weight)
+        assert len(validate(Config(trainer=trainer, env=CustomEnv(factory="a:b")))) == expected
+    assert validate(EvaluateConfig(checkpoint="x", env=CustomEnv(factory="a:b"))) == []
+
+
+def test_suggestions() -> None:
+    allowed = expectations(Config)
+    assert suggest("model.n_layer", allowed) == " Did you mean 'n_layers'?"
+    assert suggest("steps", allowed) == " Did you mean 'trainer.steps'?"
+    assert suggest("logger.wandb", allowed) == " Allowed here: tensorboard."
+    assert set(fields(Config)) == set(allowed)
+
+
+def test_a_saved_configuration_reads_back() -> None:
+    config = Config(evaluator=EvaluatorConfig(targets=(3.0, "max")))
+    assert parse(config.model_dump(mode="json"), Config) == config
+
+
+def test_configuration_needs_neither_torch_nor_hydra() -> None:
+    code = (
+        "import sys, mads4.config.validation;"
+        "assert not {'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

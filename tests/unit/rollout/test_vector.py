@@ -1,0 +1,272 @@
+"""Environments stepped together do the same in this process and in others, and leave nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fake_env
+from fake_env import HangingParent, MatchingEnv, TroubledEnv
+from mads4.envs import vector
+from mads4.errors import UserError
+from mads4.rollout.shared_buffers import IDLE, RESET, STEP, SharedBuffers
+from mads4.rollout.vector import LocalVector, VectorEnv, default_workers, make_vector
+from mads4.rollout.vector_worker import WorkerVector
+from mads4.types import TimeStep
+
+SIZE = 5
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> Iterator[None]:
+    yield
+    assert multiprocessing.active_children() == []
+
+
+def order(envs: VectorEnv, orders: list[int], seed: int = 0) -> None:
+    rows = slice(0, len(orders))
+    envs.board.order[rows] = orders
+    envs.board.seed[rows] = seed + np.arange(len(orders))
+    envs.board.action[rows] = 1
+    envs.send(rows)
+    assert envs.wait(rows) == []
+
+
+def picture(envs: VectorEnv) -> dict[str, np.ndarray]:
+    names = ("observation", "available_actions", "reward", "terminated", "truncated", "binary")
+    shown = {name: getattr(envs.board, name).copy() for name in names}
+    return shown | {"state": envs.board.states(slice(0, SIZE))}
+
+
+def test_processes_show_what_one_process_shows() -> None:
+    with (
+        closing(make_vector(MatchingEnv, SIZE, workers=0)) as here,
+        closing(make_vector(MatchingEnv, SIZE, workers=2, local=1)) as there,
+        closing(make_vector(MatchingEnv, SIZE, workers=9)) as each,
+    ):
+        assert isinstance(here, LocalVector)
+        assert here.spec == there.spec == fake_env.SPEC
+        assert [there.env(row) is None for row in range(SIZE)] == [False] + [True] * 4
+        assert isinstance(here.env(4), MatchingEnv)
+        ended = 0
+        for orders in [[RESET] * SIZE, *[[STEP, STEP, IDLE, STEP, STEP]] * 14, [IDLE] * SIZE]:
+            for envs in (here, there, each):
+                order(envs, orders)
+            expected = picture(here)
+            assert expected["state"].dtype == np.uint8
+            for envs in (there, each):
+                for name, values in picture(envs).items():
+                    np.testing.assert_array_equal(values, expected[name], err_msg=name)
+            for row in np.flatnonzero(expected["terminated"] | expected["truncated"]):
+                ended += 1
+                assert here.metrics(row) == there.metrics(row) == each.metrics(row)
+                assert set(here.metrics(row)) == {"matches"}
+        assert ended
+
+
+def test_idle_environments_stay_as_they_are() -> None:
+    with closing(LocalVector([MatchingEnv(), MatchingEnv()])) as envs:
+        order(envs, [RESET, RESET])
+        before = envs.board.observation.copy()
+        order(envs, [IDLE, STEP])
+        assert (envs.board.observation[0] == before[0]).all()
+        assert (envs.board.observation[1] != before[1]).any()
+
+
+def test_an_episode_is_cut_at_the_specs_limit() -> None:
+    with closing(LocalVector([MatchingEnv(endless=True, episode_limit=3)])) as envs:
+        order(envs, [RESET])
+        for cut in (False, False, True):
+            order(envs, [STEP])
+            assert not envs.board.terminated[0]
+            assert envs.board.truncated[0] == cut
+
+
+def test_a_board_lies_in_the_memory_it_is_given() -> None:
+    size = SharedBuffers.size(fake_env.SPEC, 3)
+    memory = bytearray(size)
+    one, other = (
+        SharedBuffers.over(fake_env.SPEC, 3, memory),
+        SharedBuffers.over(fake_env.SPEC, 3, memory),
+    )
+    for name in vars(one):
+        array = getattr(one, name)
+        assert array.shape[0] == 3
+        array[...] = 1
+        assert (getattr(other, name) == 1).all()
+        array[...] = 0
+    assert not any(memory), "no array writes outside the board"
+    with pytest.raises((TypeError, ValueError)):
+        SharedBuffers.over(fake_env.SPEC, 3, bytearray(size // 2))
+
+
+def test_states_keep_the_dtype_in_which_they_are_written() -> None:
+    class Floats(MatchingEnv):
+        def reset(self, seed: int) -> TimeStep:
+            now = super().reset(seed)
+            return replace(now, state=now.state + 0.5)
+
+    with closing(LocalVector([Floats()])) as envs:
+        order(envs, [RESET])
+        state = envs.board.states(slice(0, 1))
+        assert state.dtype == np.float32
+        assert set(np.unique(state)) <= {0.5, 1.5}
+
+
+@pytest.mark.parametrize("name", ["observation", "state", "available_actions"])
+def test_an_environment_that_breaks_its_word_is_named(name: str) -> None:
+    class Liar(MatchingEnv):
+        def reset(self, seed: int) -> TimeStep:
+            return replace(super().reset(seed), **{name: np.zeros((1, 1), np.float32)})
+
+    with closing(LocalVector([Liar()])) as envs, pytest.raises(UserError) as error:
+        order(envs, [RESET])
+    assert re.search(rf"fake \(matching\) returns {name} of shape \(1, 1\), but", str(error.value))
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        ("bug", RuntimeError, "ZeroDivisionError: a bug in the environment"),
+        ("refuse", UserError, "no such scenario"),
+    ],
+)
+def test_errors_in_processes_keep_their_kind(
+    how: str, error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    make = partial(TroubledEnv, how, 1, str(tmp_path))
+    with closing(WorkerVector(make, 2, 1)) as envs:
+        order(envs, [RESET, RESET])
+        order(envs, [STEP, STEP])
+        with pytest.raises(error, match=words):
+            order(envs, [STEP, STEP])
+
+
+def test_what_cannot_be_sent_to_a_process_is_refused() -> None:
+    with pytest.raises(UserError, match=r"top level of a module, or use evaluator\.workers=0"):
+        make_vector(lambda: MatchingEnv(), 8, workers=2)
+
+
+def test_a_simulator_that_an_environment_started_ends_with_it(tmp_path: Path) -> None:
+    """A hung process is killed together with what it has started."""
+    make = partial(HangingParent, str(tmp_path))
+    with closing(WorkerVector(make, 1, 1, timeout=0.5)) as envs:
+        rows = slice(0, 1)
+        envs.board.order[rows] = RESET
+        envs.send(rows)
+        (loss,) = envs.wait(rows)
+    assert loss.rows == loss.blamed == (0,)
+    assert loss.reason == "gave no answer for 0.5 s"
+    (pid,) = [int(path.name) for path in tmp_path.iterdir()]
+    assert_gone(pid)
+
+
+def test_shared_memory_has_no_name_that_could_stay() -> None:
+    def names() -> set[str]:
+        return set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+
+    before = names()
+    with closing(WorkerVector(MatchingEnv, 2, 1)) as envs:
+        order(envs, [RESET, RESET])
+        mine = [name for name in names() - before if str(os.getpid()) in name]
+        assert mine == []
+
+
+def test_closing_does_not_wait_for_what_hangs(tmp_path: Path) -> None:
+    envs = WorkerVector(partial(TroubledEnv, "hang", 0, str(tmp_path)), 1, 1)
+    order(envs, [RESET])
+    order(envs, [STEP])
+    envs.board.order[0] = STEP
+    envs.send(slice(0, 1))
+    while not list(tmp_path.iterdir()):
+        time.sleep(0.01)
+    began = time.monotonic()
+    envs.close()
+    assert time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize(
+    ("cores", "size", "workers"), [(2, 1, 0), (2, 7, 0), (2, 32, 1), (64, 32, 8), (1, 32, 0)]
+)
+def test_processes_are_used_where_they_pay(
+    cores: int, size: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector.os, "sched_getaffinity", lambda _: range(cores), raising=False)
+    assert default_workers(size) == workers
+
+
+SCRIPT = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from fake_env import MatchingEnv
+from mads4.rollout.vector import make_vector
+from contextlib import closing
+
+
+class PidEnv(MatchingEnv):
+    def reset(self, seed):
+        Path({folder!r}, str(os.getpid())).touch()
+        return super().reset(seed)
+
+
+if __name__ == "__main__":
+    with closing(make_vector(PidEnv, 4, workers=2)) as envs:
+        rows = slice(0, 4)
+        while True:
+            envs.board.order[rows] = 2
+            envs.send(rows)
+            envs.wait(rows)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_process_outlives_its_parent(number: signal.Signals, tmp_path: Path) -> None:
+    folder = tmp_path / "pids"
+    folder.mkdir()
+    script = tmp_path / "script.py"
+    tests = str(Path(fake_env.__file__).parent)
+    script.write_text(SCRIPT.format(tests=tests, folder=str(folder)), encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
+    wait_for(lambda: len(list(folder.iterdir())) == 2 or parent.poll() is not None)
+    try:
+        parent.send_signal(number)
+        _, errors = parent.communicate(timeout=20.0)
+    finally:
+        parent.kill()
+    if number == signal.SIGINT:
+        assert errors.count(b"Traceback") == 1, "only the parent is interrupted"
+    assert parent.returncode == -number
+    for path in folder.iterdir():
+        assert_gone(int(path.name))
+
+
+def assert_gone(pid: int) -> None:
+    def gone() -> bool:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        except OSError:
+            return True
+
+    wait_for(gone)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

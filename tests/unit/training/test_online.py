@@ -1,0 +1,411 @@
+"""Online training: gradients, schedule, rest, falls and resumption; and that it learns."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fake_env import MatchingEnv
+from fakes import SPEC, make_policy, matching_data
+from mads4.algorithms.mappo import Mappo
+from mads4.config import OnlineTrainerConfig
+from mads4.envs.matrix_game import PENALTY_XOR, MatrixGame
+from mads4.errors import UserError
+from mads4.models import Mads4Policy, MlpPolicy, SequencePolicy
+from mads4.models.unroll import unroll
+from mads4.nn.ssm import ssm_parameters
+from mads4.training import online
+from mads4.training.cloning import Cloning
+from mads4.training.collector import Collector
+from mads4.training.online import OnlineTrainer
+from mads4.training.rollout_buffer import Episodes, Experience
+from mads4.training.state import TrainState
+
+Make = Callable[..., OnlineTrainer]
+FAST: dict[str, Any] = {
+    **{"episodes": 6, "parallel": 6, "workers": 0, "segment": 5, "batch_size": 8, "epochs": 2},
+    **{"actor_learning_rate": 1e-2, "critic_learning_rate": 1e-2, "critic_width": 8},
+    **{"critic_warmup": 0, "stop_divergence": None, "smoothing": 1, "rollback": None},
+}
+CHAINS: list[dict[str, Any]] = [
+    {"message": "output"},
+    {"message": "state", "message_time": "previous_step"},
+    {"message": "none", "share_action": True},
+    {"message": "logits", "share_action": True, "agent_order": "random"},
+]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[OnlineTrainer] = []
+
+    def call(
+        policy: SequencePolicy | None = None,
+        *,
+        pretrained: bool = True,
+        data: bool = False,
+        make_env: Any = MatchingEnv,
+        **options: Any,
+    ) -> OnlineTrainer:
+        config = OnlineTrainerConfig(**FAST | options)
+        policy = policy or make_policy(dtype=torch.float32, dropout=0.3)
+        torch.manual_seed(7)
+        cpu = torch.device("cpu")
+        cloning = Cloning(
+            policy.spec,
+            matching_data(6) if data else None,
+            config.cloning_batch,
+            config.kept_episodes,
+            3,
+        )
+        learner = Mappo(
+            policy, pretrained=pretrained, cloning=cloning, config=config, seed=3, device=cpu
+        )
+        trainer = OnlineTrainer(learner, Collector(make_env, config, 3, cpu), config, 10.0, cpu)
+        made.append(trainer)
+        return trainer
+
+    yield call
+    for trainer in made:
+        trainer.close()
+
+
+def copied(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def changed(module: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, v in module.state_dict().items() if not torch.equal(v, before[name])}
+
+
+def experience(trainer: OnlineTrainer) -> Experience:
+    played = trainer.collector.play(trainer.policy, 0, 10.0)
+    episodes = Episodes.of(played, trainer.policy.agent_order == "random")
+    return trainer.learner.assess(episodes)
+
+
+@pytest.mark.parametrize("options", CHAINS, ids=lambda o: "-".join(map(str, o.values())))
+def test_both_views_take_the_same_actor_step(make: Make, options: dict[str, Any]) -> None:
+    gradients, metrics = [], []
+    for view in ("convolutional", "recurrent"):
+        trainer = make(make_policy(**options), gradients=view, grad_clip=1e6, freeze=())
+        trainer.learner.critic.double()
+        part = experience(trainer).select(torch.arange(8))
+        with torch.no_grad():  # away from what played, so that ratios and the leash matter
+            for number, parameter in enumerate(trainer.policy.parameters()):
+                noise = torch.Generator().manual_seed(number)
+                parameter += 0.02 * torch.randn(parameter.shape, generator=noise).double()
+        metrics.append(trainer.learner.actor_step(part, None))
+        gradients.append({name: p.grad for name, p in trainer.policy.named_parameters()})
+    assert metrics[0]["leash_divergence"] > 1e-3
+    assert metrics[0]["divergence"] > 1e-3
+    for name, value in metrics[0].items():
+        torch.testing.assert_close(metrics[1][name], value, rtol=1e-7, atol=1e-9, msg=name)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("options", CHAINS, ids=lambda o: "-".join(map(str, o.values())))
+def test_gradients_reach_predecessors_through_the_message(make: Make, options: Any) -> None:
+    """Only what the last of the two decides is made to matter."""
+    trainer = make(make_policy(**options), freeze=(), entropy=0.0, leash_weight=0.0)
+    trainer.learner.critic.double()
+    part = experience(trainer)
+    part.advantage[..., 0] = 0.0
+    trainer.learner.actor_step(part, None)
+    written = [p for n, p in trainer.policy.named_parameters() if n.startswith("hand_off")]
+    assert written
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in written)
+
+
+def test_ratios_are_one_at_first(make: Make) -> None:
+    trainer = make(make_policy(agent_order="random", share_action=True))
+    trainer.learner.critic.double()
+    found = trainer.learner.actor_step(experience(trainer), None)
+    assert abs(found["objective"].item()) < 1e-9, "the mean of standardized advantages"
+    assert found["divergence"].item() < 1e-12
+    assert found["leash_divergence"].item() < 1e-12
+    assert found["clipped"].item() == 0.0
+
+
+def test_dropout_is_off(make: Make) -> None:
+    trainer = make()
+    trainer.update(0)
+    assert not trainer.policy.training
+
+
+def test_only_the_critic_learns_while_it_warms_up(make: Make) -> None:
+    trainer = make(critic_warmup=2)
+    policy, critic = copied(trainer.policy), copied(trainer.learner.critic)
+    for step in range(2):
+        found = trainer.update(step)
+        assert "value_loss" in found and "objective" not in found
+    assert changed(trainer.policy, policy) == set()
+    assert changed(trainer.learner.critic, critic)
+    assert "objective" in trainer.update(2)
+    assert changed(trainer.policy, policy)
+
+
+@pytest.mark.parametrize("frozen", [("A", "dt"), ("A", "B", "C", "dt", "D"), ()])
+def test_what_is_frozen_stays(make: Make, frozen: tuple[str, ...]) -> None:
+    trainer = make(freeze=frozen)
+    before = copied(trainer.policy)
+    names = {id(p): name for name, p in trainer.policy.named_parameters()}
+    groups = ssm_parameters(trainer.policy)
+    for step in range(2):
+        trainer.update(step)
+    moved = changed(trainer.policy, before)
+    for group, parameters in groups.items():
+        assert {names[id(p)] in moved for p in parameters} == {group not in frozen}, group
+    assert "head.weight" in moved
+    assert not any(
+        name.startswith("embedding.observation_")
+        for name in moved - {"embedding.observation.weight", "embedding.observation.bias"}
+    )
+
+
+def test_the_pretrained_policy_is_remembered_as_it_was(make: Make) -> None:
+    trainer = make(leash_weight=0.5, leash_divergence=1e-6)
+    before = copied(trainer.policy)
+    found = [trainer.update(step) for step in range(3)]
+    assert trainer.learner.reference is not None
+    assert changed(trainer.learner.reference, before) == set()
+    assert changed(trainer.policy, before)
+    assert float(found[-1]["leash_divergence"]) > 1e-6
+    assert trainer.learner.leash.weight > 0.5, "too far away: it pulls harder"
+    assert float(found[-1]["leash_weight"]) == pytest.approx(trainer.learner.leash.weight)
+    assert make(pretrained=False).learner.reference is None
+
+
+def test_a_strong_leash_holds(make: Make) -> None:
+    apart = []
+    for weight in (1e-3, 1e3):
+        trainer = make(leash_weight=weight, leash_divergence=0.05, epochs=4)
+        found = [trainer.update(step) for step in range(3)]
+        apart.append(float(found[-1]["leash_divergence"]))
+    assert apart[1] < 0.3 * apart[0]
+
+
+def test_epochs_end_when_the_policy_has_moved(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {}
+    for limit in (None, 1e-9):
+        trainer, steps = (
+            make(stop_divergence=limit, epochs=5),
+            {"actor_step": 0, "critic_step": 0},
+        )
+        for name in steps:
+
+            def counted(
+                *args: Any, name: str = name, learner: Any = trainer.learner, steps: Any = steps
+            ) -> Any:
+                steps[name] += 1
+                return getattr(Mappo, name)(learner, *args)
+
+            monkeypatch.setattr(trainer.learner, name, counted)
+        trainer.update(0)
+        counts[limit] = steps
+    assert counts[None]["actor_step"] == counts[None]["critic_step"]
+    assert counts[1e-9]["actor_step"] == counts[None]["actor_step"] / 5, "one epoch"
+    assert counts[1e-9]["critic_step"] == counts[None]["critic_step"], "the critic goes on"
+
+
+def test_minibatches_are_drawn_anew_and_hold_every_segment(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, seen = make(batch_size=4, epochs=3), []
+
+    def note(part: Experience, cloned: Any) -> dict[str, Tensor]:
+        seen.append(part.value_target.sum((1, 2)).tolist())
+        return {"divergence": torch.zeros(())}
+
+    monkeypatch.setattr(trainer.learner, "actor_step", note)
+    trainer.update(0)
+    per_epoch = len(seen) // 3
+    parts = [seen[k * per_epoch : (k + 1) * per_epoch] for k in range(3)]
+    epochs = [list(chain.from_iterable(part)) for part in parts]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(epochs[2])
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize(("data", "overlap"), [(False, False), (True, False), (False, True)])
+def test_resuming_is_exact(
+    make: Make, data: bool, overlap: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mads4.training.best_tracker.CHANCE", 0.0)  # falls are part of it
+    options = {
+        **{"data": data, "kept_episodes": 3, "cloning_weight": 0.3, "cloning_batch": 2},
+        **{"smoothing": 2, "rollback": 0.05, "overlap": overlap},
+    }
+    whole, second = make(**options), make(**options)
+    first = make(**options, iterations=2)  # nothing is played ahead of the last iteration
+    expected = [whole.update(step) for step in range(5)]
+    found = [first.update(step) for step in range(2)]
+    with torch.no_grad():
+        for parameter in [*second.policy.parameters(), *second.learner.critic.parameters()]:
+            parameter.add_(1.0)  # nothing of what a new process begins with may remain
+    second.load_state_dict(first.state_dict())
+    assert_equal(second.state_dict(), first.state_dict())
+    found += [second.update(step) for step in range(2, 5)]
+    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one), step
+    assert "cloning_loss" in expected[0]
+    assert whole.standing.falls > 0
+    assert_equal(second.state_dict(), whole.state_dict())
+    assert second.facts() == whole.facts()
+    assert second.summary(TrainState()) == whole.summary(TrainState())
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_equal(one[name], other[name])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+def test_a_saved_state_does_not_change_any_more(make: Make) -> None:
+    trainer = make()
+    trainer.update(0)
+    saved = trainer.state_dict()
+    weights = saved["policy"]["head.weight"].clone()
+    best = saved["best_weights"]["policy"]["head.weight"].clone()
+    trainer.update(1)
+    assert torch.equal(saved["policy"]["head.weight"], weights)
+    assert torch.equal(saved["best_weights"]["policy"]["head.weight"], best)
+
+
+def test_after_a_fall_the_best_weights_play_on(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make(rollback=0.2)
+    verdicts = iter(["best", "usual", "fallen", "usual"])
+    monkeypatch.setattr(trainer.standing, "judge", lambda played: next(verdicts))
+    trainer.standing.best_average, trainer.standing.average = 10.0, 7.0
+    first = copied(trainer.policy), copied(trainer.learner.critic)
+    trainer.update(0)
+    trainer.update(1)
+    fallen = copied(trainer.policy)
+    assert changed(trainer.policy, first[0])
+    with caplog.at_level(logging.WARNING):
+        found = trainer.update(2)
+    assert "return 7 is more than 20% below the best, 10" in caplog.text
+    assert float(found["rolled_back"]) == 1.0
+    assert "objective" not in found, "nothing is learned from what other weights played"
+    assert changed(trainer.policy, first[0]) == changed(trainer.learner.critic, first[1]) == set()
+    assert not trainer.learner.actor_optimizer.state and not trainer.learner.critic_optimizer.state
+    judged = trainer.judged_policy()
+    assert all(torch.equal(judged[name], value) for name, value in fallen.items())
+    assert "objective" in trainer.update(3)
+
+
+def test_overlapping_plays_with_the_weights_before_learning(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer, played_by = make(overlap=True, iterations=3), []
+    play, learn = trainer.collector.play, trainer.learner.learn
+    learned_from = []
+
+    def noted_play(player: Any, iteration: int, best_return: float) -> Any:
+        played_by.append(player.policy.head.weight.clone())
+        return play(player, iteration, best_return)
+
+    def noted_learn(part: Experience, step: int) -> dict[str, float]:
+        learned_from.append(trainer.policy.head.weight.clone())
+        return learn(part, step)
+
+    monkeypatch.setattr(trainer.collector, "play", noted_play)
+    monkeypatch.setattr(trainer.learner, "learn", noted_learn)
+    for step in range(3):
+        trainer.update(step)
+        torch.testing.assert_close(trainer.judged_policy()["head.weight"], played_by[step])
+    assert len(played_by) == 3, "nothing is played that nobody would learn from"
+    assert torch.equal(played_by[0], played_by[1]), "the first two are played by what there was"
+    assert torch.equal(played_by[2], learned_from[1])
+    assert not torch.equal(played_by[2], played_by[1])
+
+
+@pytest.mark.parametrize("error", [0.1, float("nan")])
+def test_views_that_disagree_are_refused(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: float
+) -> None:
+    def tampered(*args: Any) -> Tensor:
+        logits = unroll(*args).clone()
+        logits[0, 1, 0, int(logits[0, 1, 0].isfinite().nonzero()[0, 0])] += error
+        return logits
+
+    trainer = make(make_policy(dtype=torch.float32))
+    before = copied(trainer.policy)
+    monkeypatch.setattr(online, "unroll", tampered)
+    with pytest.raises(UserError, match=r"views differ by .*trainer\.parity_tolerance=0\.001"):
+        trainer.update(0)
+    assert changed(trainer.policy, before) == set()
+
+
+def test_what_a_checkpoint_says(make: Make) -> None:
+    trainer = make()
+    trainer.update(0)
+    standing = trainer.standing
+    assert trainer.validate() == {"return_average": standing.average}
+    assert trainer.criterion(trainer.validate()) == -standing.average
+    assert trainer.facts()["returns"]["return_max"] == standing.best_return >= 10.0
+    assert trainer.agent_steps(1) == 2 * standing.environment_steps > 0
+    assert "best average" in trainer.progress({"return_mean": 3.0})
+    undecided = make(smoothing=2)
+    undecided.update(0)
+    assert undecided.criterion(undecided.validate()) == float("inf")
+
+
+@pytest.mark.parametrize("normalization", ["shared", "per_agent"])
+def test_the_critic_scales_inputs_as_the_policy_does(make: Make, normalization: str) -> None:
+    policy = Mads4Policy(SPEC, n_layers=1, d_model=8, d_state=4, normalization=normalization)
+    policy.embedding.observation_mean.fill_(0.5)
+    trainer = make(policy)
+    for name, value in policy.embedding.named_buffers():
+        assert torch.equal(dict(trainer.learner.critic.embedding.named_buffers())[name], value)
+    trainer.update(0)
+
+
+@pytest.mark.parametrize("kind", ["mads4", "mlp"])
+def test_it_learns_to_coordinate_from_scratch(make: Make, kind: str) -> None:
+    """Penalty-XOR through the chain; without one, a game that needs no convention."""
+    payoff = PENALTY_XOR if kind == "mads4" else ((0.0, 0.0), (0.0, 1.0))
+
+    def game() -> MatrixGame:
+        return MatrixGame(payoff, episode_limit=8)
+
+    torch.manual_seed(0)
+    spec = game().spec
+    policy: SequencePolicy = MlpPolicy(spec, d_model=16)
+    if kind == "mads4":
+        policy = Mads4Policy(
+            spec, n_layers=1, d_model=16, d_state=4, message="none", share_action=True
+        )
+    policy.embedding.set_normalization({"return_scale": torch.tensor(8.0)})
+    trainer = make(
+        policy,
+        pretrained=False,
+        make_env=game,
+        episodes=16,
+        parallel=16,
+        segment=None,
+        batch_size=16,
+        actor_learning_rate=1e-2,
+        epochs=4,
+    )
+    returns = [float(trainer.update(step)["return_mean"]) for step in range(25)]
+    assert returns[0] < 3.0
+    assert sum(returns[-3:]) / 3 > 7.0

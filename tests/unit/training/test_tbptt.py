@@ -1,0 +1,105 @@
+"""Consecutive windows with the state carried along are whole trajectories, cut up."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fakes import SPEC, make_policy, matching_data
+from mads4.data.collate import gather
+from mads4.data.consecutive import ConsecutiveSampler
+from mads4.training.offline import OfflineSettings, OfflineTrainer
+from mads4.training.tbptt import TruncatedBPTT
+
+DATA = matching_data(6)
+SETTINGS = OfflineSettings(20, 1e-3, {}, 0.0, 0, "constant", 1.0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"message": "none"}, {"message_time": "previous_step"}, {"message": "state"}],
+    ids=str,
+)
+def test_windows_are_the_whole_cut_up(options: dict[str, Any]) -> None:
+    policy = make_policy(**options)
+    sampler = ConsecutiveSampler(DATA, 1, 3, seed=5)
+    carry = TruncatedBPTT(policy)
+    whole = torch.empty(0)
+    with torch.no_grad():
+        for step in range(2 * sum(-(-int(n) // 3) for n in DATA.table.length)):
+            batch = sampler.batch(step)
+            if sampler.begins(step)[0]:
+                episode, at = sampler._rows(step)[0], 0
+                whole = policy(gather(DATA, episode))[0]
+            length = int(batch.mask.sum())
+            found = carry.logits(batch, sampler.begins(step))[0, :length]
+            torch.testing.assert_close(found, whole[at : at + length], rtol=0, atol=1e-10)
+            at += length
+
+
+def test_no_gradient_reaches_the_window_before() -> None:
+    policy = make_policy()
+    sampler = ConsecutiveSampler(DATA, 2, 3)
+    carry = TruncatedBPTT(policy)
+    carry.logits(sampler.batch(0), sampler.begins(0))
+    assert not any(
+        values.requires_grad for stack in carry.state_dict()["stacks"] for values in stack
+    )
+
+
+def test_who_decides_first_is_kept_to_the_end_of_an_episode() -> None:
+    policy = make_policy(agent_order="random", seed=3).train()
+    sampler = ConsecutiveSampler(DATA, 4, 3)
+    carry, before = TruncatedBPTT(policy), torch.empty(0)
+    changed = 0
+    for step in range(30):
+        begins = sampler.begins(step)
+        carry.logits(sampler.batch(step), begins)
+        order = carry.state_dict()["order"]
+        if step:
+            assert torch.equal(order[~begins], before[~begins])
+            changed += int((order[begins] != before[begins]).any(1).sum())
+        before = order
+    assert changed > 0
+
+
+def make_trainer() -> OfflineTrainer:
+    torch.manual_seed(0)
+    policy = make_policy(dtype=torch.float32, agent_order="random", message_drop=0.2)
+    training, held_out = DATA.split(0.2, 0)
+    sampler = ConsecutiveSampler(training, 3, 3)
+    return OfflineTrainer(policy, sampler, held_out, SETTINGS, torch.device("cpu"))
+
+
+def test_resuming_in_the_middle_of_episodes_is_exact() -> None:
+    through = make_trainer()
+    torch.manual_seed(1)
+    for step in range(4):
+        through.update(step)
+    kept = copy.deepcopy(through.state_dict())
+    stream = torch.get_rng_state()
+    resumed = make_trainer()
+    resumed.load_state_dict(kept)
+    assert not through.sampler.begins(4).all()  # type: ignore[union-attr]
+    found = []
+    for trainer in (through, resumed):
+        torch.set_rng_state(stream)
+        found.append([trainer.update(step)["loss"] for step in range(4, 8)])
+    assert found[0] == found[1]
+
+
+def test_nothing_carried_is_nothing_saved() -> None:
+    carry = TruncatedBPTT(make_policy())
+    assert carry.state_dict() == {}
+    carry.load_state_dict({})
+    sampler = ConsecutiveSampler(DATA, 2, 3)
+    carry.logits(sampler.batch(0), np.array([True, True]))
+    again = TruncatedBPTT(make_policy())
+    again.load_state_dict(carry.state_dict())
+    assert {field.name for field in fields(again._state)} < set(again.state_dict())  # type: ignore[arg-type]
+    assert SPEC.n_agents == again.state_dict()["previous_action"].shape[1]
