@@ -11,7 +11,7 @@ import pytest
 import mads4
 
 SOURCE = Path(mads4.__file__).parent
-FOUNDATION = {"errors", "types", "io"}
+FOUNDATION = {"errors", "types", "io", "settings"}
 NETWORK = FOUNDATION | {"kernels", "nn", "models"}
 PLAYED = FOUNDATION | {"envs", "rollout"}
 DATA = PLAYED | {"behavior", "data"}
@@ -21,6 +21,7 @@ ALLOWED = {
     "errors": set(),
     "types": {"errors"},
     "io": FOUNDATION,
+    "settings": {"errors"},
     "progress": FOUNDATION,
     "provenance": FOUNDATION,
     "logging": FOUNDATION,

@@ -1,0 +1,132 @@
+"""Typed settings, and the registries that find them by name.
+
+A plug-in is one module: it defines a `Settings` schema, registered under the module's name, beside what
+the schema builds. ``model=mlp`` therefore needs ``mads4/models/mlp.py`` and ``conf/model/mlp.yaml``, and
+nothing else knows that they exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.resources import files
+from importlib.util import find_spec
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mads4.errors import UserError, did_you_mean
+
+CONF = "mads4.conf"
+"""Package of the YAML files: one folder per configuration group."""
+CUSTOM = "custom"
+"""Option of every group that takes a function of the user's own."""
+
+
+def text(pattern: str, expected: str) -> Any:
+    """Return a string field's pattern, with the words that error messages use for it."""
+    return Field(pattern=f"^(?:{pattern})$", json_schema_extra={"expected": expected})
+
+
+Positive: TypeAlias = Annotated[int, Field(ge=1)]
+NotNegative: TypeAlias = Annotated[int, Field(ge=0)]
+Rate: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Factory: TypeAlias = Annotated[
+    str, text(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.module:function")
+]
+
+
+class Settings(BaseModel):
+    """Base of all schemas: read-only, no unknown keys, no silent conversion of types."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
+    )
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+class Registry(Generic[SettingsT]):
+    """The options of one configuration group, by name.
+
+    Args:
+        group: the group's name on the command line, for example ``model``.
+        package: where the plug-ins are, one module or package each, for example ``mads4.models``.
+    """
+
+    def __init__(self, group: str, package: str) -> None:
+        self.group = group
+        self.package = package
+        self._schemas: dict[str, type[SettingsT]] = {}
+
+    def register(self, name: str) -> Callable[[type[SettingsT]], type[SettingsT]]:
+        """Return a class decorator that makes a schema the option `name`."""
+
+        def add(schema: type[SettingsT]) -> type[SettingsT]:
+            self._schemas[name] = schema
+            return schema
+
+        return add
+
+    def schema(self, name: str) -> type[SettingsT]:
+        """Return the schema of an option; its module is imported when it is first asked for.
+
+        Raises:
+            UserError: there is no such option.
+        """
+        if name not in self._schemas and name.isidentifier():
+            module = f"{self.package}.{name}"
+            if find_spec(module) is not None:
+                import_module(module)
+        if name not in self._schemas:
+            allowed = self.names()
+            raise UserError(
+                f"{self.group}: got '{name}', expected one of {', '.join(allowed)}."
+                f"{did_you_mean(name, allowed)}"
+            )
+        return self._schemas[name]
+
+    def names(self) -> list[str]:
+        """Return the names of all options: the group's YAML files, and what was registered."""
+        shipped = {
+            entry.name.removesuffix(".yaml")
+            for entry in (files(CONF) / self.group).iterdir()
+            if entry.name.endswith(".yaml")
+        }
+        return sorted(shipped | set(self._schemas))
+
+
+def load(path: str, key: str) -> Callable[..., Any]:
+    """Import the function or class `path`, ``package.module:name``, which the user has written.
+
+    Args:
+        path: what to import. Never take it from a file that the user did not write.
+        key: the setting that it comes from, for error messages, for example ``env.factory``.
+
+    Raises:
+        UserError: it cannot be imported, or cannot be called.
+    """
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise UserError(
+            f"{key}: got '{path}', expected 'package.module:function', "
+            "for example 'my_package.my_module:make'."
+        )
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise UserError(
+            f"{key}: cannot import '{module_name}' (of '{path}'): {error}. Is it installed, "
+            "or its folder on PYTHONPATH?"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        callables = [key for key, value in vars(module).items() if callable(value)]
+        raise UserError(
+            f"{key}: '{module_name}' has no function '{name}'.{did_you_mean(name, callables)}"
+        )
+    made: Callable[..., Any] = function
+    return made
