@@ -1,8 +1,8 @@
 """Typed settings, and the registries that find them by name.
 
-A plug-in is one module: it defines a `Settings` schema, registered under the module's name, beside what
-the schema builds. ``model=mlp`` therefore needs ``mads4/models/mlp.py`` and ``conf/model/mlp.yaml``, and
-nothing else knows that they exist.
+A plug-in is one module: it defines a `Settings` schema, registered under the module's name, beside
+what the schema builds. ``model=mlp`` therefore needs ``mads4/models/mlp.py`` and
+``conf/model/mlp.yaml``, and nothing else knows that they exist.
 """
 
 from __future__ import annotations
