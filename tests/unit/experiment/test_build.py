@@ -88,8 +88,8 @@ def test_everything_that_changes_a_recording_changes_its_file(data_dir: Path) ->
     others += [
         path_of(env, data.model_copy(update=change))
         for change in (
-            {"behavior": "planner"},
-            {"behavior": "random"},
+            {"behavior_policy": "planner"},
+            {"behavior_policy": "random"},
             {"quality": "poor"},
             {"episodes": 7},
             {"seed": 1},

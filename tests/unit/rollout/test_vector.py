@@ -21,8 +21,8 @@ import pytest
 
 import fake_env
 from fake_env import HangingParent, MatchingEnv, TroubledEnv
-from mads4.envs import vector
 from mads4.errors import UserError
+from mads4.rollout import vector
 from mads4.rollout.shared_buffers import IDLE, RESET, STEP, SharedBuffers
 from mads4.rollout.vector import LocalVector, VectorEnv, default_workers, make_vector
 from mads4.rollout.vector_worker import WorkerVector
