@@ -23,7 +23,7 @@ def run_dir(cli: Cli, smoke: tuple[str, ...], where: Path) -> Path:
     """A training that is evaluated in float64, done once for all tests of this file."""
     if not where.exists():
         settings = ("evaluator.precision=float64", "env.reward=alberdice", "dataset=generated")
-        settings += ("evaluator.sample=false",)  # which `mads4 evaluate` takes over
+        settings += ("evaluator.deterministic=true",)  # which `mads4 evaluate` takes over
         recording = ("dataset.behavior_policy=random", "dataset.workers=1", "dataset.episodes=4")
         words = [word for word in smoke if not word.startswith(("dataset", "~dataset"))]
         file = f"dataset.path={where.parent / 'data.h5'}"
@@ -57,7 +57,7 @@ def test_the_same_settings_give_the_runs_own_numbers(
         *("metrics.jsonl", "tensorboard", "result.png"),
     }
     assert results(again)["checkpoint"] == str(run_dir)
-    assert results(again)["actions"] == results(run_dir)["actions"] == "likeliest"
+    assert results(again)["actions"] == results(run_dir)["actions"] == "deterministic"
     assert results(again)["baselines"].keys() == results(run_dir)["baselines"].keys()
     file = run_dir / "checkpoints/best.pt"
     assert cli("evaluate", f"checkpoint={file}", *SAME, "hydra.run.dir=file") == 0
@@ -65,19 +65,24 @@ def test_the_same_settings_give_the_runs_own_numbers(
 
 
 def test_actions_can_be_drawn_nevertheless(cli: Cli, run_dir: Path, tmp_path: Path) -> None:
-    words = (*SAME, "evaluator.baselines=false", "evaluator.sample=true", "hydra.run.dir=drawn")
+    words = (
+        *SAME,
+        "evaluator.baselines=false",
+        "evaluator.deterministic=false",
+        "hydra.run.dir=drawn",
+    )
     assert cli("evaluate", f"checkpoint={run_dir}", *words) == 0
     drawn = tmp_path / "drawn"
     assert results(drawn)["actions"] == "sampled"
-    assert results(drawn)["training"]["evaluator"]["sample"] is False
+    assert results(drawn)["training"]["evaluator"]["deterministic"] is False
     assert figures(drawn) != figures(run_dir)
 
 
 def test_parallel_environments_change_no_number(cli: Cli, run_dir: Path, tmp_path: Path) -> None:
     common = ("evaluate", f"checkpoint={run_dir}", *SAME, "evaluator.baselines=false")
-    targets = ("evaluator.episodes=5", "evaluator.targets=[0.5,'2 * mean']")
+    targets = ("evaluator.episodes=5", "evaluator.target_returns=[0.5,'2 * mean']")
     for parallel in (1, 3, 32):
-        words = (f"evaluator.parallel={parallel}", f"hydra.run.dir=p{parallel}")
+        words = (f"evaluator.num_envs={parallel}", f"hydra.run.dir=p{parallel}")
         assert cli(*common, *targets, *words) == 0
     one = figures(tmp_path / "p1")
     assert set(one) == {"0.5", "2*mean"}

@@ -19,8 +19,8 @@ Cli = Callable[..., int]
 Start = Callable[..., "subprocess.Popen[str]"]
 PATIENCE = 60.0
 GAME = (
-    *("train", "env=matrix_game", "env.episode_limit=6", "evaluator.targets=[3]"),
-    *("evaluator.episodes=2", "evaluator.baselines=false", "evaluator.workers=0"),
+    *("train", "env=matrix_game", "env.episode_limit=6", "evaluator.target_returns=[3]"),
+    *("evaluator.episodes=2", "evaluator.baselines=false", "evaluator.num_workers=0"),
     *("device=cpu", "threads=1", "logger=none", "progress=false"),
 )
 DATA = ("dataset.behavior_policy=random", "dataset.episodes=8", "dataset.workers=1")
@@ -91,7 +91,7 @@ def test_a_pretrained_policy_goes_on_learning(cli: Cli, pretrained: Any, tmp_pat
     assert_same_weights(last["reference"], load(before, "best")["policy"])
     assert best["returns"]["return_max"] >= data["return_max"]
     assert "critic" not in best, "weights only"
-    assert cli("evaluate", "checkpoint=run", "evaluator.episodes=1", "evaluator.workers=0") == 0
+    assert cli("evaluate", "checkpoint=run", "evaluator.episodes=1", "evaluator.num_workers=0") == 0
     assert cli("probe", "checkpoint=run", "episodes=2", "gradient_episodes=1") == 0
 
 
@@ -125,7 +125,15 @@ def test_from_scratch(cli: Cli, tmp_path: Path) -> None:
     assert told["train"]["best_step"] == 0
     assert load(tmp_path / "run")["reference"] is None
     assert not (tmp_path / "data").exists()
-    assert cli("evaluate", "checkpoint=run", "evaluator.targets=[max]", "evaluator.workers=0") == 0
+    assert (
+        cli(
+            "evaluate",
+            "checkpoint=run",
+            "evaluator.target_returns=[max]",
+            "evaluator.num_workers=0",
+        )
+        == 0
+    )
 
 
 def test_a_feed_forward_policy(cli: Cli, tmp_path: Path, capsys: Any) -> None:
@@ -136,7 +144,7 @@ def test_a_feed_forward_policy(cli: Cli, tmp_path: Path, capsys: Any) -> None:
     told = summary_of(tmp_path / "run")
     assert told["model"]["name"] == "mlp", "taken from the checkpoint"
     assert cli(*GAME, *online, *mlp, "hydra.run.dir=scratch") == 0
-    assert cli("evaluate", "checkpoint=run", "evaluator.episodes=1", "evaluator.workers=0") == 0
+    assert cli("evaluate", "checkpoint=run", "evaluator.episodes=1", "evaluator.num_workers=0") == 0
     capsys.readouterr()
     assert cli("probe", "checkpoint=run") == 2
     shown = " ".join(capsys.readouterr().err.split())

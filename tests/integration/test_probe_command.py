@@ -13,11 +13,11 @@ Cli = Callable[..., int]
 TRAIN = (
     *("train", "env=matrix_game", "env.episode_limit=6", "dataset.behavior_policy=random"),
     *("dataset.episodes=8", "trainer.steps=3", "trainer.warmup_steps=1", "trainer.batch_size=2"),
-    *("model.n_layers=1", "model.d_model=8", "model.d_state=4", "evaluator.targets=[3]"),
+    *("model.n_layers=1", "model.d_model=8", "model.d_state=4", "evaluator.target_returns=[3]"),
     *("evaluator.episodes=2", "evaluator.baselines=false", "device=cpu", "threads=1"),
     *("logger=none", "hydra.run.dir=run"),
 )
-PROBE = ("probe", "checkpoint=run", "episodes=4", "gradient_episodes=2", "message_drop=[0.5,1]")
+PROBE = ("probe", "checkpoint=run", "episodes=4", "gradient_episodes=2", "message_dropout=[0.5,1]")
 
 
 def test_a_run_is_probed(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +25,7 @@ def test_a_run_is_probed(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli(*PROBE, "hydra.run.dir=one") == 0
     shown = capsys.readouterr().out
     assert "cut before agent 1" in shown
-    assert "100% lost" in shown
+    assert "100% dropped" in shown
     result = json.loads((tmp_path / "one/probe.json").read_text())
     assert result["target_return"] == 3.0, "what the run asks for first"
     assert [one["drop"] for one in result["message_loss"]] == [[0, 0], [0.5, 0.5], [1, 1]]
@@ -33,9 +33,9 @@ def test_a_run_is_probed(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture
     assert [len(row) for row in result["gradient"]["norm"]] == [2, 2]
     with Image.open(tmp_path / "one/probe.png") as picture:
         assert picture.width > 1000
-    assert cli(*PROBE, "parallel=1", "hydra.run.dir=two") == 0
+    assert cli(*PROBE, "num_envs=1", "hydra.run.dir=two") == 0
     assert (tmp_path / "two/probe.json").read_text() == (tmp_path / "one/probe.json").read_text()
-    assert cli(*PROBE, "target=-1.5", "seed=7") == 0
+    assert cli(*PROBE, "target_return=-1.5", "seed=7") == 0
     (other,) = (tmp_path / "outputs/probe/mads4").iterdir()
     result = json.loads((other / "probe.json").read_text())
     assert (result["target_return"], result["seed"]) == (-1.5, 7)
@@ -46,8 +46,11 @@ def test_a_run_is_probed(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture
     [
         (["checkpoint=nowhere"], "There is no nowhere"),
         (["checkpoint=run", "episodes=0"], "episodes: got 0, expected a whole number >= 1"),
-        (["checkpoint=run", "message_drop=[0,2]"], "message_drop: got 2"),
-        (["checkpoint=run", "target=much"], "target: got 'much', expected a number or"),
+        (["checkpoint=run", "message_dropout=[0,2]"], "message_dropout: got 2"),
+        (
+            ["checkpoint=run", "target_return=much"],
+            "target_return: got 'much', expected a number or",
+        ),
         (["checkpoint=run", "evaluator.episodes=3"], "episodes: not a setting of this command"),
     ],
 )

@@ -59,7 +59,7 @@ TRAINING = (
     *("trainer.validation_interval=2", "trainer.checkpoint_interval=2", "trainer.log_interval=1"),
     *("model.n_layers=1", "model.d_model=16", "model.d_state=8", "model.message_dim=4"),
     *("dataset.validation_fraction=0.34", "device=cpu", "threads=1"),
-    *("evaluator.episodes=6", "evaluator.baseline_episodes=6", "evaluator.targets=[max]"),
+    *("evaluator.episodes=6", "evaluator.baseline_episodes=6", "evaluator.target_returns=[max]"),
 )
 
 

@@ -37,8 +37,8 @@ ALLOWED = {
     "data": DATA,
     "algorithms": NETWORK | PLAYED | {"algorithms", "config", "training"},
     "training": BELOW | {"training"},
-    "evaluation": BELOW | {"report"},
-    "report": FOUNDATION | {"report", "logging"},
+    "evaluation": BELOW,
+    "report": FOUNDATION | {"report", "logging", "evaluation"},
     "experiment": BELOW | {"experiment", "report", "training"},
 }
 """Part of the package -> parts it may import; `cli` may import everything."""

@@ -40,12 +40,12 @@ def run(command: str, argv: list[str]) -> int:
 def _show_one(run_dir: Path) -> None:
     from rich.console import Console
 
+    from mads4.evaluation.record import RunRecord
     from mads4.logging import read_metrics
     from mads4.report.picture import RESULT_PICTURE, result_picture
-    from mads4.report.summary import load_summary
     from mads4.report.table import result_table
 
-    summary = load_summary(run_dir)
-    Console().print(result_table(summary))
-    result_picture(summary, read_metrics(run_dir), run_dir / RESULT_PICTURE)
+    record = RunRecord.load(run_dir)
+    Console().print(result_table(record))
+    result_picture(record, read_metrics(run_dir), run_dir / RESULT_PICTURE)
     sys.stdout.write(f"picture: {run_dir / RESULT_PICTURE}\n")

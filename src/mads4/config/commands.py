@@ -67,7 +67,7 @@ class EvaluateConfig(Command):
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
     env: EnvConfig | None = None
     """Environment to play; null for the one the policy was trained for."""
-    evaluator: EvaluatorConfig = EvaluatorConfig(sample=None)
+    evaluator: EvaluatorConfig = EvaluatorConfig(deterministic=None)
 
 
 class ProbeConfig(Command):
@@ -84,27 +84,27 @@ class ProbeConfig(Command):
     env: EnvConfig | None = None
     """Environment to play; null for the one the policy was trained for."""
     episodes: Positive = 64
-    """Episodes for each disturbance, always the same ones."""
-    parallel: Positive = 32
-    """Environments played in lockstep; in float64 it does not change the result."""
-    workers: NotNegative | None = None
-    """Processes that step the environments; 0 for none, null for what suits their number."""
+    """Episodes for each ablation, always the same ones."""
+    num_envs: Positive = 32
+    """Environments stepped together; in float64 it does not change the result."""
+    num_workers: NotNegative | None = None
+    """Processes that step the environments; 0 for none, null for a number that suits them."""
     worker_timeout: Rate = 60.0
     """Seconds without an answer after which a process is replaced and its episodes replayed."""
-    target: Target | None = None
-    """Return to ask for, as in evaluator.targets; null for the first of the policy's own run."""
-    sample: bool = True
-    """Draw actions from the policy; false takes the likeliest."""
-    message_drop: Annotated[
+    target_return: Target | None = None
+    """As in evaluator.target_returns; null for the first one of the policy's own run."""
+    deterministic: bool = False
+    """Take the most likely actions instead of sampling."""
+    message_dropout: Annotated[
         tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(strict=False, min_length=1)
     ] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-    """Probabilities that what an agent hands on is lost, each tried in turn."""
+    """Probabilities that a message is dropped, each tried in turn."""
     gradient_episodes: Positive = 8
     """Episodes whose gradients are measured."""
     seed: NotNegative = 1000
     """Seed of the episodes, apart from the training's."""
     precision: Literal["float32", "float64"] = "float64"
-    """Floating-point type of the policy; float64 gives the same episodes for any `parallel`."""
+    """Floating-point type of the policy; float64 gives the same episodes for any `num_envs`."""
 
 
 AnyConfig: TypeAlias = Config | CollectConfig | EvaluateConfig | ProbeConfig

@@ -18,7 +18,7 @@ USAGE = {
   mads4 collect env.scenario=tiny-4ag dataset.quality=medium dataset.episodes=500""",
     "evaluate": """\
   mads4 evaluate checkpoint=outputs/mads4/<time> evaluator.episodes=100
-  mads4 evaluate checkpoint=<file>.pt evaluator.targets=[20,1.2*max] evaluator.video=true""",
+  mads4 evaluate checkpoint=<file>.pt evaluator.target_returns=[20,1.2*max] evaluator.video=true""",
     "probe": """\
   mads4 probe checkpoint=outputs/mads4/<time>
   mads4 probe checkpoint=<file>.pt episodes=200 target=20 message_drop=[0,0.5,1]""",

@@ -83,7 +83,7 @@ def validate(config: Command) -> list[str]:
         problems += _validate_online(trainer, "trainer")
     evaluator, env = getattr(config, "evaluator", None), getattr(config, "env", None)
     if isinstance(evaluator, EvaluatorConfig) and isinstance(env, SmacEnv):
-        problems += evaluator.film_problems(env.name)
+        problems += evaluator.video_problems(env.name)
     return problems + _validate_dataset(config)
 
 

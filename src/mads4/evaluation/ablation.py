@@ -124,7 +124,7 @@ def disturbances(
     orders = [own_order, *(name for name in ("fixed", "reverse", "random") if name != own_order)]
     return {
         "message_loss": [
-            Disturbance(f"{100 * p:g}% lost", own_order, (p,) * n_agents)
+            Disturbance(f"{100 * p:g}% dropped", own_order, (p,) * n_agents)
             for p in sorted({0.0, *losses})
         ],
         "cut": [
@@ -157,10 +157,10 @@ class Probe:
             target: return to ask for.
         """
         settings = self._settings
-        tried = disturbances(policy.spec.n_agents, policy.agent_order, settings.message_drop)
+        tried = disturbances(policy.spec.n_agents, policy.agent_order, settings.message_dropout)
         with ExitStack() as stack:
             stack.enter_context(one_thread())
-            size = min(settings.parallel, settings.episodes)
+            size = min(settings.num_envs, settings.episodes)
             envs = stack.enter_context(closing(self._environments(size)))
             played: dict[tuple[str, tuple[float, ...]], Evaluation] = {}
             for one in (one for section in tried.values() for one in section):
@@ -181,7 +181,7 @@ class Probe:
     def _environments(self, size: int) -> VectorEnv:
         settings = self._settings
         return make_vector(
-            self._make_env, size, workers=settings.workers, timeout=settings.worker_timeout
+            self._make_env, size, workers=settings.num_workers, timeout=settings.worker_timeout
         )
 
     def _play(
@@ -195,7 +195,7 @@ class Probe:
                 settings.episodes,
                 seed=settings.seed,
                 target_return=target,
-                sample=settings.sample,
+                sample=not settings.deterministic,
                 device=self._device,
                 message_drop=one.drop,
             )
@@ -210,7 +210,7 @@ class Probe:
             settings.gradient_episodes,
             seed=settings.seed,
             target_return=target,
-            sample=settings.sample,
+            sample=not settings.deterministic,
             device=self._device,
             record=True,
         )
@@ -222,8 +222,8 @@ class Probe:
 def _figures(one: Disturbance, played: Evaluation, intact: Evaluation) -> dict[str, Any]:
     """Return the entry of ``probe.json``; changes are of the same episodes."""
     change = played.returns - intact.returns
-    figures = played.summary()
-    del figures["environment_steps_per_second"]  # all that is left is reproducible
+    speed = {"environment_steps_per_second"}  # all else is reproducible
+    figures = played.summary().model_dump(exclude_unset=True, exclude=speed)
     return {
         "label": one.label,
         "order": one.order,

@@ -1,4 +1,4 @@
-"""Playing a policy and its yardsticks as the configuration's ``evaluator`` says."""
+"""Playing a policy and its baselines, as the group ``evaluator`` configures."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from mads4.behavior.registry import make_behavior
@@ -19,10 +16,11 @@ from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.evaluation.metrics import Evaluation, RandomPolicy, play_behavior
+from mads4.evaluation.record import Figures
+from mads4.evaluation.video import VideoRecorder, write_gif
 from mads4.progress import Advance, progress_bar
-from mads4.report.video import with_header, write_gif
 from mads4.rollout.processes import keep_freed_memory
-from mads4.rollout.rollout import EpisodeResult, Policy, StepEvent, one_thread, rollout
+from mads4.rollout.rollout import EpisodeResult, Policy, one_thread, rollout
 from mads4.rollout.supervision import Incidents
 from mads4.rollout.vector import VectorEnv, make_vector
 
@@ -33,11 +31,11 @@ EXPERTS = {
     "rware": ("planner", "cooperative planner"),
     "smax": ("focus_fire", "focus fire, kiting"),
 }
-"""Environment family → the behavior that stands for 1 on the normalized scale, and its label."""
+"""Environment → the behavior policy whose return is 1 on the normalized scale, and its label."""
 
 
 class Evaluator:
-    """Plays episodes that are the same for everybody who is compared.
+    """Plays the same episodes (starts and random numbers) for all policies that are compared.
 
     Args:
         make_env: makes the environments.
@@ -46,7 +44,7 @@ class Evaluator:
         progress: show progress bars.
 
     Raises:
-        UserError: a film is wanted of supervised environments.
+        UserError: a video of supervised environments.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class Evaluator:
         device: torch.device,
         progress: bool,
     ) -> None:
-        problems = settings.film_problems(make_env.name) if make_env.supervision else []
+        problems = settings.video_problems(make_env.name) if make_env.supervision else []
         if problems:  # the environment may be a checkpoint's, which no configuration names
             raise UserError(problems[0])
         self._make_env = make_env
@@ -64,58 +62,59 @@ class Evaluator:
         self._device = device
         self._progress = progress
 
-    def baselines(self) -> dict[str, dict[str, Any]]:
+    def baselines(self) -> dict[str, Figures]:
         """Return the results of the random policy and, where there is one, of the expert."""
         players = {"random": ("random", "random actions")}
         if self._make_env.name in EXPERTS:
             players["expert"] = EXPERTS[self._make_env.name]
-        results: dict[str, dict[str, Any]] = {}
+        results: dict[str, Figures] = {}
         for role, (name, label) in players.items():
             total = self._settings.baseline_episodes
             with progress_bar(label, total, self._progress) as advance:
                 supervised = self._make_env.supervision is not None and name == "random"
                 play = self._play_random if supervised else partial(self._play_behavior, name)
-                results[role] = play(advance) | {"label": label}
+                results[role] = play(advance).model_copy(update={"label": label})
         return results
 
-    def _play_behavior(self, name: str, advance: Advance) -> dict[str, Any]:
-        """Return what a behavior policy comes to, in this process."""
+    def _play_behavior(self, name: str, advance: Advance) -> Figures:
+        """Return the statistics of a behavior policy, played in this process."""
         total, seed = self._settings.baseline_episodes, self._settings.seed
         with closing(self._make_env()) as env:
             episodes = play_behavior(make_behavior(name), env, total, seed=seed)
             return Evaluation.of(episodes, on_episode=tell(advance)).summary()
 
-    def _play_random(self, advance: Advance) -> dict[str, Any]:
-        """Return what random actions come to, under the environments' supervision."""
+    def _play_random(self, advance: Advance) -> Figures:
+        """Return the statistics of random actions in supervised environments."""
         total, seed = self._settings.baseline_episodes, self._settings.seed
         with closing(self._environments()) as envs:
             episodes = rollout(RandomPolicy(), envs, total, seed=seed, target_return=0.0)
             evaluation = Evaluation.of(episodes, on_episode=tell(advance))
-            return evaluation.summary() | self._incidents(envs, Incidents())
+            return self._with_incidents(evaluation.summary(), envs, Incidents())
 
     def policy(
         self,
         policy: Policy,
         targets: Mapping[str, float],
-        baselines: Mapping[str, Mapping[str, Any]],
+        baselines: Mapping[str, Figures],
         run_dir: Path | None = None,
-    ) -> dict[str, dict[str, Any]]:
-        """Return the policy's results for every return target; film the first if wanted.
+    ) -> dict[str, Figures]:
+        """Return the policy's statistics for every target return.
 
-        Films go to `run_dir`; without it there are none.
+        A video of the first one goes to `run_dir`; without `run_dir` there is none.
         """
         settings = self._settings
         scale = {
-            f"{role}_return": float(values["return_mean"]) for role, values in baselines.items()
+            f"{role}_return": float(figures.return_mean or 0.0)
+            for role, figures in baselines.items()
         }
-        camera = VideoRecorder(settings.video_steps) if settings.video and run_dir else None
-        results: dict[str, dict[str, Any]] = {}
+        video = VideoRecorder(settings.video_steps) if settings.video and run_dir else None
+        results: dict[str, Figures] = {}
         with ExitStack() as stack:
             stack.enter_context(one_thread())
             keep_freed_memory()
             envs = stack.enter_context(closing(self._environments()))
             for name, target in targets.items():
-                what, before = f"asked for {target:.3g}", replace(envs.incidents)
+                what, before = f"target return {target:.3g}", replace(envs.incidents)
                 with progress_bar(what, settings.episodes, self._progress) as advance:
                     episodes = rollout(
                         policy,
@@ -123,70 +122,40 @@ class Evaluator:
                         settings.episodes,
                         seed=settings.seed,
                         target_return=target,
-                        sample=settings.sample is not False,
+                        sample=not settings.deterministic,
                         device=self._device,
-                        message_drop=settings.message_drop,
-                        watch=camera if not results else None,
+                        message_drop=settings.message_dropout,
+                        watch=video if not results else None,
                     )
                     evaluation = Evaluation.of(episodes, target, tell(advance))
-                results[name] = evaluation.summary(**scale) | self._incidents(envs, before)
-        if camera is not None and run_dir is not None:
-            write_gif(run_dir / VIDEO, camera.frames, fps=10)
+                results[name] = self._with_incidents(evaluation.summary(**scale), envs, before)
+        if video is not None and run_dir is not None:
+            write_gif(run_dir / VIDEO, video.frames, fps=10)
             _LOG.info("video: %s", run_dir / VIDEO)
         return results
 
-    def _incidents(self, envs: VectorEnv, before: Incidents) -> dict[str, int]:
-        """Return how often supervised environments have failed since `before`."""
+    def _with_incidents(self, figures: Figures, envs: VectorEnv, before: Incidents) -> Figures:
+        """Return `figures` with the failures of supervised environments since `before`."""
         found = envs.incidents.since(before)
         if found != Incidents():
             counts = (f"{name} {count}" for name, count in found.to_dict().items())
             _LOG.warning("environments: %s", ", ".join(counts))
-        return found.to_dict() if self._make_env.supervision else {}
+        return figures.model_copy(update=found.to_dict() if self._make_env.supervision else {})
 
     def _environments(self) -> VectorEnv:
-        """Return the environments; the one that is filmed stays in this process."""
+        """Return the environments; the rendered one stays in this process."""
         settings = self._settings
         return make_vector(
             self._make_env,
-            min(settings.parallel, settings.episodes),
-            workers=settings.workers,
+            min(settings.num_envs, settings.episodes),
+            workers=settings.num_workers,
             timeout=settings.worker_timeout,
             local=int(settings.video),
         )
 
 
-class VideoRecorder:
-    """Films one episode, the first.
-
-    Args:
-        steps: length of the film; None for the whole episode.
-    """
-
-    def __init__(self, steps: int | None) -> None:
-        self._steps = steps
-        self._pictures: list[npt.NDArray[np.uint8]] = []
-
-    @property
-    def frames(self) -> list[npt.NDArray[np.uint8]]:
-        """The pictures, all as wide as the widest: metrics may appear on the way."""
-        width = max((picture.shape[1] for picture in self._pictures), default=0)
-        return [
-            np.pad(picture, ((0, 0), (0, width - picture.shape[1]), (0, 0)), constant_values=255)
-            for picture in self._pictures
-        ]
-
-    def __call__(self, moment: StepEvent) -> None:
-        """Take a picture, with a strip above it that says how the episode stands."""
-        if moment.index != 0 or (self._steps is not None and moment.step > self._steps):
-            return
-        values = {"step": f"{moment.step} / {moment.env.spec.episode_limit}"}
-        values |= {name: f"{value:g}" for name, value in moment.metrics.items()}
-        values["still asked for"] = f"{moment.return_to_go:.1f}"
-        self._pictures.append(with_header(moment.env.render(), values))
-
-
 def tell(advance: Advance) -> Callable[[EpisodeResult], None]:
-    """Return what moves a progress bar on for every episode played."""
+    """Return a callback that advances a progress bar with every episode."""
     returns: list[float] = []
 
     def on_episode(played: EpisodeResult) -> None:

@@ -1,4 +1,4 @@
-"""Rollouts → what a policy is worth: means with intervals, for every return asked for."""
+"""From rollouts to statistics: means with intervals, for every target return."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mads4.behavior.protocol import BehaviorPolicy
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.seeding import environment_seed
 from mads4.errors import UserError
+from mads4.evaluation.record import Figures
 from mads4.rollout.rollout import EpisodeResult
 from mads4.types import FloatArray, PolicyInput, PolicyOutput
 
@@ -29,7 +30,7 @@ class Evaluation:
     """All episodes played for one return target (or by one baseline)."""
 
     target_return: float | None
-    """What was asked for; None for policies that are not asked."""
+    """Return-to-go at the start; None for policies that take none."""
     played: tuple[EpisodeResult, ...]
     """In the order of the episodes' indices."""
     seconds: float
@@ -43,7 +44,7 @@ class Evaluation:
     ) -> Evaluation:
         """Play `episodes` to the end, from `mads4.rollout` or `play_behavior`.
 
-        `on_episode` is told of every episode as it finishes.
+        `on_episode` is called with every episode as it finishes.
         """
         began = time.perf_counter()
         played = []
@@ -61,11 +62,10 @@ class Evaluation:
 
     def summary(
         self, random_return: float | None = None, expert_return: float | None = None
-    ) -> dict[str, Any]:
-        """Return the figures of ``summary.json``; the mean of a metric ``win`` is ``win_rate``.
+    ) -> Figures:
+        """Return the statistics; the mean of a metric ``win`` is ``win_rate``.
 
-        ``episodes_replayed`` counts those that were lost or broke on the way. The normalized
-        score, 0 for the random policy and 1 for the expert, is there where both ends are given.
+        The normalized score, 0 for the random policy and 1 for the expert, needs both returns.
         """
         returns = self.returns
         steps = sum(episode.length for episode in self.played)
@@ -91,14 +91,14 @@ class Evaluation:
             span = expert_return - random_return
             if span > 0:
                 figures["normalized_score"] = (float(returns.mean()) - random_return) / span
-        return figures
+        return Figures(**figures)
 
 
 class RandomPolicy:
-    """Takes every available action with the same probability, in rollouts."""
+    """The uniformly random policy over available actions, for rollouts."""
 
     def initial_state(self, batch: int) -> None:
-        """Return nothing: it remembers nothing."""
+        """Return no state."""
 
     def reset_rows(self, state: None, rows: torch.Tensor) -> None:
         """Return nothing."""
@@ -163,7 +163,7 @@ def target_returns(targets: Sequence[str | float], data: Mapping[str, Any]) -> d
                 values[f"{float(target):g}"] = float(target)
         except ValueError as error:
             raise UserError(
-                f"evaluator.targets: got '{target}', expected a number, or max, mean or min of the "
-                "data's returns with an optional factor, for example 1.1*max."
+                f"evaluator.target_returns: got '{target}', expected a number, or max, mean or min "
+                "of the data's returns with an optional factor, for example 1.1*max."
             ) from error
     return values

@@ -8,9 +8,8 @@ from typing import Any
 
 from mads4.config import CollectConfig
 from mads4.data.store import read_header
+from mads4.evaluation.record import RunRecord
 from mads4.experiment import build
-from mads4.io import write_json
-from mads4.report.summary import SUMMARY_FILE
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,5 +23,5 @@ def collect(config: CollectConfig, run_dir: Path) -> None:
         config.progress,
         lambda incidents: summary.update(incidents.to_dict()),
     )
-    write_json(run_dir / SUMMARY_FILE, summary | {"data": read_header(path).summary()})
+    RunRecord.of(summary | {"data": read_header(path).summary()}).write(run_dir)
     _LOG.info("data set: %s (look at it with: mads4 data show %s)", path, path)

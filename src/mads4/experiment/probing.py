@@ -13,24 +13,25 @@ from mads4.evaluation.metrics import target_returns
 from mads4.experiment import build
 from mads4.experiment.sources import known_returns, trained
 from mads4.io import write_json
-from mads4.report.probe_picture import PROBE_PICTURE, probe_picture
-from mads4.report.probe_table import PROBE_FILE, probe_tables
+from mads4.report.ablation import PROBE_FILE, PROBE_PICTURE, probe_picture, probe_tables
 
 _LOG = logging.getLogger(__name__)
 
 
 def probe(config: ProbeConfig, run_dir: Path) -> None:
-    """Disturb the chain of a checkpoint's policy and write what that costs.
+    """Ablate the chain of a checkpoint's policy, and write what that costs.
 
     Raises:
-        UserError: a policy without a chain, or anything else the user can mend.
+        UserError: a policy without a chain, or any other mistake of the user.
     """
     device = build.device(config.device, config.threads)
     payload, make_env = trained(config)
     policy = require_chain(
         build.trained_policy(payload, config.precision).to(device), config.checkpoint
     )
-    asked = payload["config"]["evaluator"]["targets"][0] if config.target is None else config.target
+    asked = config.target_return
+    if asked is None:
+        asked = payload["config"]["evaluator"]["target_returns"][0]
     (target,) = target_returns([asked], known_returns(payload)).values()
     result = {
         "name": config.name,

@@ -10,8 +10,9 @@ import torch
 
 from mads4.config import Config, OfflineOnlineTrainerConfig, OfflineTrainerConfig
 from mads4.envs.registry import EnvFactory
+from mads4.evaluation.record import TrainFigures
 from mads4.experiment import build
-from mads4.experiment.evaluating import publish, summarize
+from mads4.experiment.evaluating import evaluated, publish
 from mads4.experiment.fine_tuning import fine_tuning
 from mads4.experiment.pretraining import pretraining
 from mads4.experiment.stage import Stage, run_stage
@@ -50,14 +51,15 @@ def train(config: Config, run_dir: Path) -> None:
     def finish(state: TrainState, tracker: Tracker) -> None:
         payload = checkpoint.load(checkpoint.find(run_dir))
         times = {"collect_s": prepared, "train_s": state.seconds}
-        summary = summarize(
+        record = evaluated(
             config.name, payload, make_env, config, run_dir, device, times, stage.before
         )
-        summary["train"] = _train_summary(stage, state)
-        summary["time"]["agent_steps_per_s"] = stage.trainer.agent_steps(state.step) / max(
-            state.seconds, 1e-9
-        )
-        publish(summary, run_dir, tracker, state.step)
+        rate = stage.trainer.agent_steps(state.step) / max(state.seconds, 1e-9)
+        trained = {
+            "train": TrainFigures(**_train_summary(stage, state)),
+            "time": record.time | {"agent_steps_per_s": rate},
+        }
+        publish(record.model_copy(update=trained), run_dir, tracker, state.step)
 
     run_stage(stage, run_dir, device, kernel, finish)
 

@@ -12,8 +12,8 @@ import numpy as np
 import yaml
 
 from mads4.errors import UserError
+from mads4.evaluation.record import SUMMARY_FILE, RunRecord
 from mads4.io import write_text
-from mads4.report import summary as read
 from mads4.report.table import interval, markdown
 
 if TYPE_CHECKING:
@@ -26,8 +26,9 @@ FAILED_FILE = "FAILED"
 _LOG = logging.getLogger(__name__)
 _NO_INFLUENCE = (
     *("seed", "name", "resume", "device", "threads", "progress", "logger", "hydra"),
-    *("dataset.workers", "evaluator.workers", "evaluator.worker_timeout", "evaluator.video"),
-    *("evaluator.video_steps", "evaluator.baselines", "evaluator.baseline_episodes"),
+    *("dataset.num_workers", "evaluator.num_workers", "evaluator.worker_timeout"),
+    *("evaluator.video", "evaluator.video_steps"),
+    *("evaluator.baselines", "evaluator.baseline_episodes"),
 )
 _ABOUT = ("run", "name", "seed", "scenario", "reward", "fingerprint")
 _INTERVALS = {
@@ -40,7 +41,7 @@ _NUMBERS = (
 )
 _RESULTS = ("target", *_NUMBERS, "episodes", "seeds")
 _HEADINGS = {
-    "target": "asked for",
+    "target": "target return",
     "return_mean": "mean return",
     "return_iqm": "IQM",
     "normalized_score": "score",
@@ -89,10 +90,10 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
         failed = {file.parent for file in path.rglob(FAILED_FILE)}
         for run in sorted(failed):
             _LOG.warning("%s failed and is left out", run)
-        runs = sorted({file.parent for file in path.rglob(read.SUMMARY_FILE)} - failed)
+        runs = sorted({file.parent for file in path.rglob(SUMMARY_FILE)} - failed)
         if not runs:
             raise UserError(
-                f"No {read.SUMMARY_FILE} at or below {path}: nothing there has been evaluated. "
+                f"No {SUMMARY_FILE} at or below {path}: nothing there has been evaluated. "
                 f"Evaluate with `mads4 evaluate checkpoint={path}`."
             )
         found.update((run.resolve(), None) for run in runs)
@@ -108,17 +109,17 @@ def collect(runs: Sequence[Path]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    summaries = [read.load_summary(run) for run in runs]
-    settings = [_settings(run, one) for run, one in zip(runs, summaries, strict=True)]
+    records = [RunRecord.load(run) for run in runs]
+    settings = [_settings(run, one) for run, one in zip(runs, records, strict=True)]
     differing = [
         key
         for key in dict.fromkeys(key for one in settings for key in one)
         if len({one[key] for one in settings if key in one}) > 1 and not _without_influence(key)
     ]
     rows = []
-    for run, summary, one in zip(runs, summaries, settings, strict=True):
+    for run, record, one in zip(runs, records, settings, strict=True):
         chosen = {key: one.get(key, "-") for key in differing}
-        rows += _rows(run, summary, one.get("seed"), chosen)
+        rows += _rows(run, record, one.get("seed"), chosen)
     columns = ["run", "name", *differing, "seed", "scenario", "reward", "fingerprint"]
     return pd.DataFrame(rows, columns=[*columns, *_RESULTS[:-1]])
 
@@ -172,33 +173,31 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def _rows(
-    run: Path, summary: Mapping[str, Any], seed: str | None, settings: Mapping[str, str]
+    run: Path, record: RunRecord, seed: str | None, settings: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """Return a run's rows, one per return asked for."""
-    data = read.section(summary, "data")
     about: dict[str, Any] = {
         "run": str(run),
-        "name": str(summary.get("name") or run.name),
+        "name": record.name or run.name,
         "seed": seed or "-",
-        "scenario": read.scenario(summary),
-        "reward": read.reward_definition(summary),
-        "fingerprint": str(data.get("fingerprint") or ""),
+        "scenario": record.env.title,
+        "reward": record.reward,
+        "fingerprint": record.data.fingerprint or "",
         **settings,
     }
     rows = []
-    for part in read.targets(summary):
-        result = read.statistics(summary, "policy", "", part)
+    for one in record.evaluations:
+        result = record.result("policy", "", one)
         numbers = (
             *(result.mean, result.low, result.high, result.iqm, result.score),
-            *(result.win_rate, *(part.get("win_rate_ci95") or (None, None))),
-            *(read.number(data, "return_mean"), read.number(data, "win_rate")),
+            *(result.win_rate, *(one.win_rate_ci95 or (None, None))),
+            *(record.data.return_mean, record.data.win_rate),
         )
         values: dict[str, Any] = {
             name: np.nan if value is None else value
             for name, value in zip(_NUMBERS, numbers, strict=True)
         }
-        target = read.number(part, "target_return")
-        asked = np.nan if target is None else round(target, 4)
+        asked = np.nan if one.target_return is None else round(one.target_return, 4)
         rows.append({**about, "target": asked, **values, "episodes": result.episodes or 0})
     return rows
 
@@ -255,7 +254,7 @@ def _require_one(
         _LOG.warning("%s: %s", wrong, listed)
 
 
-def _settings(run: Path, summary: Mapping[str, Any]) -> dict[str, str]:
+def _settings(run: Path, record: RunRecord) -> dict[str, str]:
     """Return the run's resolved configuration, flat: dotted keys, values as written in YAML.
 
     An evaluation's comes on top of its training's, which its summary holds; null is as there.
@@ -268,10 +267,9 @@ def _settings(run: Path, summary: Mapping[str, Any]) -> dict[str, str]:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not valid YAML: {error}") from error
-    training = read.section(summary, "training")
-    if training:
+    if record.training:
         values.pop("checkpoint", None)
-    settings = dict(_flat(training, ""))
+    settings = dict(_flat(record.training, ""))
     own = {key: value for key, value in _flat(values, "") if value != "null" or key not in settings}
     return settings | own
 

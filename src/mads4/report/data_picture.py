@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.io import atomic_path
-from mads4.report.style import FAINT, INK, grouped, quiet
+from mads4.report.drawing import FAINT, INK, grouped, quiet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""The result of a run as a picture for somebody who does not read logs."""
+"""The result of a run as a picture."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mads4.evaluation.record import Figures, Result, RunRecord
 from mads4.io import atomic_path
-from mads4.report import summary as read
-from mads4.report.learning import draw_learning
-from mads4.report.style import FAINT, INK, grouped, leave_empty, quiet
+from mads4.report.drawing import FAINT, INK, draw_learning, grouped, leave_empty, quiet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,53 +31,51 @@ RESULT_PICTURE = "result.png"
 
 
 def result_picture(
-    summary: Mapping[str, Any],
+    record: RunRecord,
     metrics: pd.DataFrame,
     path: Path,
     title: str | None = None,
-    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    extra: Mapping[str, Figures] | None = None,
 ) -> None:
     """Write a PNG: how the model learned (left) and what it then achieved (right).
 
     Args:
-        summary: The run's ``summary.json``; absent parts leave their place empty.
+        record: the run's; absent parts leave their place empty.
         metrics: The run's metrics, as `mads4.logging.read_metrics` returns them.
         path: The PNG to write.
         title: The headline; one that states the result in words is made when absent.
-        extra: Further bars by label, each like an entry of ``eval``, for example an ablation.
+        extra: Further bars by label, for example an ablation's.
     """
     from matplotlib.figure import Figure
 
-    results = read.results(summary, extra)
+    results = record.results(extra)
     height = max(5.0, 2.6 + 0.55 * len(results))
     figure = Figure(figsize=(12.5, height), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.25, h_pad=0.12)  # type: ignore[union-attr,call-arg]
-    figure.suptitle(title or headline(summary), fontsize=15, fontweight="bold", color=INK)
+    figure.suptitle(title or headline(record), fontsize=15, fontweight="bold", color=INK)
     learning, returns = figure.subplots(1, 2, width_ratios=(1, 1.15))
-    draw_learning(learning, summary, metrics)
-    _draw_returns(returns, results, read.unit(summary))
-    figure.supxlabel(_small_print(summary, results), fontsize=8.5, color=FAINT)
+    draw_learning(learning, record, metrics)
+    _draw_returns(returns, results, record.unit)
+    figure.supxlabel(_small_print(record, results), fontsize=8.5, color=FAINT)
     with atomic_path(path) as beside:
         figure.savefig(beside, format="png", dpi=130)
 
 
-def headline(summary: Mapping[str, Any]) -> str:
-    """Return the result in one sentence: of the highest return asked for, not the best one.
+def headline(record: RunRecord) -> str:
+    """Return the result in one sentence, for the highest target return, not the best result.
 
     Choosing the target by what it achieved would be choosing by online returns.
     """
-    evaluations = read.targets(summary)
-    place = read.scenario(summary) or str(summary.get("name", "this run"))
+    evaluations = record.evaluations
+    place = record.env.title or record.name or "this run"
     if not evaluations:
         return f"{place}: not evaluated yet"
-    reached = float(evaluations[0]["return_mean"])
-    counted = "deliveries" if read.reward_definition(summary) == "deliveries" else "return"
-    text = f"{place}: {read.policy_name(summary)} reaches {_rounded(reached)} {counted}"
-    won = read.number(evaluations[0], "win_rate")
+    reached, won = float(evaluations[0].return_mean or 0.0), evaluations[0].win_rate
+    counted = "deliveries" if record.reward == "deliveries" else "return"
+    text = f"{place}: {record.policy} reaches {_rounded(reached)} {counted}"
     text += "" if won is None else f" and wins {won:.0%}"
-    data_mean = read.number(read.section(summary, "data"), "return_mean")
-    if data_mean:
-        text += f", {reached / data_mean:.0%} of the data it learned from"
+    if record.data.return_mean:
+        text += f", {reached / record.data.return_mean:.0%} of the data it learned from"
     return text
 
 
@@ -87,43 +84,34 @@ def _rounded(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 3.0 else f"{value:.1f}"
 
 
-def target_figure(summary: Mapping[str, Any]) -> Figure:
-    """Return a figure of achieved return against the return that was asked for."""
+def target_figure(record: RunRecord) -> Figure:
+    """Return a figure of achieved return against target return."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 4.6), layout="constrained", facecolor="white")
     axes = figure.subplots()
     quiet(axes)
-    evaluations = [part for part in read.targets(summary) if part.get("target_return") is not None]
-    asked = np.array([float(part["target_return"]) for part in evaluations])
-    reached = np.array([float(part["return_mean"]) for part in evaluations])
-    data = read.section(summary, "data")
-    low, high = read.number(data, "return_min"), read.number(data, "return_max")
+    evaluations = [one for one in record.evaluations if one.target_return is not None]
+    results = [record.result("policy", record.policy, one) for one in evaluations]
+    asked = np.array([one.target_return for one in evaluations], dtype=float)
+    reached = np.array([one.mean for one in results])
+    low, high = record.data.return_min, record.data.return_max
     known = [value for value in (low, high, *asked, *reached) if value is not None]
     limits = (min([0.0, *known]), 1.05 * max([1.0, *known]))
-    axes.plot(limits, limits, color=FAINT, linewidth=1, linestyle="--", label="as asked")
+    axes.plot(limits, limits, color=FAINT, linewidth=1, linestyle="--", label="target = achieved")
     if low is not None and high is not None:
         color = _COLORS["data"]
         axes.axvspan(low, high, color=color, alpha=0.16, lw=0, label="returns in the data")
-    for result, target in zip(_policies(summary), asked, strict=True):
+    for result, target in zip(results, asked, strict=True):
         _whisker(axes, target, result, upright=True)
-    label, color = f"{read.policy_name(summary)}, 95% interval", _COLORS["policy"]
+    label, color = f"{record.policy}, 95% interval", _COLORS["policy"]
     axes.plot(asked, reached, "o", color=color, markersize=7, label=label)
-    axes.set(xlim=limits, ylim=limits, xlabel=f"asked for: {read.unit(summary)}", ylabel="achieved")
+    axes.set(xlim=limits, ylim=limits, xlabel=f"target return: {record.unit}", ylabel="achieved")
     axes.legend(frameon=False, fontsize=9, loc="upper left")
     return figure
 
 
-def _policies(summary: Mapping[str, Any]) -> list[read.Result]:
-    """Return the policy's results that have a target, in the order of `read.targets`."""
-    return [
-        read.statistics(summary, "policy", read.policy_name(summary), part)
-        for part in read.targets(summary)
-        if part.get("target_return") is not None
-    ]
-
-
-def _draw_returns(axes: Axes, results: list[read.Result], unit: str) -> None:
+def _draw_returns(axes: Axes, results: list[Result], unit: str) -> None:
     """Draw one bar per result, with interval, value and normalized score written beside it."""
     quiet(axes, "What it achieves")
     axes.set_xlabel(unit, color=INK)
@@ -149,7 +137,7 @@ def _draw_returns(axes: Axes, results: list[read.Result], unit: str) -> None:
     axes.axvline(0, color=INK, linewidth=0.8)
 
 
-def _whisker(axes: Axes, position: float, result: read.Result, upright: bool) -> None:
+def _whisker(axes: Axes, position: float, result: Result, upright: bool) -> None:
     """Draw the interval around a mean, when there is one."""
     if result.low is None or result.high is None:
         return
@@ -161,7 +149,7 @@ def _whisker(axes: Axes, position: float, result: read.Result, upright: bool) ->
         axes.errorbar([result.mean], [position], xerr=reach, **style)
 
 
-def _small_print(summary: Mapping[str, Any], results: list[read.Result]) -> str:
+def _small_print(record: RunRecord, results: list[Result]) -> str:
     """Return what the numbers mean, and where they come from, in two lines."""
     parts = []
     if results:
@@ -175,10 +163,9 @@ def _small_print(summary: Mapping[str, Any], results: list[read.Result]) -> str:
     recorded = [r.episodes for r in results if r.kind == "data" and r.episodes]
     if recorded:
         origin.append(f"{recorded[0]} recorded episodes")
-    seconds = read.number(read.section(summary, "time"), "train_s")
+    seconds = record.time.get("train_s")
     if seconds is not None:
         origin.append(f"{seconds / 60:.1f} minutes of training")
-    parameters = read.number(read.section(summary, "train"), "parameters")
-    if parameters is not None:
-        origin.append(f"{grouped(parameters)} parameters")
+    if record.train.parameters is not None:
+        origin.append(f"{grouped(record.train.parameters)} parameters")
     return " · ".join(parts) + "\n" + " · ".join(origin)

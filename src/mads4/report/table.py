@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mads4.report import summary as read
+from mads4.evaluation.record import Figures, Result, RunRecord
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_HEADINGS = ("who", "return", "95% interval", "IQM", "score", "won", "episodes")
+_HEADINGS = ("policy", "return", "95% interval", "IQM", "score", "won", "episodes")
 _WON = _HEADINGS.index("won")
 _STYLES = {
     "random": "dim",
@@ -21,14 +21,12 @@ _STYLES = {
 }
 
 
-def result_table(
-    summary: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]] | None = None
-) -> Table:
-    """Return a `rich` table of everybody's results; `extra` as in `result_picture`."""
+def result_table(record: RunRecord, extra: Mapping[str, Figures] | None = None) -> Table:
+    """Return a `rich` table of all results; `extra` as in `result_picture`."""
     from rich.table import Table
 
-    table = Table(title=_title(summary), caption=_caption(summary), caption_style="dim")
-    results = read.results(summary, extra)
+    table = Table(title=_title(record), caption=_caption(record), caption_style="dim")
+    results = record.results(extra)
     headings, *rows = _columns(results)
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
@@ -37,12 +35,10 @@ def result_table(
     return table
 
 
-def result_markdown(
-    summary: Mapping[str, Any], extra: Mapping[str, Mapping[str, Any]] | None = None
-) -> str:
+def result_markdown(record: RunRecord, extra: Mapping[str, Figures] | None = None) -> str:
     """Return the same table in Markdown, with its title above and its caption below."""
-    headings, *rows = _columns(read.results(summary, extra))
-    return f"**{_title(summary)}**\n\n{markdown(headings, rows)}\n{_caption(summary)}\n"
+    headings, *rows = _columns(record.results(extra))
+    return f"**{_title(record)}**\n\n{markdown(headings, rows)}\n{_caption(record)}\n"
 
 
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -57,15 +53,15 @@ def interval(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{low:.2f} - {high:.2f}"
 
 
-def _columns(results: Sequence[read.Result]) -> list[tuple[str, ...]]:
-    """Return the headings and everybody's cells, less the column of wins where nothing is won."""
+def _columns(results: Sequence[Result]) -> list[tuple[str, ...]]:
+    """Return headings and rows of cells, without the column of wins where there are none."""
     rows = [_HEADINGS, *map(_cells, results)]
     if any(result.win_rate is not None for result in results):
         return rows
     return [row[:_WON] + row[_WON + 1 :] for row in rows]
 
 
-def _cells(result: read.Result) -> tuple[str, ...]:
+def _cells(result: Result) -> tuple[str, ...]:
     """Return a result's cells in the order of the headings, empty where not known."""
     spread = interval(result.low, result.high)
     if result.kind == "data" and result.high is not None:
@@ -81,14 +77,13 @@ def _cells(result: read.Result) -> tuple[str, ...]:
     )
 
 
-def _title(summary: Mapping[str, Any]) -> str:
+def _title(record: RunRecord) -> str:
     """Return the run's name and scenario."""
-    words = (str(summary.get("name") or ""), read.scenario(summary))
+    words = (record.name, record.env.title)
     return ": ".join(word for word in words if word) or "results"
 
 
-def _caption(summary: Mapping[str, Any]) -> str:
+def _caption(record: RunRecord) -> str:
     """Return what a return counts, how actions were chosen and what the score means."""
-    actions = summary.get("actions")
-    words = [f"return: {read.unit(summary)}", "score: 0 random, 1 expert"]
-    return "; ".join(words[:1] + ([f"{actions} actions"] if actions else []) + words[1:])
+    actions = [f"{record.actions} actions"] if record.actions else []
+    return "; ".join([f"return: {record.unit}", *actions, "score: 0 random, 1 expert"])

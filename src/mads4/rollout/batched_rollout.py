@@ -92,7 +92,7 @@ class Queue:
             if self._blamed[index] >= MAX_ATTEMPTS:
                 raise UserError(
                     f"Episode {index} of seed {self.seed} has failed {MAX_ATTEMPTS} times (the "
-                    f"last time {loss.who} {loss.reason}). Use evaluator.workers=0 to see what "
+                    f"last time {loss.who} {loss.reason}). Use evaluator.num_workers=0 to see what "
                     "happens, or, if the environment is merely slow, raise "
                     "evaluator.worker_timeout (a game's env.supervision.reset_timeout and "
                     "env.supervision.step_timeout)."

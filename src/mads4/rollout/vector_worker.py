@@ -67,7 +67,7 @@ class WorkerVector:
         local: int = 0,
         supervision: Supervision | None = None,
     ) -> None:
-        require_picklable(make_env, "The environment", "evaluator.workers=0")
+        require_picklable(make_env, "The environment", "evaluator.num_workers=0")
         self.incidents = Incidents()
         self._supervision = supervision or Supervision(
             reset_timeout=timeout, step_timeout=timeout, pause=0.0
@@ -199,8 +199,8 @@ class WorkerVector:
         starts = worker.starts + 1 if worker.starting else 1
         if starts > MAX_STARTS:
             raise UserError(
-                f"{MAX_STARTS} worker processes in a row could not start (the last {reason}); what "
-                "they wrote above may say why. An evaluation does without with evaluator.workers=0."
+                f"{MAX_STARTS} worker processes in a row could not start (the last {reason}); see "
+                "their output above. evaluator.num_workers=0 evaluates without worker processes."
             )
         failures = worker.failures + 1
         self._workers[self._workers.index(worker)] = Worker(

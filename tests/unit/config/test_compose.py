@@ -55,8 +55,8 @@ MISTAKES = [
     ),
     (["train", "name=3"], ["""name: got 3, expected a folder's name""", """name='"3"'"""]),
     (
-        ["train", "evaluator.targets=[2*maximum]"],
-        ["evaluator.targets: got '2*maximum', expected a list of: a number or [number*]max"],
+        ["train", "evaluator.target_returns=[2*maximum]"],
+        ["evaluator.target_returns: got '2*maximum', expected a list of: a number or [number*]max"],
     ),
     (["train", "name=a/b"], ["name: got 'a/b', expected a folder's name"]),
     (["train", "env=custom"], ["env.factory: missing, expected package.module:function"]),

@@ -74,17 +74,19 @@ def test_wrong_scenarios(scenario: str) -> None:
 
 @pytest.mark.parametrize("target", [20, 1.5, -3, "max", "mean", "1.1*max", ".5*mean", "-2 * min"])
 def test_targets(target: str | float) -> None:
-    assert EvaluatorConfig(targets=(target,)).targets == (target,)
+    assert EvaluatorConfig(target_returns=(target,)).target_returns == (target,)
 
 
 @pytest.mark.parametrize("target", ["maximum", "1.1max", "max*2", "*max", True, None, float("nan")])
 def test_wrong_targets(target: Any) -> None:
-    (line,) = problems({"evaluator": {"targets": ["mean", target]}})
-    assert line.startswith("evaluator.targets: got ")
+    (line,) = problems({"evaluator": {"target_returns": ["mean", target]}})
+    assert line.startswith("evaluator.target_returns: got ")
 
 
 def test_no_targets() -> None:
-    assert problems({"evaluator": {"targets": []}})[0].startswith("evaluator.targets: got []")
+    assert problems({"evaluator": {"target_returns": []}})[0].startswith(
+        "evaluator.target_returns: got []"
+    )
 
 
 def test_quality_is_case_insensitive() -> None:
@@ -181,7 +183,7 @@ def test_suggestions() -> None:
 
 
 def test_a_saved_configuration_reads_back() -> None:
-    config = Config(evaluator=EvaluatorConfig(targets=(3.0, "max")))
+    config = Config(evaluator=EvaluatorConfig(target_returns=(3.0, "max")))
     assert parse(config.model_dump(mode="json"), Config) == config
 
 

@@ -73,7 +73,7 @@ def test_mistakes_are_named(word: str, message: str) -> None:
 
 
 def test_a_film_takes_a_game_without_supervision() -> None:
-    configured("evaluator.video=true", "evaluator.workers=0")
+    configured("evaluator.video=true", "evaluator.num_workers=0")
 
 
 def test_the_stand_in_takes_options_that_the_schema_has() -> None:

@@ -42,7 +42,13 @@ def chained(**options: Any) -> Mads4Policy:
 
 
 def probed(policy: Mads4Policy, **settings: Any) -> dict[str, Any]:
-    few = {"episodes": 5, "parallel": 3, "gradient_episodes": 2, "progress": False, "workers": 0}
+    few = {
+        "episodes": 5,
+        "num_envs": 3,
+        "gradient_episodes": 2,
+        "progress": False,
+        "num_workers": 0,
+    }
     config = ProbeConfig(checkpoint="run", **(few | settings))
     return Probe(FACTORY, config, CPU).run(policy, 9.0)
 
@@ -81,7 +87,7 @@ def test_losing_everything_is_having_no_chain(time: str) -> None:
 
 
 def test_every_section_begins_with_the_policy_as_it_is() -> None:
-    result = probed(chained(), message_drop=(0.5,))
+    result = probed(chained(), message_dropout=(0.5,))
     assert [one["drop"] for one in result["message_loss"]] == [[0.0] * 3, [0.5] * 3]
     assert [one["drop"] for one in result["cut"]] == [[0, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert [one["order"] for one in result["order"]] == ["fixed", "reverse", "random"]
@@ -103,7 +109,7 @@ def test_a_policy_for_any_order_may_be_cut_before_anybody() -> None:
 
 def test_results_do_not_depend_on_how_many_are_played_at_once() -> None:
     policy = chained()
-    assert probed(policy, parallel=1) == probed(policy, parallel=5)
+    assert probed(policy, num_envs=1) == probed(policy, num_envs=5)
 
 
 def test_orders() -> None:

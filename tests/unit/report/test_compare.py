@@ -200,7 +200,9 @@ def test_markdown_and_csv(sweep: Path, tmp_path: Path) -> None:
     frame = compare(find_runs([sweep]))
     text = to_markdown(frame)
     first = text.splitlines()[0]
-    assert first.startswith("| name | model.message | asked for | mean return | 95% interval | IQM")
+    assert first.startswith(
+        "| name | model.message | target return | mean return | 95% interval | IQM"
+    )
     assert "| quickstart | output | 29.70 | 17.00 | 4.29 - 29.71 | 17.00 |" in text
     write_csv(frame, tmp_path / "table.csv")
     back = pd.read_csv(tmp_path / "table.csv", keep_default_na=False)

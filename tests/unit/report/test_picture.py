@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from mads4.evaluation.record import Figures, RunRecord
 from mads4.report.picture import headline, result_picture, target_figure
 
 
@@ -21,11 +22,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     figures: list[Figure] = []
     save = Figure.savefig
 
-    def record(self: Figure, *arguments: Any, **options: Any) -> None:
+    def save_and_note(self: Figure, *arguments: Any, **options: Any) -> None:
         figures.append(self)
         save(self, *arguments, **options)
 
-    monkeypatch.setattr(Figure, "savefig", record)
+    monkeypatch.setattr(Figure, "savefig", save_and_note)
     return figures
 
 
@@ -34,30 +35,30 @@ def words(axes: Any) -> str:
 
 
 def test_picture_states_the_result(
-    summary: dict[str, Any], metrics: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
+    record: RunRecord, metrics: pd.DataFrame, tmp_path: Path, drawn: list[Figure]
 ) -> None:
     path = tmp_path / "plots" / "result.png"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        result_picture(summary, metrics, path, extra={"no memory": {"return_mean": 8.0}})
+        result_picture(record, metrics, path, extra={"no memory": Figures(return_mean=8.0)})
     with Image.open(path) as image:
         assert image.width > 1200 and len(set(image.convert("L").tobytes())) > 50
     learning, returns = drawn[0].axes
     assert [bar.get_width() for bar in returns.patches] == [0.0, 20.0, 16.0, 14.0, 8.0, 25.0]
     labels = [label.get_text() for label in returns.get_yticklabels()]
-    assert labels[2] == "MADS4 asked for 29.7" and labels[4] == "no memory"
+    assert labels[2] == "MADS4, target 29.7" and labels[4] == "no memory"
     assert "16.0" in words(returns) and "score 0.64" in words(returns)
     assert returns.get_xlabel() == "deliveries per 500-step episode"
     assert "step 400, error 0.568" in words(learning)
 
 
 def test_headline_does_not_choose_by_achievement(summary: dict[str, Any]) -> None:
-    assert headline(summary) == (
+    assert headline(RunRecord.of(summary)) == (
         "RWARE tiny-2ag: MADS4 reaches 16.0 deliveries, 80% of the data it learned from"
     )
     summary["eval"]["20.0"]["return_mean"] = 19.0
-    assert "16.0 deliveries" in headline(summary)
-    assert headline({"name": "new"}) == "new: not evaluated yet"
+    assert "16.0 deliveries" in headline(RunRecord.of(summary))
+    assert headline(RunRecord(name="new")) == "new: not evaluated yet"
 
 
 @pytest.mark.parametrize("absent", ["eval", "data", "baselines", "train", "time", "env"])
@@ -65,18 +66,19 @@ def test_any_part_may_be_absent(
     summary: dict[str, Any], metrics: pd.DataFrame, tmp_path: Path, absent: str
 ) -> None:
     del summary[absent]
-    result_picture(summary, metrics.drop(columns="validation/loss"), tmp_path / "result.png")
-    target_figure(summary).savefig(tmp_path / "targets.png")
+    record = RunRecord.of(summary)
+    result_picture(record, metrics.drop(columns="validation/loss"), tmp_path / "result.png")
+    target_figure(record).savefig(tmp_path / "targets.png")
     assert (tmp_path / "result.png").stat().st_size > 10_000
 
 
 def test_nothing_at_all(tmp_path: Path, drawn: list[Figure]) -> None:
-    result_picture({}, pd.DataFrame({"step": [], "time": []}), tmp_path / "result.png")
+    result_picture(RunRecord(), pd.DataFrame({"step": [], "time": []}), tmp_path / "result.png")
     assert [words(axes) for axes in drawn[0].axes] == ["no losses were recorded", "no results yet"]
 
 
-def test_target_figure(summary: dict[str, Any]) -> None:
-    axes = target_figure(summary).axes[0]
+def test_target_figure(record: RunRecord) -> None:
+    axes = target_figure(record).axes[0]
     points = next(line for line in axes.lines if line.get_label() == "MADS4, 95% interval")
     np.testing.assert_allclose(points.get_xydata(), [[29.7, 16.0], [20.0, 14.0]])
     assert axes.get_xlim() == axes.get_ylim()

@@ -1,4 +1,4 @@
-"""Episodes as animated GIFs: small files that any browser, chat or README shows."""
+"""Episodes as animated GIFs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,51 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from mads4.io import atomic_path
-from mads4.report.style import FAINT, INK
+from mads4.rollout.rollout import StepEvent
 
 _COLORS = 96  # flat drawings with smooth edges; one transparent entry must remain of 256
 _PALETTE_FRAMES = 6
 _HEADER, _COLUMN = 38, 80  # pixels: the strip's height, the least width of one value
-_PAPER = "#FFFFFF"
+_PAPER, _INK, _FAINT = "#FFFFFF", "#26323D", "#6B7784"
+
+
+class VideoRecorder:
+    """Rollout callback that renders the first episode.
+
+    Args:
+        steps: length of the video; None for the whole episode.
+    """
+
+    def __init__(self, steps: int | None) -> None:
+        self._steps = steps
+        self._frames: list[npt.NDArray[np.uint8]] = []
+
+    @property
+    def frames(self) -> list[npt.NDArray[np.uint8]]:
+        """The frames, padded to the widest: metrics may appear on the way."""
+        width = max((frame.shape[1] for frame in self._frames), default=0)
+        return [
+            np.pad(frame, ((0, 0), (0, width - frame.shape[1]), (0, 0)), constant_values=255)
+            for frame in self._frames
+        ]
+
+    def __call__(self, event: StepEvent) -> None:
+        """Render a frame with a strip of metrics above it."""
+        if event.index != 0 or (self._steps is not None and event.step > self._steps):
+            return
+        values = {"step": f"{event.step} / {event.env.spec.episode_limit}"}
+        values |= {name: f"{value:g}" for name, value in event.metrics.items()}
+        values["return-to-go"] = f"{event.return_to_go:.1f}"
+        self._frames.append(with_header(event.env.render(), values))
 
 
 def with_header(frame: npt.NDArray[np.uint8], values: Mapping[str, str]) -> npt.NDArray[np.uint8]:
-    """Return an environment's picture with a strip above it that says how the episode stands.
+    """Return an environment's picture with a strip of captions and values above it.
 
     Args:
         frame: (height, width, 3) uint8.
         values: Captions and values, for example
-            ``{"step": "120 / 500", "delivered": "7", "still asked for": "12"}``.
+            ``{"step": "120 / 500", "delivered": "7", "return-to-go": "12"}``.
 
     Returns:
         (height + 38, at least width, 3) uint8; narrow pictures get white margins.
@@ -38,8 +68,8 @@ def with_header(frame: npt.NDArray[np.uint8], values: Mapping[str, str]) -> npt.
     column = strip.width / len(values)
     for index, (caption, value) in enumerate(values.items()):
         center = (index + 0.5) * column
-        draw.text((center, 11), caption, fill=FAINT, font=_font(11), anchor="mm")
-        draw.text((center, 27), value, fill=INK, font=_font(16), anchor="mm")
+        draw.text((center, 11), caption, fill=_FAINT, font=_font(11), anchor="mm")
+        draw.text((center, 27), value, fill=_INK, font=_font(16), anchor="mm")
     return np.concatenate([np.asarray(strip, dtype=np.uint8), frame])
 
 

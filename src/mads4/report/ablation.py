@@ -1,28 +1,107 @@
-"""What the agents' chain is worth, as a picture."""
+"""What the agents' chain is worth (`mads4 probe`): tables for the console, and a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mads4.evaluation.record import EnvFigures
 from mads4.io import atomic_path
-from mads4.report import summary as read
-from mads4.report.probe_table import SECTIONS, place, relative_gradients
-from mads4.report.style import FAINT, INK, quiet
+from mads4.report.drawing import FAINT, INK, quiet
+from mads4.report.table import interval
+from mads4.types import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from rich.table import Table
 
-PROBE_PICTURE = "probe.png"
-"""Where an analysis keeps its picture."""
+PROBE_FILE, PROBE_PICTURE = "probe.json", "probe.png"
+"""Where an analysis keeps its numbers and its picture."""
+
+SECTIONS = {
+    "message_loss": "messages dropped",
+    "cut": "the chain cut",
+    "order": "who decides first",
+}
 
 _INTACT, _DISTURBED = "#0072B2", "#E69F00"
 
 _LEGIBLE = 12
 """Agents up to which numbers fit into the squares."""
+
+
+def probe_tables(result: Mapping[str, Any]) -> Iterator[Table]:
+    """Yield `rich` tables of ``probe.json``: returns under each disturbance, then gradients."""
+    yield _returns(result)
+    yield _gradients(result)
+
+
+def relative_gradients(result: Mapping[str, Any]) -> FloatArray:
+    """Return the gradients' norms (N, N) as shares of what reaches each agent's own input.
+
+    A row is NaN where nothing reaches the agent's own input either.
+    """
+    norm = np.asarray(result["gradient"]["norm"], dtype=np.float64)
+    own = np.diag(norm)[:, None]
+    return np.divide(norm, own, out=np.full_like(norm, np.nan), where=own > 0)
+
+
+def place(result: Mapping[str, Any]) -> str:
+    """Return the environment in words."""
+    return _env(result).title or str(result.get("name", "policy"))
+
+
+def _env(result: Mapping[str, Any]) -> EnvFigures:
+    return EnvFigures.model_validate(result.get("env") or {})
+
+
+def _returns(result: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    episodes = result["message_loss"][0]["episodes"]
+    table = Table(
+        title=f"{place(result)}: what the agents' chain is worth",
+        caption=f"{_env(result).unit()}, {episodes} episodes with target return "
+        f"{result['target_return']:g}; change: from the undisturbed policy, on the same episodes",
+        caption_style="dim",
+    )
+    table.add_column("disturbance", no_wrap=True)
+    for heading in ("return", "95% interval", "change", "95% interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, title in SECTIONS.items():
+        table.add_section()
+        table.add_row(title, style="bold")
+        for values in result[name]:
+            table.add_row(
+                f"  {values['label']}",
+                f"{values['return_mean']:.2f}",
+                interval(*values["return_ci95"]),
+                f"{values['change_mean']:+.2f}",
+                "{:+.2f} to {:+.2f}".format(*values["change_ci95"]),
+            )
+    return table
+
+
+def _gradients(result: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    shares = relative_gradients(result)
+    table = Table(
+        title="how much of each agent's gradient reaches its predecessors",
+        caption="norms relative to the gradient at the agent's own input (last column)",
+        caption_style="dim",
+    )
+    table.add_column("loss of", no_wrap=True)
+    for agent in range(len(shares)):
+        table.add_column(f"at agent {agent}", justify="right")
+    table.add_column("own", justify="right")
+    for agent, (row, norm) in enumerate(zip(shares, result["gradient"]["norm"], strict=True)):
+        cells = [f"{value:.1%}" if i <= agent else "" for i, value in enumerate(row)]
+        table.add_row(f"agent {agent}", *cells, f"{norm[agent]:.3g}")
+    return table
 
 
 def probe_picture(result: Mapping[str, Any], path: Path) -> None:
@@ -54,9 +133,9 @@ def headline(result: Mapping[str, Any]) -> str:
     """Return in one sentence what the policy loses without its chain, or with a part of it."""
     intact, worst = result["message_loss"][0], result["message_loss"][-1]
     lost = (
-        "nothing handed on"
+        "all messages dropped"
         if _probability(worst) == 1.0
-        else f"{_probability(worst):.0%} of hand-offs lost"
+        else f"{_probability(worst):.0%} of messages dropped"
     )
     return (
         f"{place(result)}: return {intact['return_mean']:.1f} as trained, "
@@ -65,7 +144,7 @@ def headline(result: Mapping[str, Any]) -> str:
 
 
 def _probability(entry: Mapping[str, Any]) -> float:
-    """Return the probability of losing a hand-off, the same for all agents."""
+    """Return the probability that a message is dropped, the same for all agents."""
     return float(entry["drop"][0])
 
 
@@ -80,15 +159,15 @@ def _ends(result: Mapping[str, Any]) -> tuple[float, float]:
 def _draw_losses(
     axes: Axes, points: Sequence[Mapping[str, Any]], ends: tuple[float, float]
 ) -> None:
-    """Draw the return against the probability that a hand-off is lost."""
-    quiet(axes, "Return with hand-offs lost at random")
+    """Draw the return against the probability that a message is dropped."""
+    quiet(axes, "Return with messages dropped at random")
     probability = np.array([_probability(one) for one in points])
     mean = np.array([one["return_mean"] for one in points])
     reach = np.abs(np.array([one["return_ci95"] for one in points]).T - mean)
     style: dict[str, Any] = {"capsize": 4, "linewidth": 1.8, "ecolor": INK, "elinewidth": 1.3}
     axes.errorbar(probability, mean, yerr=reach, fmt="o-", color=_DISTURBED, **style)
     axes.axhline(mean[0], color=_INTACT, linestyle="--", linewidth=1.2)
-    axes.set(xlabel="share of hand-offs lost", ylabel="return", ylim=ends)
+    axes.set(xlabel="share of messages dropped", ylabel="return", ylim=ends)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
@@ -142,7 +221,7 @@ def _small_print(result: Mapping[str, Any]) -> str:
     """Return what the numbers mean, in two lines."""
     episodes = result["message_loss"][0]["episodes"]
     return (
-        f"return: {read.unit(result)}, {episodes} episodes, the same for all, asked for "
+        f"return: {_env(result).unit()}, {episodes} episodes, the same for all, target return "
         f"{result['target_return']:g} · blue: as trained · black lines: 95% interval of the mean\n"
         "gradients: norm relative to the gradient at the agent's own input, "
         f"{result['gradient']['episodes']} episodes"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mads4.report.video import with_header, write_gif
+from mads4.evaluation.video import with_header, write_gif
 
 
 def frames(count: int) -> list[np.ndarray]:

@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from mads4.report.probe_picture import headline, probe_picture
-from mads4.report.probe_table import probe_tables, relative_gradients
+from mads4.report.ablation import headline, probe_picture, probe_tables, relative_gradients
 
 
 def entry(label: str, mean: float, drop: float = 0.0) -> dict[str, Any]:
@@ -52,16 +51,16 @@ def test_tables(result: dict[str, Any]) -> None:
     row = next(line for line in lines if "agent 1 " in line and "25.0%" in line)
     assert "100.0%" in row
     assert "0.5" in row
-    assert any("64 episodes asked for 22" in line for line in lines)
+    assert any("64 episodes with target return 22" in line for line in lines)
 
 
 def test_headline(result: dict[str, Any]) -> None:
     assert (
         headline(result)
-        == "RWARE tiny-2ag: return 20.0 as trained, 12.0 with 50% of hand-offs lost"
+        == "RWARE tiny-2ag: return 20.0 as trained, 12.0 with 50% of messages dropped"
     )
     result["message_loss"].append(entry("100% lost", 3.0, 1.0))
-    assert headline(result).endswith("3.0 with nothing handed on")
+    assert headline(result).endswith("3.0 with all messages dropped")
 
 
 def test_an_agent_whose_loss_reaches_nothing_has_no_shares(result: dict[str, Any]) -> None:
