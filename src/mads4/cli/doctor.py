@@ -97,7 +97,7 @@ def _reason_against(name: str, device: str) -> str | None:
     _announce(f"probing {name} on {device}", name)
     try:
         return reason_against(name, device)
-    except Exception as error:  # a probe that breaks is what the user wants to be told
+    except Exception as error:  # a broken probe is itself the finding
         return _failed_probe(error)
 
 
@@ -106,7 +106,7 @@ def _failed_probe(error: Exception) -> str:
 
 
 def _announce(what: str, backend: str) -> None:
-    """Say what may take a while, to somebody who waits: other backends compile at first use."""
+    """Announce what may take a while: backends other than torch compile at first use."""
     if backend != "torch" and sys.stderr.isatty():
         sys.stderr.write(f"{what}; the very first time it compiles, which may take minutes ...\n")
 

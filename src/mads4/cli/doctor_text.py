@@ -1,47 +1,51 @@
-"""The findings of `mads4 doctor` as text for a terminal of any width; plain, to be pasted."""
+"""The findings of `mads4 doctor` as plain text for a terminal of any width, ready to be pasted."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 Facts = dict[str, Any]
+Rows = Iterable[tuple[str, str]]
 
 _NARROWEST, _WIDEST = 48, 100
-_INDENT = 2
+_INDENT = "  "
 
 
 def report(facts: Facts, width: int) -> str:
-    """Return the findings in sections, the verdict last, where a terminal leaves the eye.
+    """Return the findings in sections, the verdict last.
 
     Args:
-        facts: From `mads4.cli.doctor.examine`.
-        width: Columns of the terminal; between 48 and 100 of them are used.
+        facts: from `mads4.cli.doctor.examine`.
+        width: columns of the terminal; between 48 and 100 of them are used.
     """
     width = min(max(width, _NARROWEST), _WIDEST)
-    versions = facts["versions"].items()
     sections = {
-        "versions": _pairs([*versions, *_packages(facts)], width),
+        "versions": _pairs([*facts["versions"].items(), *_packages(facts)], width),
         "machine": _pairs(_machine(facts), width),
     }
     for found in facts["kernels"]:
         sections[f"kernel backends on {found['device']}"] = _pairs(_backends(found), width)
-    sections["StarCraft (optional)"] = _pairs(
-        [(part["name"], part["found"] or part["problem"]) for part in facts["starcraft"]], width
-    )
+    parts = [(part["name"], part["found"] or part["problem"]) for part in facts["starcraft"]]
+    sections["StarCraft (optional)"] = _pairs(parts, width)
     sections["folders"] = _pairs(_folders(facts["caches"]), width)
-    if facts["selftest"] is not None:
+    tested = facts["selftest"]
+    if tested is not None:
         heading = "self-test: largest relative errors against plain formulas"
-        sections[heading] = _results(facts["selftest"], width)
+        sections[heading] = _results(tested, width)
     if facts["notes"]:
         sections["notes"] = _items(facts["notes"], width)
-    sections["verdict"] = _items(facts["problems"] or [_all_well(facts)], width)
+    verdict = "nothing is missing; the self-test was left out"
+    if tested is not None:
+        names = ", ".join(dict.fromkeys(f"{row['backend']} on {row['device']}" for row in tested))
+        verdict = f"nothing is missing, and the kernels compute right: {names}"
+    sections["verdict"] = _items(facts["problems"] or [verdict], width)
     blocks = ["\n".join([*textwrap.wrap(name, width), *body]) for name, body in sections.items()]
     return "\n\n".join(blocks) + "\n"
 
 
-def _packages(facts: Facts) -> Iterable[tuple[str, str]]:
+def _packages(facts: Facts) -> Iterator[tuple[str, str]]:
     for name, entry in facts["packages"].items():
         shown = entry["version"] or "MISSING"
         yield name, f"{shown}: {entry['problem']}" if entry["problem"] else shown
@@ -49,7 +53,7 @@ def _packages(facts: Facts) -> Iterable[tuple[str, str]]:
         yield name, entry["version"] or f"not installed ({entry['use']})"
 
 
-def _machine(facts: Facts) -> Iterable[tuple[str, str]]:
+def _machine(facts: Facts) -> Iterator[tuple[str, str]]:
     machine, compiler = facts["machine"], facts["compiler"]
     yield "system", machine["platform"]
     if "processor" in machine:
@@ -77,18 +81,13 @@ def _cuda(cuda: Facts) -> str:
     return f"{', '.join(devices) or 'no device'}; PyTorch is built for CUDA {cuda['version']}"
 
 
-def _backends(found: Facts) -> list[tuple[str, str]]:
-    rows = [
-        (name, "available" if against is None else f"not available: {against}")
-        for name, against in found["against"].items()
-    ]
-    return [
-        *rows,
-        ("auto", f"takes {found['auto']['backend'] or 'none'}: {found['auto']['reason']}"),
-    ]
+def _backends(found: Facts) -> Iterator[tuple[str, str]]:
+    for name, against in found["against"].items():
+        yield name, "available" if against is None else f"not available: {against}"
+    yield "auto", f"takes {found['auto']['backend'] or 'none'}: {found['auto']['reason']}"
 
 
-def _folders(caches: list[Facts]) -> Iterable[tuple[str, str]]:
+def _folders(caches: list[Facts]) -> Iterator[tuple[str, str]]:
     for place in caches:
         shown = place["path"] or "not known while packages are missing"
         if place["against"]:
@@ -97,70 +96,56 @@ def _folders(caches: list[Facts]) -> Iterable[tuple[str, str]]:
 
 
 def _results(results: list[Facts], width: int) -> list[str]:
-    """Return the self-test as a table; in narrow terminals without what can be missed most."""
-    headings = ["backend", "operation", "dtype", "values", "gradients", "allowed", "ms", ""]
-    rows = [
-        [
-            f"{row['backend']}/{row['device']}",
-            row["operation"],
-            row["dtype"],
-            _error(row["value_error"]),
-            _error(row["gradient_error"]),
-            f"{row['tolerance']:.0e}",
-            f"{row['milliseconds']:.0f}",
-            "ok" if row["passed"] else "WRONG",
-        ]
-        for row in results
-    ]
-    table = [headings, *rows]
-    for dispensable in ("ms", "allowed", "gradients", "values"):
-        if max(map(len, _table(table))) <= width:
+    """Return the self-test as a table; narrow terminals lose the least important columns."""
+    columns: dict[str, list[str]] = {
+        "backend": [f"{row['backend']}/{row['device']}" for row in results],
+        "operation": [row["operation"] for row in results],
+        "dtype": [row["dtype"] for row in results],
+        "values": [_error(row["value_error"]) for row in results],
+        "gradients": [_error(row["gradient_error"]) for row in results],
+        "allowed": [f"{row['tolerance']:.0e}" for row in results],
+        "ms": [f"{row['milliseconds']:.0f}" for row in results],
+        "": ["ok" if row["passed"] else "WRONG" for row in results],
+    }
+    figures = ("ms", "allowed", "gradients", "values")
+    for dispensable in (*figures, None):
+        aligned = []
+        for name, cells in columns.items():
+            size = max(map(len, (name, *cells)))
+            align = str.rjust if name in figures else str.ljust
+            aligned.append([align(cell, size) for cell in (name, *cells)])
+        lines = [_INDENT + "  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
+        if dispensable is None or max(map(len, lines)) <= width:
             break
-        column = table[0].index(dispensable)
-        table = [row[:column] + row[column + 1 :] for row in table]
-    return _table(table)
+        del columns[dispensable]
+    return lines
 
 
 def _error(value: float | None) -> str:
-    """Return an error with two digits; what JSON cannot hold arrives as None."""
+    """Return an error with two digits; JSON has null for what is not finite."""
     if value is None:
         return "not finite"
     return f"{value:.1e}" if value else "0"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out columns: words to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    words = ("backend", "operation", "dtype", "")
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(size) if head in words else cell.rjust(size)
-            for cell, size, head in zip(row, widths, rows[0], strict=True)
-        ]
-        lines.append(" " * _INDENT + "  ".join(cells).rstrip())
-    return lines
-
-
-def _pairs(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
-    """Lay out names and texts in two columns, the texts folded within theirs."""
+def _pairs(rows: Rows, width: int) -> list[str]:
+    """Lay out names and texts in two columns, the texts wrapped within theirs."""
     rows = list(rows)
-    margin = _INDENT + max((len(name) for name, _ in rows), default=0) + 2
-    lines: list[str] = []
-    for name, text in rows:
-        first = " " * _INDENT + name.ljust(margin - _INDENT)
-        lines += _fold(text, width, first, " " * margin)
-    return lines
+    margin = max((len(name) for name, _ in rows), default=0) + 2
+    return [
+        line
+        for name, text in rows
+        for line in _fold(text, width, _INDENT + name.ljust(margin), _INDENT + " " * margin)
+    ]
 
 
 def _items(texts: Sequence[str], width: int) -> list[str]:
     """Lay out sentences, one per paragraph."""
-    indent = " " * _INDENT
-    return [line for text in texts for line in _fold(text, width, indent, indent + "  ")]
+    return [line for text in texts for line in _fold(text, width, _INDENT, 2 * _INDENT)]
 
 
 def _fold(text: str, width: int, first: str, later: str) -> list[str]:
-    """Fold a text between words only, so that paths and commands stay whole."""
+    """Wrap a text between words only, so that paths and commands stay whole."""
     return textwrap.wrap(
         text,
         width,
@@ -169,11 +154,3 @@ def _fold(text: str, width: int, first: str, later: str) -> list[str]:
         break_long_words=False,
         break_on_hyphens=False,
     )
-
-
-def _all_well(facts: Facts) -> str:
-    tested = facts["selftest"]
-    if tested is None:
-        return "nothing is missing; the self-test was left out"
-    names = dict.fromkeys(f"{row['backend']} on {row['device']}" for row in tested)
-    return f"nothing is missing, and the kernels compute right: {', '.join(names)}"

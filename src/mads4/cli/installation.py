@@ -1,11 +1,10 @@
-"""What is installed and what the machine offers, as plain values; needs nothing but Python."""
+"""What is installed and what the machine offers, as plain values; needs no third-party package."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,35 +20,7 @@ OPTIONAL = {
     "jaxmarl": "needed by env=smax: pip install 'mads4[smax]'",
     "jax": "needed by env=smax; comes with jaxmarl",
 }
-"""Packages that are needed by one kernel backend or environment each."""
-
-
-def required_packages() -> dict[str, Facts]:
-    """Return what `mads4` declares to need: the version there, and what is wrong with it."""
-    try:
-        requirements = importlib.metadata.requires("mads4") or []
-    except importlib.metadata.PackageNotFoundError:
-        problem = "mads4 runs from its sources but is not installed: pip install ."
-        return {"mads4": {"version": None, "needed": "", "problem": problem}}
-    own = (entry.partition(";")[0].strip() for entry in requirements if "extra ==" not in entry)
-    return dict(_examine(entry) for entry in own)
-
-
-def _examine(requirement: str) -> tuple[str, Facts]:
-    """Return the name in a requirement such as ``torch>=2.4``, and what is there of it."""
-    name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
-    needed = requirement[len(name) :].strip()
-    found, problem = version(name), None
-    if found is None:
-        problem = f"{name} is missing: pip install '{requirement}'"
-    elif not satisfies(found, needed):
-        problem = f"{name} {found} does not fit: pip install '{requirement}'"
-    return name, {"version": found, "needed": needed, "problem": problem}
-
-
-def optional_packages() -> dict[str, Facts]:
-    """Return the versions of what may be installed, and what it is for."""
-    return {name: {"version": version(name), "use": use} for name, use in OPTIONAL.items()}
+"""Packages that one kernel backend or environment each needs."""
 
 
 def version(name: str) -> str | None:
@@ -60,26 +31,39 @@ def version(name: str) -> str | None:
         return None
 
 
-def satisfies(found: str, needed: str) -> bool:
-    """Return whether a version is within bounds like ``>=1.3,<1.4``; other operators count as met.
+def required_packages() -> dict[str, Facts]:
+    """Return `mads4`'s requirements: the installed version, and what is wrong with it."""
+    try:
+        entries = importlib.metadata.requires("mads4") or []
+        from packaging.requirements import Requirement
+    except importlib.metadata.PackageNotFoundError:
+        problem = "mads4 runs from its sources but is not installed: pip install ."
+        return {"mads4": {"version": None, "needed": "", "problem": problem}}
+    except ImportError:
+        problem = "packaging is missing: pip install packaging"
+        return {"packaging": {"version": None, "needed": "", "problem": problem}}
+    found: dict[str, Facts] = {}
+    for requirement in map(Requirement, entries):
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        name, installed, problem = requirement.name, version(requirement.name), None
+        wanted = f"{name}{requirement.specifier}"
+        if installed is None:
+            problem = f"{name} is missing: pip install '{wanted}'"
+        elif not requirement.specifier.contains(installed, prereleases=True):
+            problem = f"{name} {installed} does not fit: pip install '{wanted}'"
+        needed = str(requirement.specifier)
+        found[name] = {"version": installed, "needed": needed, "problem": problem}
+    return found
 
-    Only the numbers of the release count: 2.4.0rc1+cpu is 2.4.
-    """
-    bounds = re.findall(r"(>=|<)\s*(\d[\d.]*)", needed)
-    return all((_release(found) >= _release(at)) == (sign == ">=") for sign, at in bounds)
 
-
-def _release(text: str) -> tuple[int, ...]:
-    """Return the leading numbers without trailing zeros."""
-    numbers = re.match(r"\d+(\.\d+)*", text)
-    parts = [int(part) for part in numbers.group().split(".")] if numbers else []
-    while parts and parts[-1] == 0:
-        parts.pop()
-    return tuple(parts)
+def optional_packages() -> dict[str, Facts]:
+    """Return the versions of the optional packages, and what they are for."""
+    return {name: {"version": version(name), "use": use} for name, use in OPTIONAL.items()}
 
 
 def starcraft() -> list[Facts]:
-    """Return what there is of what `env=smac` and `env=smaclite` need, and how to get the rest."""
+    """Return what `env=smac` and `env=smaclite` need: what is there, and how to get the rest."""
     return [
         {"name": f"{env}: {part.name}", "found": part.found, "problem": part.problem}
         for env, parts in (("env=smac", examine()), ("env=smaclite", [lite()]))
@@ -116,32 +100,36 @@ def cuda() -> Facts:
     """Return the CUDA version that PyTorch was built for, and the devices that it sees."""
     import torch
 
-    devices = []
-    for index in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(index)
-        devices.append(
-            {
-                "name": properties.name,
-                "memory_gib": round(properties.total_memory / 2**30, 1),
-                "capability": f"{properties.major}.{properties.minor}",
-            }
-        )
+    properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    devices = [
+        {
+            "name": found.name,
+            "memory_gib": round(found.total_memory / 2**30, 1),
+            "capability": f"{found.major}.{found.minor}",
+        }
+        for found in properties
+    ]
     return {"version": torch.version.cuda, "devices": devices}
 
 
 def caches() -> list[Facts]:
-    """Return where files are kept, which variable moves them, and why one cannot write there.
+    """Return the folders for files, the variable that moves each, and why one is not writable.
 
-    Packages that are not installed keep no files. None of them is imported, for KeOps creates its
-    folder, or fails to, when it is.
+    Packages that are not installed keep no files. None of them is imported: KeOps creates its
+    folder, or fails to, on import.
     """
     cache, environment = Path("~/.cache").expanduser(), os.environ
-    places = {("data sets", "MADS4_DATA_DIR"): _data_directory()}
-    keops, triton = version("pykeops"), version("triton")
-    if keops:
+    places: dict[tuple[str, str], Path | None] = {("data sets", "MADS4_DATA_DIR"): None}
+    try:
+        from mads4.data.directory import data_directory
+
+        places["data sets", "MADS4_DATA_DIR"] = data_directory()
+    except (ImportError, OSError):  # packages are missing
+        pass
+    if keops := version("pykeops"):
         chosen = environment.get("KEOPS_CACHE_FOLDER") or cache / f"keops{keops}"
         places["KeOps", "KEOPS_CACHE_FOLDER"] = Path(chosen)
-    if triton:
+    if version("triton"):
         home = Path(environment.get("TRITON_HOME") or "~").expanduser()
         chosen = environment.get("TRITON_CACHE_DIR") or home / ".triton" / "cache"
         places["Triton", "TRITON_CACHE_DIR"] = Path(chosen)
@@ -156,17 +144,8 @@ def caches() -> list[Facts]:
     ]
 
 
-def _data_directory() -> Path | None:
-    """Return the folder of recorded data sets; None if what it takes to say so is missing."""
-    try:
-        from mads4.experiment.build import data_directory
-    except (ImportError, OSError):
-        return None
-    return data_directory()
-
-
 def reason_against_writing(path: Path) -> str | None:
-    """Return why nothing can be written to a folder, which need not exist; None if one can."""
+    """Return why a folder, which need not exist, is not writable; None if it is."""
     nearest = next(place for place in (path, *path.parents) if place.exists())
     if not nearest.is_dir():
         return f"{nearest} is not a folder"

@@ -242,8 +242,15 @@ def test_no_compiler_is_told(cli: Cli, capsys: Output, monkeypatch: pytest.Monke
         ("77", "", True),
     ],
 )
-def test_bounds_of_versions(found: str, needed: str, fits: bool) -> None:
-    assert installation.satisfies(found, needed) is fits
+def test_bounds_of_versions(
+    found: str, needed: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = [f"some{needed}", "other>=9; extra == 'dev'", "third; python_version < '3'"]
+    monkeypatch.setattr(installation.importlib.metadata, "requires", lambda name: entries)
+    monkeypatch.setattr(installation, "version", lambda name: found)
+    packages = installation.required_packages()
+    assert set(packages) == {"some"}
+    assert (packages["some"]["problem"] is None) is fits
 
 
 @pytest.mark.parametrize("width", [20, 48, 60, 80, 200])
