@@ -22,11 +22,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from mads4.kernels.cauchy import cauchy
 from torch import Tensor
 
 from mads4.bench.measure import Control, Effort, measure_time
 from mads4.kernels.backends import choose
-from mads4.kernels.cauchy import cauchy
 from mads4.kernels.system import DiscreteSystem, kernel_taps
 from mads4.kernels.vandermonde import vandermonde
 from mads4.nn.recurrence import as_real
