@@ -20,7 +20,7 @@ export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-slow test-gpu lint format reproduce-rware reproduce-smac \
-	reproduce-smax bench clean distclean FORCE
+	reproduce-smax bench bench-kernels bench-agents clean distclean FORCE
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ reproduce-smax: $(RUNTIME) ## 18 runs on StarCraft battles in jaxmarl: maps, qua
 
 bench: $(RUNTIME) ## Time a training step against a dense-matrix control
 	$(BIN)/python benchmarks/offline_step.py
+
+bench-kernels: $(RUNTIME) ## Time kernels, layers and steps of every backend, some minutes
+	for part in kernels layer step; do $(BIN)/python benchmarks/kernels.py $$part || exit; done
+
+bench-agents: $(RUNTIME) ## Time policies of 2 to 16 agents beside a transformer, some minutes
+	$(BIN)/python benchmarks/agents.py
 
 clean: ## Remove caches and build products
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,8 +1,8 @@
 """Five exact ways to the kernel of a diagonal-plus-rank-one system, timed and compared.
 
     series      diagonal Vandermonde products and a quotient of power series (what the package does)
-    cauchy      Cauchy products at the roots of unity, Woodbury, inverse FFT (arXiv 2111.00396),
-                given C (I - Ā^L) for free, as implementations that fix L do
+    cauchy      Cauchy products at the roots of unity, Woodbury, inverse FFT (arXiv 2111.00396), in
+                plain PyTorch, given C (I - Ā^L) for free, as implementations that fix L do
     blocks      dense real Ā: K_{aS+b} = (C Ā^{aS}) (Ā^b B̄), both factors by doubling
     recurrence  dense real Ā, one matrix-vector product a step
     eigenbasis  diagonalize Ā, then one Vandermonde product
@@ -24,9 +24,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mads4.bench.measure import Control, Effort, measure_time
-from mads4.kernels.backends import choose
-from mads4.kernels.cauchy import cauchy
+from harness.measure import Control, Effort, measure_time
 from mads4.kernels.system import DiscreteSystem, kernel_taps
 from mads4.kernels.vandermonde import vandermonde
 from mads4.nn.recurrence import as_real
@@ -34,7 +32,7 @@ from mads4.nn.ssm import StateSpace
 
 CPU = torch.device("cpu")
 Route = Callable[[StateSpace, int], Tensor]
-LONGEST = {"recurrence": 2000}
+LONGEST = {"recurrence": 2000, "cauchy": 2000}
 """Route → the greatest length that it is timed at."""
 
 
@@ -43,31 +41,32 @@ def series(ssm: StateSpace, length: int) -> Tensor:
     return kernel_taps(ssm.discretize(), length)
 
 
-def cauchy_route(backend: str) -> Route:
-    """Return the route through the generating function, with a backend's Cauchy product."""
-    chosen = choose(backend).backend
+def cauchy_product(weight: Tensor, poles: Tensor, nodes: Tensor) -> Tensor:
+    """Return Σ_n [w_n / (z_l - λ_n) + w̄_n / (z_l - λ̄_n)] of (H, M, N), (H, N), (L,): (H, M, L)."""
+    both = torch.cat([poles, poles.conj()], dim=-1).unsqueeze(-1)
+    return torch.cat([weight, weight.conj()], dim=-1) @ (1.0 / (nodes - both))
 
-    def route(ssm: StateSpace, length: int) -> Tensor:
-        dt = ssm.log_dt.double().exp()
-        poles = torch.complex(-ssm.log_decay.double().exp(), ssm.frequency.double())
-        low_rank, column, row = (
-            torch.view_as_complex(values.double()) for values in (ssm.low_rank, ssm.column, ssm.row)
-        )
-        half = length // 2 + 1
-        angle = -2.0 * math.pi / length * torch.arange(half, dtype=torch.float64)
-        if length % 2 == 0:
-            angle[-1] += 1e-9  # z = -1 is a limit of the formula
-        root = torch.polar(torch.ones_like(angle), angle)
-        nodes = (1.0 - root) / (1.0 + root)
-        scaled = 0.5 * dt.unsqueeze(-1) * poles
-        left = torch.stack([row, row, low_rank.conj(), low_rank.conj()], dim=1)
-        right = torch.stack([column, low_rank, column, low_rank], dim=1)
-        cb, cp, pb, pp = (cauchy(left * right, scaled, nodes, chosen) / (1.0 + root)).unbind(1)
-        gain = 0.5 * dt.unsqueeze(-1) * (1.0 + root)
-        spectrum = dt.unsqueeze(-1) * (cb - gain / (1.0 + gain * pp) * cp * pb)
-        return torch.fft.irfft(spectrum, n=length)
 
-    return route
+def cauchy(ssm: StateSpace, length: int) -> Tensor:
+    """Evaluate the generating function by Cauchy products."""
+    dt = ssm.log_dt.double().exp()
+    poles = torch.complex(-ssm.log_decay.double().exp(), ssm.frequency.double())
+    low_rank, column, row = (
+        torch.view_as_complex(values.double()) for values in (ssm.low_rank, ssm.column, ssm.row)
+    )
+    half = length // 2 + 1
+    angle = -2.0 * math.pi / length * torch.arange(half, dtype=torch.float64)
+    if length % 2 == 0:
+        angle[-1] += 1e-9  # z = -1 is a limit of the formula
+    root = torch.polar(torch.ones_like(angle), angle)
+    nodes = (1.0 - root) / (1.0 + root)
+    scaled = 0.5 * dt.unsqueeze(-1) * poles
+    left = torch.stack([row, row, low_rank.conj(), low_rank.conj()], dim=1)
+    right = torch.stack([column, low_rank, column, low_rank], dim=1)
+    cb, cp, pb, pp = (cauchy_product(left * right, scaled, nodes) / (1.0 + root)).unbind(1)
+    gain = 0.5 * dt.unsqueeze(-1) * (1.0 + root)
+    spectrum = dt.unsqueeze(-1) * (cb - gain / (1.0 + gain * pp) * cp * pb)
+    return torch.fft.irfft(spectrum, n=length)
 
 
 def dense(system: DiscreteSystem) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,7 +126,7 @@ def eigenbasis(ssm: StateSpace, length: int) -> Tensor:
 
 def error(taps: Tensor, truth: Tensor, ssm: StateSpace, route: str, length: int) -> float:
     """Return the relative error; the Cauchy route is given another C and compared accordingly."""
-    if route.startswith("cauchy"):
+    if route == "cauchy":
         matrix, column, row = dense(ssm.discretize())
         power = torch.linalg.matrix_power(matrix, length)
         fixed = torch.linalg.solve(torch.eye(len(column[0])) - power.mT, row)
@@ -159,19 +158,17 @@ def timed(route: Route, ssm: StateSpace, length: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Time and compare the routes, print and write what came of it."""
+    """Time and compare the routes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lengths", default="50,500,2000,16000")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--keops", action="store_true", help="also the Cauchy route with KeOps")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     routes: dict[str, Route] = {
         "recurrence": recurrence,
         "series": series,
-        "cauchy": cauchy_route("torch"),
-        **({"cauchy-keops": cauchy_route("keops")} if arguments.keops else {}),
+        "cauchy": cauchy,
         "blocks": blocks,
         "eigenbasis": eigenbasis,
     }

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.measure import Control
 from mads4.algorithms.mappo import Mappo
-from mads4.bench.measure import Control
 from mads4.config import OnlineTrainerConfig
 from mads4.envs.registry import EnvFactory
 from mads4.models import Mads4Policy

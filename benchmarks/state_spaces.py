@@ -42,6 +42,12 @@ from statistics import median
 from typing import Any
 
 import torch
+
+from harness.measure import Control, Effort, Timing, measure_time
+from harness.memory import peak_mebibytes, reason_against
+from harness.rows import short
+from mads4.io import write_json, write_text
+from mads4.kernels.backends import choose
 from state_spaces_sides import (
     BOTH,
     CHANNELS,
@@ -54,12 +60,6 @@ from state_spaces_sides import (
     source,
     step_errors,
 )
-
-from mads4.bench.measure import Control, Effort, Timing, measure_time
-from mads4.bench.memory import peak_mebibytes, reason_against
-from mads4.bench.rows import short
-from mads4.io import write_json, write_text
-from mads4.kernels.backends import choose
 
 CPU = torch.device("cpu")
 CONTROL_SIZE, CONTROL_RUNS = 2048, 2

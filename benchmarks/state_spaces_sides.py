@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mads4.bench.measure import Action
+from harness.measure import Action
 from mads4.kernels.backends import NAMES, choose, reason_against
 from mads4.kernels.system import kernel_taps
 from mads4.nn import S4Layer

@@ -29,7 +29,6 @@ ALLOWED = {
     "kernels": FOUNDATION | {"kernels"},
     "nn": FOUNDATION | {"kernels", "nn"},
     "models": NETWORK,
-    "bench": NETWORK | {"bench"},
     "export": NETWORK | {"export"},
     "envs": PLAYED,
     "rollout": PLAYED,

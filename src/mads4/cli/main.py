@@ -30,7 +30,6 @@ COMMANDS = {
     "data": Command("get, convert, check, edit and draw data sets", "mads4.cli.data"),
     "export": Command("write one agent as a program of its own", "mads4.cli.export"),
     "report": Command("show a run's results, or compare several runs", "mads4.cli.report"),
-    "bench": Command("time kernels, layers and steps of every backend", "mads4.cli.bench"),
     "doctor": Command("say what is installed and what this machine offers", "mads4.cli.doctor"),
 }
 
@@ -45,7 +44,6 @@ examples:
   mads4 report outputs/mads4
   mads4 data list                                    published data sets, and those here
   mads4 data show <file>.h5
-  mads4 bench kernels --lengths 50,500
 
 `mads4 <command> --help` says what can be set."""
 

@@ -69,8 +69,8 @@ def delay(series: Tensor) -> Tensor:
 def _reciprocal(series: Tensor, terms: int) -> Tensor:
     """Return the first `terms` terms of 1 / series, by Newton's iteration.
 
-    Each pass doubles the number m of correct terms. Transforms of size n = 2 m are enough for the
-    product of n and m terms, because what wraps around lands on the first m, which are known.
+    Each pass doubles the number m of correct terms. Transforms of size n = 2 m suffice for the
+    product of n and m terms, because it wraps around onto the first m terms, which are known.
     """
     result = 1.0 / series[..., :1]
     while result.shape[-1] < terms:
@@ -87,8 +87,8 @@ def _reciprocal(series: Tensor, terms: int) -> Tensor:
 def _divide(numerator: Tensor, denominator: Tensor, half: Tensor) -> Tensor:
     """Return numerator / denominator, given the first half of 1 / denominator.
 
-    The quotient's second half comes from the remainder that its first half leaves (Karp and
-    Markstein, doi 10.1145/279232.279237, for series), cheaper than the reciprocal's second half.
+    The quotient's second half comes from the remainder of its first half (Karp and Markstein, doi
+    10.1145/279232.279237, for series), which is cheaper than the reciprocal's second half.
 
     Args:
         numerator: (..., L).

@@ -1,4 +1,4 @@
-"""Plain formulas that the fast kernels are tested against: short, slow, easy to check on paper.
+"""Reference formulas for tests: short, slow and easy to check on paper.
 
 Sources: "Efficiently Modeling Long Sequences with Structured State Spaces" (arXiv 2111.00396) for
 the NPLR kernel, "On the Parameterization and Initialization of Diagonal State Space Models" (arXiv
@@ -6,8 +6,6 @@ the NPLR kernel, "On the Parameterization and Initialization of Diagonal State S
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -46,45 +44,6 @@ def dense_bilinear(matrix: Tensor, column: Tensor, dt: Tensor) -> tuple[Tensor, 
     right = torch.cat([identity + half, scaled], dim=-1)
     solution = torch.linalg.solve(identity - half, right)
     return solution[..., :-1], solution[..., -1]
-
-
-def cauchy_kernel(
-    eigenvalues: Tensor, low_rank: Tensor, column: Tensor, row: Tensor, dt: Tensor, length: int
-) -> Tensor:
-    """Return the NPLR kernel from Cauchy products at the roots of unity, (H, L).
-
-    The truncated generating function Σ_{l<L} K_l z^l needs C̃ = C (I - Ā^L); at the roots of unity
-    it is a combination (Woodbury) of four Cauchy sums, and an inverse FFT returns the taps.
-
-    Args:
-        eigenvalues: Λ, (H, N) complex.
-        low_rank: P, (H, N) complex.
-        column: B, (H, N) complex.
-        row: C, (H, N) complex.
-        dt: Δ, (H,).
-        length: L.
-    """
-    whole_p, whole_b = with_conjugates(low_rank), with_conjugates(column)
-    discrete, _ = dense_bilinear(dense_matrix(eigenvalues, low_rank), whole_b, dt)
-    power = torch.linalg.matrix_power(discrete, length)
-    whole_c = with_conjugates(row)
-    truncated = whole_c - torch.einsum("hn,hnm->hm", whole_c, power)
-
-    angle = -2.0 * math.pi / length * torch.arange(length, dtype=dt.dtype, device=dt.device)
-    root = torch.polar(torch.ones_like(angle), angle)
-    # (I - Ā z)^-1 B̄ = Δ [ (1 - z) - Δ/2 (1 + z) A ]^-1 B, written without dividing by 1 + z.
-    half = 0.5 * dt[:, None, None] * with_conjugates(eigenvalues).unsqueeze(-1)
-    resolvent = 1.0 / ((1.0 - root) - (1.0 + root) * half)
-
-    def cauchy(left: Tensor, right: Tensor) -> Tensor:
-        return torch.einsum("hn,hn,hnl->hl", left, right, resolvent)
-
-    gain = 0.5 * dt.unsqueeze(-1) * (1.0 + root)
-    correction = gain / (1.0 + gain * cauchy(whole_p.conj(), whole_p))
-    feedback = cauchy(truncated, whole_p) * cauchy(whole_p.conj(), whole_b)
-    spectrum = dt.unsqueeze(-1) * (cauchy(truncated, whole_b) - correction * feedback)
-    taps: Tensor = torch.fft.ifft(spectrum).real
-    return taps
 
 
 def dense_recurrence(

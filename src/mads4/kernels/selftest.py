@@ -1,9 +1,9 @@
-"""A backend against the plain formulas on this machine, in a fraction of a second.
+"""Check of a backend against reference formulas on this machine, in a fraction of a second.
 
-Values and gradients of every operation that a backend takes part in, at one small size: what a
-wrong driver, a miscompiled kernel or an unusual CPU would spoil. The test suite covers the sizes.
+Values and gradients of every operation that uses the backend, at one small size: enough to find a
+wrong driver, a miscompiled kernel or an unusual CPU. The test suite covers other sizes.
 
-Axes: ``H`` channels, ``M`` sequences sharing one set of nodes, ``N`` conjugate pairs, ``L`` time.
+Axes: ``H`` channels, ``M`` sequences with the same base, ``N`` conjugate pairs, ``L`` time.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mads4.kernels.backends.protocol import Backend
-from mads4.kernels.cauchy import cauchy
+from mads4.kernels.backends.base import Backend
 from mads4.kernels.reference import dense_recurrence, vandermonde_kernel, with_conjugates
 from mads4.kernels.system import DiscreteSystem, Feedback, kernel_taps
 from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
-"""Largest error that is allowed, relative to the largest entry of the exact result."""
+"""Largest allowed error, relative to the largest entry of the exact result."""
 
 CHANNELS, SEQUENCES, PAIRS = 3, 2, 5
 LENGTH = 257
-"""L: prime and just above a power of two, so that no tile or block of a backend comes out even."""
+"""L: prime and just above a power of two, so that no tile size divides it."""
 
 _SEED = 0
 
@@ -36,7 +35,7 @@ Operation = Callable[[Inputs], Tensor]
 
 @dataclass(frozen=True)
 class Check:
-    """What one operation of one backend gave at one precision."""
+    """The result of one operation at one precision."""
 
     operation: str
     """In words."""
@@ -47,11 +46,11 @@ class Check:
     gradient_error: float
     """The same for the gradients, the largest over all inputs."""
     tolerance: float
-    """What both errors may be at most."""
+    """Upper limit of both errors."""
     milliseconds: float
-    """Forward and backward pass of the backend, with what it compiles at its first use."""
+    """Forward and backward pass, compilation at the first use included."""
     failure: str | None = None
-    """The exception, if the operation ended in one; the errors are then infinite."""
+    """The exception, if the operation raised one; the errors are then infinite."""
 
     @property
     def passed(self) -> bool:
@@ -59,58 +58,44 @@ class Check:
         return self.value_error <= self.tolerance and self.gradient_error <= self.tolerance
 
 
-@dataclass(frozen=True)
-class _Case:
-    """An operation, as a backend computes it and as the plain formula does."""
-
-    operation: str
-    inputs: Callable[[torch.Generator], Inputs]
-    fast: Callable[[Inputs, Backend], Tensor]
-    plain: Operation
-
-
 def check(backend: Backend, device: torch.device | str, dtype: torch.dtype) -> list[Check]:
-    """Compare every operation of a backend with its plain formula in float64 on the CPU.
+    """Compare every operation of a backend with its reference formula in float64 on the CPU.
 
-    Inputs are rounded to `dtype` first, so that only the backend's arithmetic counts. No global
-    random state is touched.
+    Inputs are rounded to `dtype` first, so that only the backend's arithmetic counts. The global
+    random state is not touched.
 
     Args:
-        backend: Whom to test; it has to be able to run on `device`.
+        backend: The backend under test; it must be able to run on `device`.
         device: Where its tensors are.
         dtype: ``torch.float64`` or ``torch.float32``.
 
     Returns:
-        One entry per operation. An operation that raises is a failed one, not an exception here.
+        One entry per operation. An operation that raises counts as failed.
     """
-    return [_check(case, backend, torch.device(device), dtype) for case in _CASES]
+    return [_check(operation, backend, torch.device(device), dtype) for operation in _OPERATIONS]
 
 
-def _check(case: _Case, backend: Backend, device: torch.device, dtype: torch.dtype) -> Check:
-    generator = torch.Generator().manual_seed(_SEED)
-    drawn = case.inputs(generator)
-    inputs = {name: _rounded(value, dtype).to(device) for name, value in drawn.items()}
+def _check(operation: str, backend: Backend, device: torch.device, dtype: torch.dtype) -> Check:
+    names, fast, plain = _OPERATIONS[operation]
+    drawn = _draw()
+    inputs = {name: _rounded(drawn[name], dtype).to(device) for name in names}
     exact = {name: _rounded(value.cpu(), torch.float64) for name, value in inputs.items()}
-    expected, expected_slopes = _with_gradients(case.plain, exact)
+    expected, expected_slopes = _with_gradients(plain, exact)
 
     started = time.perf_counter()
     try:
-        values, slopes = _with_gradients(lambda given: case.fast(given, backend), inputs)
+        values, slopes = _with_gradients(lambda given: fast(given, backend), inputs)
         value_error = relative_error(values, expected)
         errors = [relative_error(slopes[name], slope) for name, slope in expected_slopes.items()]
         gradient_error = float(torch.tensor(errors, dtype=torch.float64).max())  # keeps a NaN
         failure = None
-    except Exception as error:  # whatever a backend raises is the finding
+    except Exception as error:  # any exception of a backend is a failed check
         value_error = gradient_error = float("inf")
         failure = f"{type(error).__name__}: {error}"
+    milliseconds = 1e3 * (time.perf_counter() - started)
+    precision, tolerance = str(dtype).removeprefix("torch."), TOLERANCES[dtype]
     return Check(
-        operation=case.operation,
-        dtype=str(dtype).removeprefix("torch."),
-        value_error=value_error,
-        gradient_error=gradient_error,
-        tolerance=TOLERANCES[dtype],
-        milliseconds=1e3 * (time.perf_counter() - started),
-        failure=failure,
+        operation, precision, value_error, gradient_error, tolerance, milliseconds, failure
     )
 
 
@@ -131,7 +116,7 @@ def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _with_gradients(operation: Operation, inputs: Inputs) -> tuple[Tensor, Inputs]:
-    """Return the values and the gradients of their product with fixed random numbers."""
+    """Return the values, and their vector-Jacobian products with fixed random numbers."""
     leaves = {name: value.detach().clone().requires_grad_() for name, value in inputs.items()}
     values = operation(leaves)
     like = torch.complex128 if values.is_complex() else torch.float64
@@ -141,86 +126,44 @@ def _with_gradients(operation: Operation, inputs: Inputs) -> tuple[Tensor, Input
     return values.detach(), dict(zip(leaves, gradients, strict=True))
 
 
-def _normal(generator: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.complex128)
+def _draw() -> Inputs:
+    """Draw the inputs of all operations.
 
+    Moduli of the diagonal are between 0.9 and 1 with any phase, and the feedback is so weak that
+    the response stays bounded over L steps.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
 
-def _inside_unit_circle(generator: torch.Generator) -> Tensor:
-    """Return what Ā may be: decays between 0.9 and 1 with any phase, (H, N)."""
+    def normal(*shape: int, dtype: torch.dtype = torch.complex128) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=dtype)
+
     modulus = 0.9 + 0.1 * torch.rand(CHANNELS, PAIRS, generator=generator, dtype=torch.float64)
     phase = 3.0 * torch.rand(modulus.shape, generator=generator, dtype=modulus.dtype)
-    return torch.polar(modulus, phase)
+    return {
+        "weight": normal(CHANNELS, SEQUENCES, PAIRS),
+        "values": normal(CHANNELS, SEQUENCES, LENGTH, dtype=torch.float64),
+        "decay": torch.polar(modulus, phase),
+        "column": normal(CHANNELS, PAIRS),
+        "row": normal(CHANNELS, PAIRS),
+        "feedthrough": normal(CHANNELS, dtype=torch.float64),
+        "feedback_column": 0.05 * normal(CHANNELS, PAIRS),
+        "feedback_row": 0.05 * normal(CHANNELS, PAIRS),
+    }
 
 
-def _vandermonde_inputs(generator: torch.Generator) -> Inputs:
-    weight = _normal(generator, CHANNELS, SEQUENCES, PAIRS)
-    return {"weight": weight, "base": _inside_unit_circle(generator)}
+def _product(given: Inputs) -> Tensor:
+    decay, rows = given["decay"], given["weight"].unbind(1)
+    ones = torch.ones_like(decay)
+    return torch.stack([vandermonde_kernel(row, ones, decay, LENGTH) for row in rows], 1)
 
 
-def _vandermonde_plain(given: Inputs) -> Tensor:
-    rows = given["weight"].unbind(1)
-    ones = torch.ones_like(given["base"])
-    return torch.stack([vandermonde_kernel(row, ones, given["base"], LENGTH) for row in rows], 1)
-
-
-def _transpose_inputs(generator: torch.Generator) -> Inputs:
-    values = torch.randn(CHANNELS, SEQUENCES, LENGTH, generator=generator, dtype=torch.float64)
-    return {"values": values, "base": _inside_unit_circle(generator)}
-
-
-def _transpose_plain(given: Inputs) -> Tensor:
-    matrix = given["base"].unsqueeze(-1) ** torch.arange(LENGTH)
+def _transpose(given: Inputs) -> Tensor:
+    matrix = given["decay"].unsqueeze(-1) ** torch.arange(LENGTH)
     return torch.einsum("hml,hnl->hmn", given["values"].to(matrix.dtype), matrix)
 
 
-def _cauchy_inputs(generator: torch.Generator) -> Inputs:
-    """Draw poles left of the imaginary axis and nodes on it, as S4's generating function has."""
-    height = torch.linspace(-20.0, 20.0, LENGTH, dtype=torch.float64)
-    frequency = 15.0 * torch.rand(CHANNELS, PAIRS, generator=generator, dtype=torch.float64)
-    return {
-        "weight": _normal(generator, CHANNELS, SEQUENCES, PAIRS),
-        "poles": torch.complex(torch.full_like(frequency, -0.5), frequency),
-        "nodes": torch.complex(torch.zeros_like(height), height),
-    }
-
-
-def _cauchy_plain(given: Inputs) -> Tensor:
-    weight, poles = with_conjugates(given["weight"]), with_conjugates(given["poles"])
-    return torch.einsum("hmn,hnl->hml", weight, 1.0 / (given["nodes"] - poles.unsqueeze(-1)))
-
-
-def _diagonal_inputs(generator: torch.Generator) -> Inputs:
-    return {
-        "decay": _inside_unit_circle(generator),
-        "column": _normal(generator, CHANNELS, PAIRS),
-        "row": _normal(generator, CHANNELS, PAIRS),
-        "feedthrough": torch.randn(CHANNELS, generator=generator, dtype=torch.float64),
-    }
-
-
-def _dplr_inputs(generator: torch.Generator) -> Inputs:
-    """Draw a feedback weak enough that the response stays bounded over L steps."""
-    return _diagonal_inputs(generator) | {
-        "feedback_column": 0.05 * _normal(generator, CHANNELS, PAIRS),
-        "feedback_row": 0.05 * _normal(generator, CHANNELS, PAIRS),
-    }
-
-
-def _system(given: Inputs) -> DiscreteSystem:
-    feedback = None
-    if "feedback_row" in given:
-        feedback = Feedback(column=given["feedback_column"], row=given["feedback_row"])
-    return DiscreteSystem(
-        decay=given["decay"],
-        column=given["column"],
-        row=given["row"],
-        feedthrough=given["feedthrough"],
-        feedback=feedback,
-    )
-
-
-def _kernel_plain(given: Inputs) -> Tensor:
-    """Return the answer to one impulse of the recurrence with a dense Ā."""
+def _kernel(given: Inputs) -> Tensor:
+    """Return the impulse response of the recurrence with a dense Ā."""
     discrete = torch.diag_embed(with_conjugates(given["decay"]))
     if "feedback_row" in given:
         left = with_conjugates(given["feedback_column"])
@@ -234,29 +177,28 @@ def _kernel_plain(given: Inputs) -> Tensor:
     return (outputs + given["feedthrough"][:, None, None] * impulse).squeeze(1)
 
 
-def _kernel_fast(given: Inputs, backend: Backend) -> Tensor:
-    return kernel_taps(_system(given), LENGTH, backend)
+def _fast_kernel(given: Inputs, backend: Backend) -> Tensor:
+    feedback = None
+    if "feedback_row" in given:
+        feedback = Feedback(given["feedback_column"], given["feedback_row"])
+    system = DiscreteSystem(*(given[name] for name in _DIAGONAL), feedback)
+    return kernel_taps(system, LENGTH, backend)
 
 
-_CASES = (
-    _Case(
-        "Vandermonde product",
-        _vandermonde_inputs,
-        lambda given, backend: vandermonde(given["weight"], given["base"], LENGTH, backend),
-        _vandermonde_plain,
+_DIAGONAL = ("decay", "column", "row", "feedthrough")
+_DPLR = (*_DIAGONAL, "feedback_column", "feedback_row")
+_OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[[Inputs, Backend], Tensor], Operation]] = {
+    "Vandermonde product": (
+        ("weight", "decay"),
+        lambda given, backend: vandermonde(given["weight"], given["decay"], LENGTH, backend),
+        _product,
     ),
-    _Case(
-        "Vandermonde transpose",
-        _transpose_inputs,
-        lambda given, backend: vandermonde_transpose(given["values"], given["base"], backend),
-        _transpose_plain,
+    "Vandermonde transpose": (
+        ("values", "decay"),
+        lambda given, backend: vandermonde_transpose(given["values"], given["decay"], backend),
+        _transpose,
     ),
-    _Case(
-        "Cauchy product",
-        _cauchy_inputs,
-        lambda given, backend: cauchy(given["weight"], given["poles"], given["nodes"], backend),
-        _cauchy_plain,
-    ),
-    _Case("diagonal kernel", _diagonal_inputs, _kernel_fast, _kernel_plain),
-    _Case("DPLR kernel", _dplr_inputs, _kernel_fast, _kernel_plain),
-)
+    "diagonal kernel": (_DIAGONAL, _fast_kernel, _kernel),
+    "DPLR kernel": (_DPLR, _fast_kernel, _kernel),
+}
+"""Operation → names of its inputs, the operation by a backend, and by reference formulas."""

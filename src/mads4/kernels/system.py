@@ -3,10 +3,10 @@
     x_{t+1} = d ∘ x_t + w s_t + B̄ u_t,    s_t = 2 Re Σ_n v_n x_{t,n},
     y_t     = 2 Re Σ_n C_n x_{t+1,n} + D u_t.
 
-One of each conjugate pair is stored; a real diagonal stands for itself, without the 2 Re.
+One of each conjugate pair is stored; a real diagonal has none, and no 2 Re.
 Bilinear discretization of a diagonal-plus-rank-one matrix is of this form again (Woodbury), so the
 feedback s is a power series divided by 1 - z k, where k is the kernel of a *diagonal* system. Both
-parameterizations are thereby reduced to Vandermonde products and nothing is ever diagonalized
+parameterizations thus reduce to Vandermonde products, and nothing is ever diagonalized
 (HiPPO-LegS' eigenbasis is exponentially ill-conditioned).
 
 Axes: ``H`` channels, ``B`` batch, ``N`` conjugate pairs, ``L`` or ``T`` time.
@@ -19,16 +19,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mads4.kernels.backends.protocol import Backend
+from mads4.kernels.backends.base import Backend
 from mads4.kernels.backends.torch_backend import BACKEND as TORCH
 from mads4.kernels.power_series import delay, divide, multiply
 from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
 
 _SERIES_ELEMENTS = (1 << 24, 1 << 17)
-"""Terms of power series, over all channels, that are worked on at once: elsewhere, and on a CPU.
+"""Terms of power series, over all channels, in one chunk: on other devices, on a CPU.
 
-It bounds temporaries: for H = 96 and L = 16 000 the peak falls from 429 to 200 MiB, and what stays
-in the cache is a third faster.
+It bounds temporaries: for H = 96 and L = 16 000 the peak falls from 429 to 200 MiB, and chunks that
+fit the cache are a third faster.
 """
 
 
@@ -58,7 +58,7 @@ class DiscreteSystem:
     """None for a diagonal system."""
 
     def __getitem__(self, channels: slice) -> DiscreteSystem:
-        """Return some of the systems."""
+        """Return a slice of the channels."""
         feedback = self.feedback
         if feedback is not None:
             feedback = Feedback(feedback.column[channels], feedback.row[channels])
@@ -72,7 +72,7 @@ class DiscreteSystem:
 
 
 def _one_minus_delayed(kernel: Tensor) -> Tensor:
-    """Return the series 1 - z k that closing the loop through the kernel k divides by."""
+    """Return the series 1 - z k, the denominator of the loop closed through the kernel k."""
     one = torch.nn.functional.pad(kernel.new_ones(1), (0, kernel.shape[-1] - 1))
     return one - delay(kernel)
 
@@ -126,7 +126,7 @@ def advance(system: DiscreteSystem, state: Tensor) -> Tensor:
 def prefix_response(
     system: DiscreteSystem, state: Tensor, length: int, backend: Backend = TORCH
 ) -> Tensor:
-    """Return what an earlier state adds to the output, 2 Re C Ā^{l+1} x_0: (H, B, L) float64."""
+    """Return the output's part due to an earlier state, 2 Re C Ā^{l+1} x_0: (H, B, L) float64."""
     return autonomous_response(system, advance(system, state), length, backend)
 
 
@@ -150,7 +150,7 @@ def final_state(
         system: The H systems.
         inputs: u, (H, B, T) float64.
         state: x_0, (H, B, N) of the system's dtype, or None for zero.
-        backend: Who computes the products.
+        backend: The implementation of the products.
 
     Returns:
         (H, B, N) of the system's dtype.

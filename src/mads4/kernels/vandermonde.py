@@ -1,11 +1,11 @@
 """Vandermonde products: sums of geometric sequences and their transpose, differentiable.
 
     product:    K_l = 2 Re Σ_n w_n d_n^l      (diagonal kernels, responses to an initial state)
-    transpose:  X_n = Σ_l u_l d_n^l           (the state that a whole input sequence leaves)
+    transpose:  X_n = Σ_l u_l d_n^l           (the state after a whole input sequence)
 
-Each is the other's backward pass, so a backend supplies both and no gradient code of its own.
+Each is the other's backward pass, so a backend implements both and no gradients.
 
-Axes: ``H`` channels, ``M`` sequences sharing one ``d``, ``N`` conjugate pairs, ``L`` time.
+Axes: ``H`` channels, ``M`` sequences with the same ``d``, ``N`` conjugate pairs, ``L`` time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mads4.kernels.backends.protocol import Backend, Powers
+from mads4.kernels.backends.base import Backend, Powers
 from mads4.kernels.backends.torch_backend import BACKEND as TORCH
 
 
 class _RealPowers:
-    """Powers of a real base, computed as complex ones: Σ w d^l = 2 Re Σ (w / 2) d^l."""
+    """Powers of a real base, computed as complex: Σ w d^l = 2 Re Σ (w / 2) d^l."""
 
     def __init__(self, powers: Powers) -> None:
         self._powers = powers
@@ -42,7 +42,7 @@ def _powers(base: Tensor, length: int, sequences: int, backend: Backend) -> Powe
 
 
 def _slope(values: Tensor) -> Tensor:
-    """Return ``(l + 1) values_{l + 1}``: what multiplies ``d^l`` in the derivative by ``d``."""
+    """Return ``(l + 1) values_{l + 1}``, the coefficient of ``d^l`` in the derivative by ``d``."""
     length = values.shape[-1]
     index = torch.arange(1, length, dtype=values.dtype, device=values.device)
     return torch.nn.functional.pad(values[..., 1:] * index, (0, 1))
@@ -98,7 +98,7 @@ def vandermonde(weight: Tensor, base: Tensor, length: int, backend: Backend = TO
         base: d, (H, N), complex (one of each conjugate pair) or real, shared by the M sequences of
             a channel; zero is allowed.
         length: L >= 1.
-        backend: Who computes it, see `mads4.kernels.backends`.
+        backend: The implementation, see `mads4.kernels.backends`.
 
     Returns:
         (H, M, L) real, differentiable once in `weight` and `base`.
@@ -113,19 +113,10 @@ def vandermonde_transpose(values: Tensor, base: Tensor, backend: Backend = TORCH
     Args:
         values: u, (H, M, L) real.
         base: d, (H, N) complex or real, of the same precision.
-        backend: Who computes it.
+        backend: The implementation.
 
     Returns:
         (H, M, N) of the dtype of `base`, differentiable once in both arguments.
     """
     result = _VandermondeTranspose.apply(values, base, backend)  # type: ignore[no-untyped-call]
     return cast(Tensor, result)
-
-
-def complex_vandermonde(
-    weight: Tensor, base: Tensor, length: int, backend: Backend = TORCH
-) -> Tensor:
-    """Return Σ_n w_n d_n^l without the conjugates, (H, M, L) complex."""
-    both = torch.cat([0.5 * weight, -0.5j * weight], dim=1)
-    real, imaginary = vandermonde(both, base, length, backend).chunk(2, dim=1)
-    return torch.complex(real, imaginary)

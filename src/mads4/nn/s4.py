@@ -8,8 +8,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from mads4.kernels.backends import AUTO, NAMES, Backend, choose
-from mads4.kernels.backends.cached import RememberingBackend
+from mads4.kernels.backends import AUTO, NAMES, Backend, CachedBackend, choose
 from mads4.kernels.convolution import causal_convolution, convolution_operator
 from mads4.kernels.system import DiscreteSystem, final_state, kernel_taps, prefix_response
 from mads4.nn.cache import ParameterCache
@@ -129,7 +128,7 @@ class S4Layer(Recurrent):
         readout: SequenceKernel | None = None,
     ) -> SequenceKernel:
         taps = kernel_taps(system, length, backend).to(self.ssm.row.dtype)
-        products = RememberingBackend(backend)
+        products = CachedBackend(backend)
         return SequenceKernel(taps, convolution_operator(taps), system, products, readout)
 
     @overload

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,22 +17,37 @@ import torch
 from game_folder import install_game
 from mads4.cli import doctor_text, installation
 from mads4.kernels.backends import choice
-from mads4.kernels.backends.torch_backend import TorchBackend
+from mads4.kernels.backends.torch_backend import SplitPowers, TorchBackend
 
 Cli = Callable[..., int]
 Output = pytest.CaptureFixture[str]
 
+OPERATIONS = (
+    "Vandermonde product",
+    "Vandermonde transpose",
+    "diagonal kernel",
+    "DPLR kernel",
+)
 REASON = "it needs a compiler, and there is none"
 
 
+class FakePowers(SplitPowers):
+    """Right in products, wrong in transposed ones."""
+
+    def transposed(self, values: torch.Tensor) -> torch.Tensor:
+        sys.stdout.write("[fake] Compiling ...\n")
+        return 1.001 * super().transposed(values)
+
+
 class Fake(TorchBackend):
-    """Right in everything but the gradient of the Cauchy product."""
+    """A backend with wrong gradients, which `auto` never takes."""
 
     name = "keops"
+    auto_rank: ClassVar[dict[str, int]] = {}
 
-    def cauchy_transposed(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        sys.stdout.write("[fake] Compiling ...\n")
-        return 1.001 * super().cauchy_transposed(*args, **kwargs)
+    def powers(self, base: torch.Tensor, length: int, sequences: int = 1) -> FakePowers:
+        powers = super().powers(base, length, sequences)
+        return FakePowers(powers.outer, powers.inner, powers.length)
 
 
 class Backends:
@@ -75,7 +90,7 @@ def test_a_healthy_machine(cli: Cli, capsys: Output) -> None:
     assert "  torch  available" in lines
     assert f"  keops  not available: {REASON}" in lines
     assert any(line.startswith("  auto   takes torch: first that runs on cpu") for line in lines)
-    assert sum(line.endswith("  ok") for line in lines) == 10
+    assert sum(line.endswith("  ok") for line in lines) == 8
     assert captured.err == ""
 
 
@@ -115,14 +130,17 @@ def test_a_backend_with_wrong_gradients_is_found(
     found = facts(cli, capsys, code=1)  # what the backend prints is not in the way
     assert found["kernels"][0]["against"]["keops"] is None
     wrong = {(r["backend"], r["operation"]) for r in found["selftest"] if not r["passed"]}
-    assert wrong == {("keops", "Cauchy product")}
+    assert wrong == {("keops", operation) for operation in OPERATIONS}
+    names = [
+        f"{operation} in {dtype}" for dtype in ("float64", "float32") for operation in OPERATIONS
+    ]
     assert found["problems"] == [
-        "the keops backend does not compute right on cpu: Cauchy product in float64, Cauchy "
-        "product in float32. Take another one by kernel=<name>."
+        f"the keops backend does not compute right on cpu: {', '.join(names)}. "
+        "Take another one by kernel=<name>."
     ]
     assert cli("doctor") == 1
     output = capsys.readouterr().out
-    assert output.count("WRONG") == 2
+    assert output.count("WRONG") == 8
     assert " ".join(output.split()).endswith(found["problems"][0])
 
 

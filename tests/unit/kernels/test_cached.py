@@ -1,10 +1,10 @@
-"""Powers that are kept for the next product with the same base."""
+"""Powers that are reused for the next product with the same base."""
 
 from __future__ import annotations
 
 import torch
 
-from mads4.kernels.backends.cached import RememberingBackend
+from mads4.kernels.backends import CachedBackend
 from mads4.kernels.backends.torch_backend import BACKEND
 from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
 
@@ -12,7 +12,7 @@ from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
 def test_the_same_base_and_length_are_prepared_once() -> None:
     torch.manual_seed(0)
     base = torch.polar(torch.rand(3, 4).double(), torch.rand(3, 4).double())
-    kept = RememberingBackend(BACKEND)
+    kept = CachedBackend(BACKEND)
     first = kept.powers(base, 7, 9)
     assert kept.powers(base, 7, 2) is first
     assert kept.powers(base, 6, 9) is not first
@@ -25,7 +25,7 @@ def test_values_and_gradients_are_those_of_the_backend_itself() -> None:
     weight = torch.randn(3, 9, 4, dtype=torch.complex128, requires_grad=True)
     values = torch.randn(3, 9, 7, dtype=torch.float64, requires_grad=True)
     found = []
-    for backend in (BACKEND, RememberingBackend(BACKEND)):
+    for backend in (BACKEND, CachedBackend(BACKEND)):
         out = vandermonde(weight, base, 7, backend).square().sum()
         back = vandermonde_transpose(values, base, backend).abs().square().sum()
         found.append(torch.autograd.grad(out + back, (weight, base, values)))

@@ -1,8 +1,10 @@
-"""Which backend is taken, and what is said when none can be."""
+"""Selection of a backend, and the errors when none can run."""
 
 from __future__ import annotations
 
+import importlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 def cannot(reasons: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the named backends fail with these reasons, the others run."""
     for name in choice.NAMES:
-        for device_type in choice.ORDER:
+        for device_type in ("cpu", "cuda"):
             choice._REASONS[name, device_type] = reasons.get(name)
 
 
@@ -49,6 +51,24 @@ def test_a_backend_asked_for_by_name_is_never_replaced(monkeypatch: pytest.Monke
         choose("keops", "cpu")
 
 
+def test_every_module_is_a_backend_with_an_option() -> None:
+    """A new backend is one module and one YAML file."""
+    options = {entry.stem for entry in (Path(__file__).parents[3] / "conf" / "kernel").iterdir()}
+    assert options == {"auto", *choice.NAMES}
+    assert choice.NAMES == ("cuda", "keops", "torch")
+    for name in choice.NAMES:
+        module = importlib.import_module(f"mads4.kernels.backends.{name}_backend")
+        assert module.BACKEND.name == name
+
+
+@pytest.mark.parametrize(
+    ("device_type", "order"),
+    [("cpu", ("torch", "keops")), ("cuda", ("cuda", "torch", "keops")), ("xpu", ("torch",))],
+)
+def test_backends_declare_their_place_in_the_order(device_type: str, order: tuple[str]) -> None:
+    assert choice.automatic_order(device_type) == order
+
+
 def test_torch_runs_anywhere() -> None:
     for device_type in ("cpu", "cuda", "xpu"):
         assert reason_against("torch", device_type) is None
@@ -56,7 +76,7 @@ def test_torch_runs_anywhere() -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(BackendError, match=r"auto, torch, keops, cuda.*Did you mean 'keops'"):
+    with pytest.raises(BackendError, match=r"auto, cuda, keops, torch.*Did you mean 'keops'"):
         choose("keop")
 
 

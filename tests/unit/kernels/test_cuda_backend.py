@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from mads4.kernels.backends import cuda_backend
+from mads4.kernels.backends.base import Backend
 from mads4.kernels.backends.cuda_backend import BACKEND
-from mads4.kernels.backends.protocol import Backend
 from mads4.kernels.backends.torch_backend import BACKEND as TORCH
-from mads4.kernels.cauchy import cauchy
-from mads4.kernels.reference import vandermonde_kernel, with_conjugates
+from mads4.kernels.reference import vandermonde_kernel
 from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
 
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4}
@@ -68,21 +67,11 @@ def plain_transpose(inputs: tuple[Tensor, ...]) -> Tensor:
     return torch.einsum("hml,hnl->hmn", values.to(base.dtype), matrix)
 
 
-def plain_cauchy(inputs: tuple[Tensor, ...]) -> Tensor:
-    weight, poles, nodes = inputs
-    matrix = 1.0 / (nodes - with_conjugates(poles).unsqueeze(-1))
-    return torch.einsum("hmn,hnl->hml", with_conjugates(weight), matrix)
-
-
 def problem(operation: str, length: int, sequences: int, pairs: int, channels: int = 2) -> Problem:
     torch.manual_seed(length + pairs)
     name, _, kind = operation.partition(" ")
     dtype = torch.float64 if kind == "real" else torch.complex128
     weight = torch.randn(channels, sequences, pairs, dtype=dtype)
-    if name == "cauchy":
-        poles = torch.randn(channels, pairs, dtype=dtype) - 4.0
-        nodes = 1j * torch.linspace(-30.0, 30.0, length, dtype=torch.float64)
-        return Problem(lambda b, x: cauchy(*x, backend=b), plain_cauchy, (weight, poles, nodes))
     base = bases(channels, pairs, kind == "real")
     if name == "product":
         return Problem(
@@ -96,7 +85,7 @@ def problem(operation: str, length: int, sequences: int, pairs: int, channels: i
     )
 
 
-OPERATIONS = ("product complex", "product real", "transpose complex", "transpose real", "cauchy")
+OPERATIONS = ("product complex", "product real", "transpose complex", "transpose real")
 
 
 def rounded(values: Tensor, dtype: str, device: str) -> Tensor:
@@ -160,13 +149,10 @@ def error_with_views() -> float:
     base = bases(3, 2, real=False).t().contiguous().t()
     weight = torch.randn(4, 3, 2, dtype=torch.complex128).transpose(0, 1)
     values = torch.randn(3, 4, 9, dtype=torch.complex128).conj()
-    poles, nodes = (base - 2.0).conj(), values[0, 0]
     got, expected = (
         [
             backend.powers(base.conj(), 9).product(weight.conj()),
             backend.powers(base, 9).transposed(values.imag),
-            backend.cauchy(weight.conj(), poles, nodes, order=2),
-            backend.cauchy_transposed(values, poles, nodes, order=2),
         ]
         for backend in (BACKEND, TORCH)
     )

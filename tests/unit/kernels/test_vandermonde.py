@@ -9,11 +9,7 @@ from hypothesis import strategies as st
 
 from mads4.kernels.backends.torch_backend import powers
 from mads4.kernels.reference import vandermonde_kernel
-from mads4.kernels.vandermonde import (
-    complex_vandermonde,
-    vandermonde,
-    vandermonde_transpose,
-)
+from mads4.kernels.vandermonde import vandermonde, vandermonde_transpose
 
 LENGTHS = (1, 2, 3, 7, 9, 16, 37, 500)
 
@@ -87,10 +83,3 @@ def test_real_bases_need_no_conjugates(length: int) -> None:
     leaves = [value.requires_grad_() for value in (weight, base, values)]
     assert torch.autograd.gradcheck(lambda w, d: vandermonde(w, d, length), leaves[:2])
     assert torch.autograd.gradcheck(vandermonde_transpose, (leaves[2], leaves[1]))
-
-
-def test_the_complex_product_leaves_the_conjugates_out() -> None:
-    weight = random_complex(2, 3, 4, radius=2.0, seed=5)
-    base = random_complex(2, 4, radius=1.0, seed=6)
-    matrix = base.unsqueeze(-1) ** torch.arange(9)
-    torch.testing.assert_close(complex_vandermonde(weight, base, 9), weight @ matrix)

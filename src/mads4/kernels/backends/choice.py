@@ -1,46 +1,49 @@
-"""Which backend computes: the one asked for, or the first of a stated order that runs here."""
+"""Selection of a kernel backend: by name, or the first in the order of preference that runs."""
 
 from __future__ import annotations
 
 import importlib
 import logging
+import pkgutil
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from mads4.errors import UserError, did_you_mean
-from mads4.kernels.backends.protocol import Backend
+from mads4.kernels.backends.base import Backend
 
 _LOG = logging.getLogger(__name__)
 
-NAMES = ("torch", "keops", "cuda")
+_SUFFIX = "_backend"
+
 AUTO = "auto"
-
-ORDER = {"cpu": ("torch", "keops"), "cuda": ("cuda", "torch", "keops")}
-"""What ``auto`` tries, fastest first.
-
-On a CPU ``torch`` was faster than ``keops`` at every length from 50 to 16 000 (``mads4 bench
-kernels``; figures in benchmarks/README.md). On a CUDA device the fused kernels come first because
-one launch replaces the dozens of small ones that split powers take.
-"""
+NAMES = tuple(
+    module.name.removesuffix(_SUFFIX)
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)])
+    if module.name.endswith(_SUFFIX)
+)
+"""All backends, in alphabetical order."""
+FALLBACK = "torch"
+"""Runs on every device."""
 
 
 class BackendError(UserError):
-    """A backend that does not exist, or that cannot run here, with the reasons."""
+    """A backend that does not exist or cannot run here."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend and why it was taken."""
+    """A backend and the reason for it."""
 
     backend: Backend
     reason: str
-    """In words, with what spoke against the others."""
+    """In words; for ``auto`` with the reasons against the others."""
 
 
-# Answers of this process by (name, device type); dictionaries, because `torch.compile` complains
-# about functools.cache.
+# Results of this process by (name, device type): dictionaries, because `torch.compile` warns about
+# functools.cache.
 _REASONS: dict[tuple[str, str], str | None] = {}
 _CHOICES: dict[tuple[str, str], Choice] = {}
 
@@ -48,7 +51,7 @@ _CHOICES: dict[tuple[str, str], Choice] = {}
 def reason_against(name: str, device: torch.device | str = "cpu") -> str | None:
     """Return why a backend cannot run on a device, or None if it can.
 
-    Found out by importing it and computing something small; asked once per process.
+    The backend is imported and tried on a tiny product, once per process.
 
     Raises:
         BackendError: For an unknown name.
@@ -61,42 +64,46 @@ def reason_against(name: str, device: torch.device | str = "cpu") -> str | None:
         )
     key = (name, torch.device(device).type)
     if key not in _REASONS:
-        module = importlib.import_module(f"mads4.kernels.backends.{name}_backend")
-        _REASONS[key] = module.reason_against(torch.device(key[1]))
+        _REASONS[key] = _module(name).reason_against(torch.device(key[1]))
     return _REASONS[key]
 
 
 def choose(name: str, device: torch.device | str = "cpu") -> Choice:
-    """Return the backend of that name, or the first that runs if `name` is ``auto``.
+    """Return the backend of that name, or the preferred one that runs if `name` is ``auto``.
 
     Args:
         name: ``auto`` or one of `NAMES`.
         device: Where the tensors are.
 
     Raises:
-        BackendError: If there is no such backend, or if it cannot run here, with the reason:
-            a backend asked for by name is never replaced silently.
+        BackendError: If the backend does not exist or cannot run here: one that was asked for by
+            name is never replaced silently.
     """
     key = (name, torch.device(device).type)
     if key not in _CHOICES:
-        _CHOICES[key] = _choose(*key)
+        _CHOICES[key] = _automatic(key[1]) if name == AUTO else _named(*key)
     return _CHOICES[key]
 
 
-def _choose(name: str, device_type: str) -> Choice:
-    if name == AUTO:
-        return _automatic(device_type)
+def automatic_order(device_type: str) -> tuple[str, ...]:
+    """Return the backends that ``auto`` tries on a device, by their `Backend.auto_rank`."""
+    ranks = {name: _module(name).BACKEND.auto_rank.get(device_type) for name in NAMES}
+    ranked = {name: rank for name, rank in ranks.items() if rank is not None}
+    return tuple(sorted(ranked, key=ranked.__getitem__)) or (FALLBACK,)
+
+
+def _named(name: str, device_type: str) -> Choice:
     against = reason_against(name, device_type)
     if against is not None:
         raise BackendError(
             f"kernel.backend: '{name}' cannot run on {device_type}: {against} "
-            f"Take kernel=auto, or see `mads4 doctor`."
+            f"Use kernel=auto, or see `mads4 doctor`."
         )
-    return Choice(_load(name), "asked for by name")
+    return Choice(_module(name).BACKEND, "asked for by name")
 
 
 def _automatic(device_type: str) -> Choice:
-    order = ORDER.get(device_type, ("torch",))
+    order = automatic_order(device_type)
     notes = []
     for name in order:
         against = reason_against(name, device_type)
@@ -105,11 +112,10 @@ def _automatic(device_type: str) -> Choice:
         notes.append(f"{name} cannot run: {against}")
     notes += [f"{later} comes later" for later in order[order.index(name) + 1 :]]
     reason = f"first that runs on {device_type} in the order {' > '.join(order)}"
-    choice = Choice(_load(name), "; ".join([reason, *notes]))
+    choice = Choice(_module(name).BACKEND, "; ".join([reason, *notes]))
     _LOG.info("kernel backend: %s (%s)", name, choice.reason)
     return choice
 
 
-def _load(name: str) -> Backend:
-    module = importlib.import_module(f"mads4.kernels.backends.{name}_backend")
-    return cast(Backend, module.BACKEND)
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__package__}.{name}{_SUFFIX}")

@@ -1,14 +1,14 @@
-"""The products as KeOps formulas: sums that are never stored as matrices, on CPU and CUDA.
+"""Vandermonde products as KeOps formulas: sums without stored matrices, on CPU and CUDA.
 
 Powers in blocks: with ``l = a S + b`` and a fixed S, one exponential ``(d^S)^a`` per block and node
 serves S time steps, as the product with the vector ``d^0 … d^(S-1)``, so that a formula evaluates
 L / S exponentials per node instead of L, and one compiled formula serves all lengths.
 
-Phases in turns: ``a t`` with ``t = S arg(d) / 2π`` grows with the length, and float32 would lose
-its fraction, all that matters. t, computed in float64, is split into a coarse part of so few
-bits that its multiples are exact (for less than 2^13 blocks in float32) and a fine one whose
-multiples stay small. Whole turns are dropped before sine and cosine. This keeps the accuracy of
-float64 phases at the price of float32, which matters on GPUs with few float64 units.
+Phases in turns: ``a t`` with ``t = S arg(d) / 2π`` grows with the length, and only its fraction
+matters, which float32 would lose. t, computed in float64, is split into a coarse part of so few
+bits that its multiples are exact (for fewer than 2^13 blocks in float32) and a fine one whose
+multiples stay small. Whole turns are dropped before sine and cosine. This gives the accuracy of
+float64 phases at the cost of float32, which matters on GPUs with few float64 units.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,16 +28,13 @@ from mads4.kernels.backends.keops_cache import Formula, cache_folder, load
 from mads4.kernels.backends.torch_backend import powers
 
 _BLOCK = 32
-"""S: larger ones save exponentials on a CPU but spill registers on a GPU; a compiled width."""
-
-_PACK = 4
-"""Sequences that share one evaluation of the Cauchy matrix; a compiled width."""
+"""S, a compiled width: larger ones save exponentials on a CPU but spill registers on a GPU."""
 
 _COARSE_BITS = {torch.float32: 12, torch.float64: 26}
 """Binary digits of the coarse part of a phase: half of the significand."""
 
 _LOG_OF_ZERO = -1e5
-"""Stands for log 0: its exponential is 0, and 0 times it is 0."""
+"""In place of log 0: its exponential is 0, and 0 times it is 0."""
 
 _POWER_VARIABLES = (
     "a=Vi(1)",
@@ -101,71 +99,11 @@ def _polar(base: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return log, coarse, fine
 
 
-def _reciprocal(difference: str) -> str:
-    """Return 1 / difference, to the power one or two as `linear` and `square` say."""
-    plain = f"(Inv(ComplexSquareAbs({difference}))*Conj({difference}))"
-    return f"ComplexMult({plain},linear+square*{plain})"
-
-
-def _cauchy_formula() -> Formula:
-    """Return Σ_s Re(w_s) (p + q) + Im(w_s) i(p - q), p = 1/(t - s), q = 1/(t - s̄), for a pack.
-
-    Each reciprocal has its own division: a common denominator would square the range of t.
-    """
-    direct, mirrored = _reciprocal("(target-source)"), _reciprocal("(target-Conj(source))")
-    difference = f"ComplexMult(unit,{direct}-{mirrored})"
-    return Formula(
-        f"TensorProd(re,{direct}+{mirrored})+TensorProd(im,{difference})",
-        (
-            "target=Vi(2)",
-            "source=Vj(2)",
-            f"re=Vj({_PACK})",
-            f"im=Vj({_PACK})",
-            "linear=Pm(2)",
-            "square=Pm(1)",
-            "unit=Pm(2)",
-        ),
-        axis=1,
-    )
-
-
-_CAUCHY = _cauchy_formula()
-
-
-def _cauchy(weight: Tensor, sources: Tensor, targets: Tensor, order: int) -> Tensor:
-    """Return Σ_s [w_s / (t - s)^p + w̄_s / (t - s̄)^p] for every target t.
-
-    One formula serves both orders and both directions, because compilation is what costs. Sequences
-    go in packs that share an evaluation of the reciprocals.
-
-    Args:
-        weight: w, (H, M, S) complex.
-        sources: s, (H, S) or (1, S).
-        targets: t, (H, T) or (1, T).
-        order: p.
-
-    Returns:
-        (H, M, T) complex.
-    """
-    channels, sequences, terms = weight.shape
-    padded = torch.nn.functional.pad(weight, (0, 0, 0, -sequences % _PACK))
-    packs = padded.reshape(channels, -1, _PACK, terms).transpose(2, 3)
-    constants = [[2.0 - order, 0.0], [order - 1.0], [0.0, 1.0]]
-    result = _CAUCHY(
-        torch.view_as_real(targets.resolve_conj()).unsqueeze(1),
-        torch.view_as_real(sources.resolve_conj()).unsqueeze(1),
-        packs.real,
-        packs.imag,
-        *(packs.real.new_tensor([[value]]) for value in constants),
-    )
-    whole = torch.view_as_complex(result.view(*result.shape[:-1], _PACK, 2))
-    return whole.transpose(2, 3).flatten(1, 2)[:, :sequences].contiguous()
-
-
 class KeopsBackend:
-    """Formulas that KeOps compiles, some seconds each at the first use on a machine."""
+    """Formulas that KeOps compiles, some seconds each, at the first use on a machine."""
 
     name = "keops"
+    auto_rank: ClassVar[dict[str, int]] = {"cpu": 2, "cuda": 3}
 
     def powers(self, base: Tensor, length: int, sequences: int = 1) -> BlockPowers:
         """Return the factors of ``base^l``."""
@@ -173,26 +111,12 @@ class KeopsBackend:
         inner = powers(base, _BLOCK).transpose(1, 2).unsqueeze(1)
         return BlockPowers(_polar(base), inner, starts[None, None, :, None], length)
 
-    def cauchy(self, weight: Tensor, poles: Tensor, nodes: Tensor, order: int = 1) -> Tensor:
-        """Return the conjugate-symmetric Cauchy product, see `Backend.cauchy`."""
-        return _cauchy(weight, poles, nodes[None], order)
-
-    def cauchy_transposed(
-        self, values: Tensor, poles: Tensor, nodes: Tensor, order: int = 1
-    ) -> Tensor:
-        """Return the transposed Cauchy product, see `Backend.cauchy_transposed`.
-
-        It is the product with poles and nodes exchanged, except for the sign of an odd order.
-        """
-        exchanged = _cauchy(values, nodes[None], poles, order)
-        return -exchanged if order == 1 else exchanged
-
 
 BACKEND = KeopsBackend()
 
 
 def reason_against(device: torch.device) -> str | None:
-    """Return why it cannot run on a device, or None: found out by computing a tiny product."""
+    """Return why it cannot run on a device, or None if it computes a tiny product correctly."""
     if device.type not in ("cpu", "cuda"):
         return f"KeOps computes on cpu and cuda, not on {device.type}."
     if sys.platform == "win32":
@@ -208,9 +132,9 @@ def reason_against(device: torch.device) -> str | None:
     except OSError as error:
         return (
             f"KeOps cannot use its cache folder {cache_folder()} ({error}); set "
-            "KEOPS_CACHE_FOLDER to one that can be written to."
+            "KEOPS_CACHE_FOLDER to a writable one."
         )
-    except Exception as error:  # whatever a third party's import or compilation raises
+    except Exception as error:  # imports and compilers raise many kinds
         summary = (str(error).splitlines() or [type(error).__name__])[0]
         return (
             f"KeOps cannot compile or load a formula ({summary}); `python -c 'import pykeops; "

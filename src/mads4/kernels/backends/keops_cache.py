@@ -1,10 +1,10 @@
-"""KeOps formulas, imported and compiled so that jobs started together do not harm each other.
+"""KeOps formulas, compiled by one process at a time.
 
 KeOps generates C++ (or CUDA) for a formula at its first use, compiles it for some seconds and keeps
-the result in a folder that all processes of a user share. It takes no lock: it imports whatever
-lies there, half written or not, and rewrites its index files in place when a process exits. Here
-the import and the first use of each formula happen one process at a time, behind a lock on a file
-in that folder, and the index files, which save milliseconds only, are not written at all.
+the result in a folder that all processes of a user share. It takes no lock: it imports whatever is
+there, half written or not, and rewrites its index files in place when a process exits. Here a lock
+file in that folder guards the import and the first use of each formula, and the index files, which
+save milliseconds only, are not written at all.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
@@ -31,40 +32,39 @@ LOCK_NAME = "mads4-keops.lock"
 
 
 class KeopsError(RuntimeError):
-    """KeOps could not be imported, or could not compile a formula; the message says why."""
+    """KeOps could not be imported, or could not compile a formula."""
 
 
 def cache_folder() -> Path:
-    """Return the folder below which KeOps keeps what it compiles."""
+    """Return the folder of KeOps' compiled formulas."""
     folder = os.environ.get("KEOPS_CACHE_FOLDER")
     return Path.home() / ".cache" if folder is None else Path(folder)
 
 
 @contextlib.contextmanager
 def exclusive() -> Iterator[None]:
-    """Keep other processes and threads out of the cache folder; not to be nested.
-
-    The operating system releases the lock of a process that dies.
+    """Hold the lock of the cache folder against other processes and threads; not reentrant.
 
     Raises:
         OSError: If the folder cannot be written to.
     """
-    import fcntl  # not on Windows, where KeOps does not run either
-
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _LOG.info("waiting for another process that compiles KeOps formulas in %s", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(folder / LOCK_NAME)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _LOG.info("waiting for another process that compiles KeOps formulas in %s", folder)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @functools.cache
 def load() -> Any:
-    """Import pykeops under the lock, without its messages, and return the package.
+    """Import pykeops under the lock, suppress its messages, and return the package.
 
     Raises:
         ImportError: If it is not installed.
@@ -81,7 +81,7 @@ def load() -> Any:
 
 
 def _remove_indices() -> None:
-    """Delete index files that a process left unfinished; KeOps does without them."""
+    """Delete index files that a killed process left incomplete; KeOps works without them."""
     config = importlib.import_module("keopscore.config").config
     for file in Path(config.get_build_folder()).glob("*_cache.pkl"):
         file.unlink()
@@ -107,9 +107,9 @@ class Formula:
     """The index that is summed over: 0 for i, 1 for j."""
 
     def __call__(self, *arguments: Tensor) -> Tensor:
-        """Compute it for tensors of two batch axes, (…, …, rows, width), (…, …, width) for Pm.
+        """Compute it for tensors with two batch axes, (…, …, rows, width), (…, …, width) for Pm.
 
-        Batch axes broadcast. Where the tensors lie decides where it is computed.
+        Batch axes broadcast. It is computed on the device of the tensors.
 
         Raises:
             KeopsError: If the formula cannot be compiled.
@@ -136,13 +136,13 @@ def _reduction(formula: Formula) -> Callable[..., Tensor]:
         list(formula.variables),
         reduction_op="Sum",
         axis=formula.axis,
-        use_fast_math=False,  # CUDA's fast sine and division are short of float32's accuracy
+        use_fast_math=False,  # CUDA's fast sine and division are less accurate than float32
     )
     return cast(Callable[..., Tensor], reduction)
 
 
 def _compile(call: Callable[[], Tensor]) -> Tensor:
-    """Make the first call of a formula; a library that a killed job left broken is built again."""
+    """Make the first call of a formula; rebuild a library that a killed job left broken."""
     messages = io.StringIO()
     with exclusive(), contextlib.redirect_stdout(messages):
         try:
@@ -156,6 +156,6 @@ def _compile(call: Callable[[], Tensor]) -> Tensor:
 
 
 def _compiler_message(output: str, error: Exception) -> str:
-    """Return the first error in what the compiler wrote, or else what Python says."""
+    """Return the compiler's first error, or else the Python exception's message."""
     errors = [line for line in output.splitlines() if "error:" in line or "not found" in line]
     return errors[0].strip() if errors else str(error)

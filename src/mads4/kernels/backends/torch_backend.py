@@ -10,25 +10,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 _SHAPE = 2
 """S / √L. Terms in A are multiplied once per sequence, those in S once: 2 was 10 to 40% faster than
-1 from L = 500 on, and no slower at 50.
+1 for L >= 500, and no slower at 50.
 """
 
 _DENSE_ELEMENTS = 1 << 21
-"""Most powers that are held for many short sequences (segments' states): there each sequence times
-every factor of A would be more than all powers, so these are made, and A is 1.
+"""Largest number of powers held for many short sequences (states of segments). There, each sequence
+times every factor of A would be more than all powers, so all are computed and A is 1.
 """
 
 _CHUNK_ELEMENTS = (1 << 26, 1 << 18)
-"""Elements of a temporary that are held at once, on another device and on a CPU."""
-
-_CAUCHY_ELEMENTS = 1 << 21
-"""Elements of the Cauchy matrix that are held at once."""
+"""Elements of a temporary held at once: on other devices, on a CPU."""
 
 
 def powers(base: Tensor, count: int) -> Tensor:
@@ -43,13 +41,13 @@ def powers(base: Tensor, count: int) -> Tensor:
 
 
 def _real_rows(values: Tensor) -> Tensor:
-    """View complex (..., N) as real (..., 2N), parts interleaved; real ones stay as they are."""
+    """View complex (..., N) as real (..., 2N), parts interleaved; leave real ones as they are."""
     return torch.view_as_real(values).flatten(-2) if values.is_complex() else values
 
 
 @dataclass(frozen=True)
 class SplitPowers:
-    """base^l in two factors; real bases stand for themselves, without a conjugate."""
+    """base^l in two factors; a real base has no conjugate."""
 
     outer: Tensor
     """``(d^S)^a``, (H, A, N)."""
@@ -97,9 +95,13 @@ class SplitPowers:
 
 
 class TorchBackend:
-    """Split powers for Vandermonde products; the Cauchy matrix itself, in pieces, for the other."""
+    """Split powers, multiplied as real matrices.
+
+    On a CPU it was faster than KeOps at every length from 50 to 16 000 (``benchmarks/README.md``).
+    """
 
     name = "torch"
+    auto_rank: ClassVar[dict[str, int]] = {"cpu": 1, "cuda": 2}
 
     def powers(self, base: Tensor, length: int, sequences: int = 1) -> SplitPowers:
         """Return the two factors of ``base^l``."""
@@ -111,36 +113,9 @@ class TorchBackend:
         outer = powers(inner[:, -1] * base, -(-length // inner_count))
         return SplitPowers(outer, inner, length)
 
-    def cauchy(self, weight: Tensor, poles: Tensor, nodes: Tensor, order: int = 1) -> Tensor:
-        """Return the conjugate-symmetric Cauchy product, see `Backend.cauchy`."""
-        whole = torch.cat([weight, weight.conj()], dim=-1)
-        all_poles = torch.cat([poles, poles.conj()], dim=-1).unsqueeze(-1)
-        parts = [
-            torch.bmm(whole, (part - all_poles).reciprocal().pow(order))
-            for part in torch.split(nodes, _chunk(all_poles))
-        ]
-        return torch.cat(parts, dim=-1)
-
-    def cauchy_transposed(
-        self, values: Tensor, poles: Tensor, nodes: Tensor, order: int = 1
-    ) -> Tensor:
-        """Return the transposed Cauchy product, see `Backend.cauchy_transposed`."""
-        result = values.new_zeros(*values.shape[:2], poles.shape[-1])
-        size = _chunk(poles)
-        pieces = zip(torch.split(nodes, size), torch.split(values, size, dim=-1), strict=True)
-        for part, rows in pieces:
-            for z, v in ((part, rows), (part.conj(), rows.conj())):
-                matrix = (z.unsqueeze(-1) - poles.unsqueeze(1)).reciprocal().pow(order)
-                result += torch.bmm(v.resolve_conj(), matrix)
-        return result
-
-
-def _chunk(poles: Tensor) -> int:
-    return max(1, _CAUCHY_ELEMENTS // poles.numel())
-
 
 BACKEND = TorchBackend()
 
 
 def reason_against(device: torch.device) -> None:
-    """Return why it cannot run on a device: it always can."""
+    """Return None: it runs on every device."""

@@ -1,4 +1,4 @@
-"""Device code of the ``cuda`` backend, in Triton; imported only by a process that will launch it.
+"""Device code of the ``cuda`` backend, in Triton; imported at the first launch.
 
 Complex arrays come as pairs of reals (``torch.view_as_real``), contiguous. All kernels accumulate
 in registers and write each result once: no atomics, so the same input gives the same bits.
@@ -6,10 +6,10 @@ in registers and write each result once: no atomics, so the same input gives the
 Powers ``d^l`` are built as ``2^(l log2|d|)`` and a turn of ``l arg(d) / 2π``. Logarithm and angle
 come in float64 and the multiple of the angle is reduced to half a turn in float64 as well, since at
 l = 16 000 a float32 product would keep three digits of the phase; what follows the reduction is
-computed in the precision of the result. A zero base has a logarithm that is finite but so low that
+computed in the precision of the result. The logarithm of a zero base is finite, but so low that
 every power but the zeroth underflows to zero.
 
-Axes: ``H`` channels, ``M`` sequences sharing one set of nodes, ``N`` conjugate pairs, ``L`` time.
+Axes: ``H`` channels, ``M`` sequences with the same base, ``N`` conjugate pairs, ``L`` time.
 The first axis of a launch grid runs over ``H M``, as it alone may exceed 65 535.
 """
 
@@ -39,7 +39,7 @@ def _power(log2_modulus, turns, exponent, dtype: tl.constexpr):
 def _accumulate(left, right, total):
     """Return total + left @ right without rounding to TF32."""
     if total.dtype == tl.float64:
-        # tl.dot learned float64 after Triton 3.2, which PyTorch 2.6 still ships.
+        # Triton 3.2, which PyTorch 2.6 ships, has no tl.dot of float64.
         result = total + tl.sum(left[:, :, None] * right[None, :, :], axis=1)
     else:
         result = tl.dot(left, right, total, input_precision="ieee")
@@ -116,8 +116,8 @@ def vandermonde_transposed_kernel(
 ):
     """Write Σ_l u_l d_n^l for one row (h, m) and BLOCK_N consecutive n.
 
-    The inner powers d^b stay in registers while the tiles of u pass by; only the outer ones are
-    computed per tile, and their sum over a is left to the end.
+    The inner powers d^b stay in registers for all tiles of u; only the outer ones are computed per
+    tile, and the sum over a comes last.
 
     Args:
         values: u, (H M, L).
@@ -154,117 +154,3 @@ def vandermonde_transposed_kernel(
     pair = out + 2 * (row * modes + n)
     tl.store(pair, tl.sum(total_re, axis=0), mask=inside)
     tl.store(pair + 1, tl.sum(total_im, axis=0), mask=inside)
-
-
-@triton.jit
-def _inverse(re, im, order: tl.constexpr):
-    """Return real and imaginary part of (re + i im)^-order, order 1 or 2."""
-    scale = 1.0 / (re * re + im * im)
-    x, y = re * scale, -im * scale
-    if order == 2:
-        x, y = x * x - y * y, 2.0 * x * y
-    return x, y
-
-
-@triton.jit
-def _conjugate_sum(re, im, a_re, a_im, b_re, b_im):
-    """Return real and imaginary part of x a + x̄ b, x = re + i im."""
-    return re * (a_re + b_re) - im * (a_im - b_im), re * (a_im + b_im) + im * (a_re - b_re)
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def cauchy_kernel(
-    weight,
-    poles,
-    nodes,
-    out,
-    sequences,
-    modes,
-    length,
-    ORDER: tl.constexpr,  # noqa: N803
-    BLOCK_L: tl.constexpr,  # noqa: N803
-):
-    """Write Σ_n [w_n / (z_l - λ_n)^p + w̄_n / (z_l - λ̄_n)^p] for one row and BLOCK_L nodes.
-
-    Args:
-        weight: w, (H M, N, 2).
-        poles: λ, (H, N, 2).
-        nodes: z, (L, 2).
-        out: (H M, L, 2).
-        sequences: M.
-        modes: N.
-        length: L.
-        ORDER: p, 1 or 2.
-        BLOCK_L: Nodes per program.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    pole = poles + 2 * (row // sequences * modes)
-    pair = weight + 2 * row * modes
-    index = tl.program_id(1) * BLOCK_L + tl.arange(0, BLOCK_L)
-    node = nodes + 2 * tl.minimum(index, length - 1)
-    z_re, z_im = tl.load(node), tl.load(node + 1)
-    total_re = tl.zeros((BLOCK_L,), out.dtype.element_ty)
-    total_im = tl.zeros((BLOCK_L,), out.dtype.element_ty)
-    for n in range(0, modes):
-        re = z_re - tl.load(pole + 2 * n)
-        pole_im = tl.load(pole + 2 * n + 1)
-        a_re, a_im = _inverse(re, z_im - pole_im, ORDER)
-        b_re, b_im = _inverse(re, z_im + pole_im, ORDER)
-        w_re, w_im = tl.load(pair + 2 * n), tl.load(pair + 2 * n + 1)
-        term_re, term_im = _conjugate_sum(w_re, w_im, a_re, a_im, b_re, b_im)
-        total_re += term_re
-        total_im += term_im
-    target = out + 2 * (row * length + index)
-    tl.store(target, total_re, mask=index < length)
-    tl.store(target + 1, total_im, mask=index < length)
-
-
-@triton.jit(do_not_specialize=_SIZES)
-def cauchy_transposed_kernel(
-    values,
-    poles,
-    nodes,
-    out,
-    sequences,
-    modes,
-    length,
-    ORDER: tl.constexpr,  # noqa: N803
-    BLOCK_L: tl.constexpr,  # noqa: N803
-    BLOCK_N: tl.constexpr,  # noqa: N803
-):
-    """Write Σ_l [v_l / (z_l - λ_n)^p + v̄_l / (z̄_l - λ_n)^p] for one row and BLOCK_N poles.
-
-    Args:
-        values: v, (H M, L, 2).
-        poles: λ, (H, N, 2).
-        nodes: z, (L, 2).
-        out: (H M, N, 2).
-        sequences: M.
-        modes: N.
-        length: L.
-        ORDER: p, 1 or 2.
-        BLOCK_L: Nodes per step of the sum.
-        BLOCK_N: Poles per program.
-    """
-    row = tl.program_id(0).to(tl.int64)
-    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    pole = poles + 2 * (row // sequences * modes + tl.minimum(n, modes - 1))
-    pole_re, pole_im = tl.load(pole)[:, None], tl.load(pole + 1)[:, None]
-    total_re = tl.zeros((BLOCK_N, BLOCK_L), out.dtype.element_ty)
-    total_im = tl.zeros((BLOCK_N, BLOCK_L), out.dtype.element_ty)
-    for first in range(0, length, BLOCK_L):
-        index = first + tl.arange(0, BLOCK_L)
-        # The last node stands in for those past the end: any other might be a pole.
-        node = nodes + 2 * tl.minimum(index, length - 1)
-        z_re, z_im = tl.load(node)[None, :], tl.load(node + 1)[None, :]
-        pair = values + 2 * (row * length + index)
-        v_re = tl.load(pair, mask=index < length, other=0.0)[None, :]
-        v_im = tl.load(pair + 1, mask=index < length, other=0.0)[None, :]
-        a_re, a_im = _inverse(z_re - pole_re, z_im - pole_im, ORDER)
-        b_re, b_im = _inverse(z_re - pole_re, -z_im - pole_im, ORDER)
-        term_re, term_im = _conjugate_sum(v_re, v_im, a_re, a_im, b_re, b_im)
-        total_re += term_re
-        total_im += term_im
-    target = out + 2 * (row * modes + n)
-    tl.store(target, tl.sum(total_re, axis=1), mask=n < modes)
-    tl.store(target + 1, tl.sum(total_im, axis=1), mask=n < modes)

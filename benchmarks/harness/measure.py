@@ -19,7 +19,7 @@ _FEWEST_RUNS = 2
 
 @dataclass(frozen=True)
 class Effort:
-    """How long one time is measured."""
+    """How long one cell is timed."""
 
     repeats: int = 7
     """Timed runs, at least."""
@@ -97,7 +97,7 @@ def _seconds(action: Action, device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a CUDA device has done all it was given."""
+    """Wait for a CUDA device to finish its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -115,10 +115,10 @@ def _without_garbage_collection() -> Iterator[None]:
 
 
 class Control:
-    """A square float32 matrix product: what the machine gives at the moment.
+    """A square float32 matrix product, the unit of relative times.
 
-    Absolute times drift with a machine's load and clock; their ratio to a product timed within the
-    same second travels.
+    Absolute times drift with a machine's load and clock; ratios to a product timed within the same
+    second can be compared.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""What is timed: kernels, layers, blocks and single steps, by every backend and by plain formulas.
+"""Workloads: kernels, layers, blocks and single steps, by every backend and by plain formulas.
 
 Axes: ``B`` batch, ``H`` channels, ``L`` time, ``N`` real states per channel.
 """
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mads4.bench import plain
-from mads4.bench.measure import Action
+from harness import plain
+from harness.measure import Action
 from mads4.kernels.backends import choose
 from mads4.kernels.system import kernel_taps
 from mads4.nn import S4Layer, S4Stack
@@ -22,10 +22,10 @@ from mads4.nn.blocks import S4Block
 from mads4.nn.ssm import StateSpace
 
 REFERENCE = "reference"
-"""Stands beside the backends' names for the formulas of `mads4.bench.plain`."""
+"""In place of a backend's name: the formulas of `harness.plain`."""
 
 COMPILED = "compiled"
-"""Stands beside ``torch`` for the same step through `torch.compile`."""
+"""In place of ``torch``: the same step through `torch.compile`."""
 
 STACK_BLOCKS = 3
 
@@ -37,7 +37,7 @@ _TEMPORARIES = 6
 
 @dataclass(frozen=True)
 class Cell:
-    """One line of the table: what is computed, by whom, at which sizes."""
+    """One row of the table: an operation, its implementation and the sizes."""
 
     case: str
     """``kernel``, ``layer``, ``block``, ``step layer`` or ``step stack``."""
@@ -64,12 +64,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a cell runs, its inputs made."""
+    """The computation of a cell, its inputs made."""
 
     forward: Action
-    """The result with all that a backward pass needs, as in training (a step: without)."""
+    """Forward pass, with autograd's records as in training (not in a step)."""
     forward_backward: Action | None
-    """Forward, then gradients of all parameters and inputs; None where there is no training."""
+    """Forward, then gradients of all parameters and inputs; None for a step."""
     context: Callable[[], AbstractContextManager[object]] = field(default=nullcontext)
     """Entered once around all runs."""
 
@@ -85,7 +85,7 @@ def workload(cell: Cell) -> Workload:
 
 
 def reference_mebibytes(cell: Cell) -> float:
-    """Estimate what a cell's plain formula needs in memory, from the size of its matrix.
+    """Estimate the memory of a cell's plain formula from the size of its matrix.
 
     That matrix is (H, N / 2, L) complex for a diagonal system and (H, N, L / 2) for ``dplr``.
     """
@@ -110,7 +110,7 @@ def _sequence(cell: Cell, *shape: int) -> Tensor:
 
 
 def _trained(forward: Callable[[], Tensor], inputs: Sequence[Tensor], weights: Tensor) -> Workload:
-    """Differentiate Σ weights · outputs by what has an influence on the outputs."""
+    """Differentiate Σ weights · outputs by all inputs that the outputs depend on."""
 
     def forward_backward() -> object:
         return torch.autograd.grad(forward(), inputs, weights, allow_unused=True)
@@ -135,7 +135,7 @@ def _kernel(cell: Cell) -> Workload:
 
 
 def _backend_option(cell: Cell) -> dict[str, Any]:
-    """Name a layer's backend; for a plain formula the layer is but a holder of parameters."""
+    """Return a layer's backend; for a plain formula the layer only holds the parameters."""
     return {} if cell.backend in (REFERENCE, COMPILED) else {"backend": cell.backend}
 
 
@@ -204,7 +204,7 @@ def _step_stack(cell: Cell) -> Workload:
 
 def _inference(cell: Cell, step: Action) -> Workload:
     if cell.backend == COMPILED:
-        torch.compiler.reset()  # else sizes of earlier cells count, and what is compiled is general
+        torch.compiler.reset()  # else sizes of earlier cells make the graph dynamic
         step = torch.compile(step)
     return Workload(step, None, torch.inference_mode)
 

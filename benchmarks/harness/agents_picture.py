@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mads4.bench.agents import DECISION, HAND_OFFS, TRAINING, TRANSFORMERS
-from mads4.bench.agents_rows import AgentRow, curves
+from harness.agents import DECISION, MESSAGES_OF, TRAINING, TRANSFORMERS
+from harness.agents_rows import AgentRow, curves
 from mads4.io import atomic_path
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLORS = {"none": "#7f7f7f", "output": "#0072b2", "state": "#009e73", "logits": "#e69f00"}
-"""Message → color (Okabe and Ito's, told apart by color-blind eyes too)."""
+"""Message → color, from Okabe and Ito's palette for color-blind readers."""
 
 _TRANSFORMER_COLORS = ("#d55e00", "#cc79a7")
-_MOMENTS = (":", "--", "-")
+_TIME_STYLES = (":", "--", "-")
 """A transformer's decisions at the last three lengths, the latest drawn in full."""
 
 _COLUMNS = 4
@@ -30,7 +30,7 @@ def draw(rows: Sequence[AgentRow], path: Path, title: str) -> bool:
 
     First a training step for each length and its memory at the longest, then a decision for each
     number of environments, against the time step, and the memory it leaves. A color for each
-    message, dashes where it is read a step later, triangles where actions are shared; bands reach
+    message, dashes where it is delayed by a step, triangles where it contains the action; bands are
     from the 10th to the 90th percentile.
 
     Returns:
@@ -95,7 +95,7 @@ def _decision_panels(rows: Sequence[AgentRow]) -> list[_Panel]:
         words = f"decision as an episode goes on, {few} agents in {_environments(one)}"
         panels.append((words, "steps", "milliseconds", later))
     kept = [row for row in over_agents if row.batch == one]
-    panels.append(("kept between decisions", "remembered_kib", "KiB per environment", kept))
+    panels.append(("state between decisions", "remembered_kib", "KiB per environment", kept))
     return panels
 
 
@@ -111,12 +111,12 @@ def _panel(axes: Axes, rows: Sequence[AgentRow], column: str) -> None:
             _curve(axes, one, "steps", "ms", _style(policy))
         _decorate(axes, sorted({row.steps for row in rows}), "time step t")
         return
-    moments = sorted({row.steps for row in rows if row.case == DECISION and row.steps})
+    times = sorted({row.steps for row in rows if row.case == DECISION and row.steps})
     for (case, policy, steps, _), curve in curves(rows).items():
         style = _style(policy)
         if case == DECISION and policy in TRANSFORMERS:
-            place = max(0, len(_MOMENTS) - len(moments)) + moments.index(steps)
-            style["linestyle"] = _MOMENTS[min(place, len(_MOMENTS) - 1)]
+            place = max(0, len(_TIME_STYLES) - len(times)) + times.index(steps)
+            style["linestyle"] = _TIME_STYLES[min(place, len(_TIME_STYLES) - 1)]
             style["label"] = f"{policy}, decision at t = {steps}"
         _curve(axes, curve, "agents", column, style)
     _decorate(axes, sorted({row.agents for row in rows}), "agents n")
@@ -126,7 +126,7 @@ def _style(policy: str) -> dict[str, str]:
     if policy in TRANSFORMERS:
         color = _TRANSFORMER_COLORS[TRANSFORMERS.index(policy)]
         return {"color": color, "linestyle": "-", "marker": "x", "label": policy}
-    options = HAND_OFFS[policy]
+    options = MESSAGES_OF[policy]
     return {
         "color": _COLORS[options["message"]],
         "linestyle": "--" if options["message_time"] == "previous_step" else "-",

@@ -1,9 +1,9 @@
-"""Peak memory of a function above what was held before it ran.
+"""Peak memory of a function above the memory held before.
 
-On a CUDA device PyTorch keeps the count. On a CPU the operating system does: every measurement runs
-in a fresh child process, because what earlier measurements left in the allocator would be used
-again without being counted. The child makes the inputs, sets the high-water mark of its resident
-memory back to the present (``/proc/self/clear_refs``, Linux only), runs, and reads the mark.
+On a CUDA device PyTorch counts. On a CPU the operating system does: every measurement runs in a
+fresh child process, because memory that earlier measurements left in the allocator would be reused
+without being counted. The child makes the inputs, resets the high-water mark of its resident memory
+(``/proc/self/clear_refs``, Linux only), runs, and reads the mark.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from mads4.bench.measure import Action, synchronize
+from harness.measure import Action, synchronize
 
 MEBIBYTE = float(1 << 20)
 
@@ -30,7 +30,7 @@ _PEAK_RESET = "5"
 """Written to ``clear_refs``: sets VmHWM to VmRSS (proc_pid_clear_refs(5))."""
 
 Prepare = Callable[[], Action]
-"""Makes the inputs and returns what is to be measured; picklable where a child process runs it."""
+"""Makes the inputs and returns the action; picklable where a child process runs it."""
 
 
 def reason_against(device: torch.device) -> str | None:
@@ -61,13 +61,13 @@ def peak_mebibytes(prepare: Prepare, device: torch.device, threads: int) -> floa
         threads: PyTorch's threads in the child process.
 
     Raises:
-        MemoryError: If the child process was ended before it answered, as the system does with
-            processes that ask for more memory than there is.
+        MemoryError: If the child process was killed, as the system does with processes that need
+            more memory than there is.
     """
     if device.type == "cuda":
         return _cuda_peak(prepare(), device)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload(["mads4.models"])  # else every child imports it again
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, prepare, threads), daemon=True)
     process.start()
@@ -75,7 +75,7 @@ def peak_mebibytes(prepare: Prepare, device: torch.device, threads: int) -> floa
     try:
         answer = receiver.recv()
     except EOFError:
-        raise MemoryError("the measuring process was ended") from None
+        raise MemoryError("the measuring process was killed") from None
     finally:
         process.join()
         receiver.close()
@@ -87,9 +87,9 @@ def peak_mebibytes(prepare: Prepare, device: torch.device, threads: int) -> floa
 def _child(sender: Connection, prepare: Prepare, threads: int) -> None:
     torch.set_num_threads(threads)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # backends announce there what they compile
+        with contextlib.redirect_stdout(sys.stderr):  # where backends announce compilations
             answer: float | Exception = resident_peak(prepare())
-    except Exception as error:  # raised again where the measurement was asked for
+    except Exception as error:  # raised in the parent
         answer = error
     sender.send(answer)
     sender.close()

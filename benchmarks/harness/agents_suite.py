@@ -1,18 +1,18 @@
-"""The agents' benchmark from its plan to its rows; what would take too long is left out."""
+"""The benchmark of policies from its grid to its rows, without cells that would take too long."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
 
-from mads4.bench import memory
-from mads4.bench.agents import (
+from harness import memory
+from harness.agents import (
     DECISION,
     TRAINING,
     TRANSFORMERS,
@@ -22,8 +22,8 @@ from mads4.bench.agents import (
     prepared,
     remembered_bytes,
 )
-from mads4.bench.agents_rows import AgentRow
-from mads4.bench.measure import Control, Effort, Timing, measure_time
+from harness.agents_rows import AgentRow
+from harness.measure import Control, Effort, Timing, measure_time
 from mads4.models.base import parameter_count
 
 _CONTROL_RUNS = 2
@@ -79,7 +79,7 @@ class AgentSettings:
     max_run_seconds: float
     """A cell is left out if one run is expected to take longer …"""
     max_mebibytes: float
-    """… or to need more memory, judged by the largest cell of its policy measured so far."""
+    """… or to need more memory, extrapolated from the policy's latest cell."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ class AgentSuite:
     _measured: dict[tuple[str, str], tuple[AgentCell, AgentRow]] = field(default_factory=dict)
     """(case, policy) → the last cell that was measured."""
     _alone: dict[AgentCell, float] = field(default_factory=dict)
-    """Cell → milliseconds of agents that hand nothing on."""
+    """Cell → milliseconds of agents without messages."""
 
     def __post_init__(self) -> None:
         self.control = Control(self.settings.control_size, self.device)
@@ -179,15 +179,4 @@ class AgentSuite:
 
 
 def _row(cell: AgentCell, **values: Any) -> AgentRow:
-    return AgentRow(
-        case=cell.case,
-        policy=cell.policy,
-        parameterization=cell.parameterization,
-        device=cell.device,
-        agents=cell.agents,
-        steps=cell.steps,
-        batch=cell.batch,
-        channels=cell.channels,
-        state=cell.state,
-        **values,
-    )
+    return AgentRow(**asdict(cell), **values)

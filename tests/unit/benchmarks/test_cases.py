@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mads4.bench.cases import COMPILED, REFERENCE, Cell, reference_mebibytes, workload
-from mads4.bench.rows import COLUMNS, Row, to_csv, to_text
-from mads4.bench.share import operator_shares, product_share
-from mads4.bench.suite import Grid, prepared
+from harness.cases import COMPILED, REFERENCE, Cell, reference_mebibytes, workload
+from harness.rows import COLUMNS, Row, to_csv, to_text
+from harness.suite import Grid, operator_shares, prepared, product_share
 
 KERNEL = Cell("kernel", "diagonal", "torch", length=12, channels=3, state=4)
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mads4.bench.agents import (
+from harness.agents import (
     ACTIONS,
     DECISION,
-    HAND_OFFS,
+    MESSAGES_OF,
     OBSERVATION,
     POLICIES,
     STATE,
@@ -26,11 +26,10 @@ from mads4.bench.agents import (
     prepared,
     remembered_bytes,
 )
-from mads4.bench.agents_rows import AgentRow, growth, growth_text
-from mads4.bench.agents_suite import AgentGrid, AgentSettings, AgentSuite
-from mads4.bench.growth import fit
-from mads4.bench.measure import Effort
-from mads4.bench.transformer import TransformerPolicy, TransformerState, of_size
+from harness.agents_rows import AgentRow, fit, growth, growth_text
+from harness.agents_suite import AgentGrid, AgentSettings, AgentSuite
+from harness.measure import Effort
+from harness.transformer import TransformerPolicy, TransformerState, of_size
 from mads4.models.base import parameter_count
 from mads4.types import EnvSpec, PolicyInput, SequenceBatch
 
@@ -153,10 +152,10 @@ def test_a_transformer_of_about_so_many_parameters() -> None:
     )
 
 
-def test_names_say_what_is_handed_on() -> None:
-    assert len(HAND_OFFS) == 15
+def test_names_describe_messages() -> None:
+    assert len(MESSAGES_OF) == 15
     assert set(USUAL) < set(POLICIES)
-    assert HAND_OFFS["state-previous+action"] == {
+    assert MESSAGES_OF["state-previous+action"] == {
         "message": "state",
         "message_time": "previous_step",
         "share_action": True,
@@ -213,7 +212,7 @@ def test_growth_of_straight_lines_and_powers() -> None:
     assert fit([2, 4], [1.0, 2.0]) is None
 
 
-def test_growth_is_told_for_each_curve() -> None:
+def test_growth_of_each_curve() -> None:
     rows = [
         AgentRow(case, "output", "diagonal", "cpu", n, steps, 1, 8, 4, ms=2.0 * n, ms_min=float(n))
         for case, steps in ((TRAINING, 50), (DECISION, 0))
@@ -241,7 +240,7 @@ def suite(**limits: float) -> AgentSuite:
 
 
 def test_what_would_take_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mads4.bench.memory.reason_against", lambda device: "not now")
+    monkeypatch.setattr("harness.memory.reason_against", lambda device: "not now")
     cells = [CELL, replace(CELL, agents=300_000_000)]
     small, large = suite().rows(cells)
     assert small.ms is not None
@@ -269,11 +268,11 @@ def test_plans_begin_with_what_the_others_are_compared_with() -> None:
 
 
 def test_agents_from_end_to_end(
-    cli: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bench: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--quick", "--threads", "1", "--device", "cpu", "--agents", "2,3,4", "--lengths", "4")
     few = ("--policies", "none,transformer", "--environments", "1")
-    assert cli("bench", "agents", *words, *few) == 0
+    assert bench("agents", *words, *few) == 0
     folder = tmp_path / "outputs" / "bench"
     with (folder / "agents.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -293,8 +292,8 @@ def test_agents_from_end_to_end(
     assert "a + b n" in capsys.readouterr().out
 
 
-def test_unknown_hand_offs_are_told(
-    cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+def test_unknown_policies_are_refused(
+    bench: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli("bench", "agents", "--policies", "ouput") == 2
+    assert bench("agents", "--policies", "ouput") == 2
     assert "Did you mean 'output'?" in capsys.readouterr().err

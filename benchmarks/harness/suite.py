@@ -1,4 +1,4 @@
-"""A benchmark from its plan to its rows: which cells there are, and what each of them gives."""
+"""The benchmark of kernels, layers and steps from its grid to its rows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
-from mads4.bench import memory
-from mads4.bench.cases import COMPILED, REFERENCE, Cell, reference_mebibytes, workload
-from mads4.bench.measure import Action, Control, Effort, Timing, measure_time
-from mads4.bench.rows import Row
-from mads4.bench.share import largest, operator_shares, product_share
+from harness import memory
+from harness.cases import COMPILED, REFERENCE, Cell, reference_mebibytes, workload
+from harness.measure import Action, Control, Effort, Timing, measure_time, synchronize
+from harness.rows import Row
 from mads4.kernels.backends import AUTO, NAMES, reason_against
 
 CASES = {"kernels": ("kernel",), "layer": ("layer", "block"), "step": ("step layer", "step stack")}
@@ -26,6 +26,12 @@ CASES = {"kernels": ("kernel",), "layer": ("layer", "block"), "step": ("step lay
 PROFILED = frozenset({"block"})
 _TRAINED = frozenset({"kernel", "layer", "block"})
 _CONTROL_RUNS = 2
+
+TRANSFORMS = ("aten::_fft_",)
+PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::baddbmm", "aten::_addmm")
+
+_PROFILED_NAME = "measured"
+_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class Settings:
 
 @dataclass
 class Suite:
-    """Measures cells one after another and remembers what later ones are compared with."""
+    """Measures cells one after another, plain formulas before those compared with them."""
 
     settings: Settings
     device: torch.device
@@ -115,7 +121,7 @@ class Suite:
 
     def _measure(self, cell: Cell) -> Row:
         try:
-            with redirect_stdout(sys.stderr):  # backends announce there what they compile
+            with redirect_stdout(sys.stderr):  # where backends announce compilations
                 return self._measured(cell)
         except torch.cuda.OutOfMemoryError:
             return _row(cell, note="out of memory")
@@ -169,9 +175,9 @@ class Suite:
         return product_share(shares)
 
     def _peaks(self, cell: Cell, parts: Sequence[str]) -> tuple[dict[str, float], str]:
-        """Return the peak memory of each part, and what kept it from being measured."""
+        """Return the peak memory of each part, or the reason why it is unknown."""
         if memory.reason_against(self.device) is not None:
-            return {}, ""  # the command says it once for all rows
+            return {}, ""  # the command prints it once for all rows
         peaks: dict[str, float] = {}
         for part in parts:
             prepare = partial(prepared, cell, part)
@@ -209,8 +215,42 @@ def _within(context: Callable[[], AbstractContextManager[object]], action: Actio
         return action()
 
 
+def operator_shares(action: Action, device: torch.device, runs: int = 3) -> dict[str, float]:
+    """Return the share of the time that each operator took itself, the greatest first.
+
+    On a CPU the time is that of the whole action, the interpreter's part included (under the name
+    ``python``); on a CUDA device it is that of the kernels.
+    """
+    on_cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda
+    action()
+    synchronize(device)
+    with profile(activities=activities) as profiler:
+        for _ in range(runs):
+            with record_function(_PROFILED_NAME):
+                action()
+        synchronize(device)
+    times: dict[str, float] = {}
+    for event in profiler.key_averages():
+        own = event.self_device_time_total if on_cuda else event.self_cpu_time_total
+        times["python" if event.key == _PROFILED_NAME else event.key] = float(own)
+    total = sum(times.values()) or 1.0
+    ordered = sorted(times.items(), key=lambda item: -item[1])
+    return {name: time / total for name, time in ordered}
+
+
+def product_share(shares: dict[str, float]) -> float:
+    """Return the share of transforms and matrix products together, 0 to 1."""
+    return sum(part for name, part in shares.items() if name.startswith((*TRANSFORMS, *PRODUCTS)))
+
+
+def largest(shares: dict[str, float]) -> dict[str, float]:
+    """Return the operators that matter, rounded, for a report."""
+    return {name: round(share, 4) for name, share in list(shares.items())[:_LISTED]}
+
+
 def unavailable(backends: Sequence[str], device: torch.device) -> dict[str, str]:
-    """Return why those of `backends` that cannot run on a device cannot."""
+    """Return the reason for each of `backends` that cannot run on a device."""
     with redirect_stdout(sys.stderr):
         reasons = {name: reason_against(name, device) for name in backends if name in NAMES}
         if COMPILED in backends:
@@ -219,29 +259,18 @@ def unavailable(backends: Sequence[str], device: torch.device) -> dict[str, str]
 
 
 def _reason_against_compiling(device: torch.device) -> str | None:
-    """Compile something small: that it works depends on compilers that only a trial finds."""
+    """Compile a tiny function: only a trial shows whether the compilers work."""
     try:
         torch.compile(torch.sin)(torch.ones(2, device=device))
-    except Exception as error:  # whatever the compiler stumbles over is the reason
+    except Exception as error:  # compilers raise many kinds
         return f"torch.compile fails: {str(error).strip().partition(chr(10))[0]}"
     return None
 
 
 def selectable(benchmark: str) -> tuple[str, ...]:
-    """Return what a benchmark takes as backends."""
+    """Return the choices of a benchmark's ``--backends``."""
     return ("torch", COMPILED, REFERENCE) if benchmark == "step" else (AUTO, *NAMES, REFERENCE)
 
 
 def _row(cell: Cell, **values: Any) -> Row:
-    return Row(
-        case=cell.case,
-        parameterization=cell.parameterization,
-        backend=cell.backend,
-        dtype=cell.dtype,
-        device=cell.device,
-        length=cell.length,
-        channels=cell.channels,
-        state=cell.state,
-        batch=cell.batch,
-        **values,
-    )
+    return Row(**asdict(cell), **values)

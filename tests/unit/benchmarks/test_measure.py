@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from mads4.bench.measure import Control, Effort, Timing, measure_time
+from harness.measure import Control, Effort, Timing, measure_time
 
 CPU = torch.device("cpu")
 

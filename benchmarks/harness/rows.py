@@ -1,4 +1,4 @@
-"""One line of results: as CSV for programs and as aligned text for people."""
+"""One row of results, as CSV and as aligned text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one cell; None where there is nothing to say, `note` says why.
+    """The measurements of one cell; None where there is none, with the reason in `note`.
 
-    Times in milliseconds, memory in MiB above what was held before. The field names are the columns
+    Times in milliseconds, memory in MiB above that held before. The field names are the columns
     of the CSV file. ``forward_backward`` includes the forward pass.
     """
 

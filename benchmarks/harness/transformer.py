@@ -1,4 +1,4 @@
-"""A decision transformer over each agent's own history: what S4 is measured beside.
+"""A decision transformer over each agent's own history, the baseline of S4.
 
 Every agent-step is three tokens, in this order: the agent's previous action, the return-to-go, and
 its observation with the global state, whose output gives the action logits (Chen et al. 2021,

@@ -1,9 +1,9 @@
-"""What is timed of whole policies: a training step, and a decision, for any number of agents.
+"""Workloads of whole policies: a training step and a decision, for any number of agents.
 
 A training step is forward pass, loss and backward pass over B whole trajectories (the optimizer,
 the same for all, is left out); a decision is one step of the policy for all agents of B
 environments, sampling included. Inputs are random numbers of the sizes of a small warehouse.
-Dropout is off: a transformer draws it anew for every token, S4 blocks for whole sequences only.
+Dropout is off: a transformer draws it for every token, S4 blocks for whole sequences only.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mads4.bench.cases import Workload
-from mads4.bench.measure import Action
-from mads4.bench.transformer import TOKENS, TransformerPolicy, of_size
+from harness.cases import Workload
+from harness.measure import Action
+from harness.transformer import TOKENS, TransformerPolicy, of_size
 from mads4.models import Mads4Policy
 from mads4.models.base import parameter_count
 from mads4.models.communication import MESSAGES
@@ -29,8 +29,8 @@ TRAINING, DECISION = "training", "decision"
 N_LAYERS = 3
 HEADS = 4
 OBSERVATION, STATE, ACTIONS = 71, 14, 5
-"""Features of an observation and of the global state, and actions, as in RWARE with two agents;
-kept for any number of agents, so that only the agents become more."""
+"""Features of an observation and of the global state, and actions, as in RWARE with two agents, for
+any number of agents."""
 
 TRANSFORMER, WIDE_TRANSFORMER = "transformer", "transformer-wide"
 TRANSFORMERS = (TRANSFORMER, WIDE_TRANSFORMER)
@@ -41,14 +41,14 @@ _WIDE_FEED_FORWARD = 2
 """Hidden units per channel of the wide transformer."""
 
 
-def _hand_offs() -> dict[str, dict[str, Any]]:
+def _messages_of() -> dict[str, dict[str, Any]]:
     """Return the policy's options by name: ``<message>[-previous][+action]``."""
     named: dict[str, dict[str, Any]] = {}
     for message in MESSAGES:
         for share_action in (False, True):
             for time in ("same_step", "previous_step"):
                 if message == "none" and time == "previous_step" and not share_action:
-                    continue  # nothing is handed on, whenever
+                    continue  # there is no message to delay
                 early = "-previous" if time == "previous_step" else ""
                 name = f"{message}{early}{'+action' if share_action else ''}"
                 options = {"message": message, "message_time": time, "share_action": share_action}
@@ -56,18 +56,18 @@ def _hand_offs() -> dict[str, dict[str, Any]]:
     return named
 
 
-HAND_OFFS = _hand_offs()
-POLICIES = (*HAND_OFFS, *TRANSFORMERS)
+MESSAGES_OF = _messages_of()
+POLICIES = (*MESSAGES_OF, *TRANSFORMERS)
 USUAL = (
     *("none", "none+action", "output", "output+action", "output-previous", "state", "logits"),
     TRANSFORMER,
 )
-"""One of each kind: what is measured unless something else is asked for."""
+"""One of each kind, measured by default."""
 
 
 @dataclass(frozen=True)
 class AgentCell:
-    """One line of the table: which policy does what, for how many agents."""
+    """One row of the table: a policy, its task and the sizes."""
 
     case: str
     """`TRAINING` or `DECISION`."""
@@ -88,7 +88,7 @@ class AgentCell:
 
     @property
     def agent_steps(self) -> int:
-        """Decisions learned from or made in one run."""
+        """Decisions trained on or made in one run."""
         return self.batch * self.agents * (self.steps if self.case == TRAINING else 1)
 
     @property
@@ -102,7 +102,7 @@ class AgentCell:
 
 
 def spec_of(cell: AgentCell) -> EnvSpec:
-    """Return the sizes of a made-up environment with so many agents."""
+    """Return the sizes of an imaginary environment for the cell."""
     limit = max(1, cell.steps)
     return EnvSpec("random", "", cell.agents, OBSERVATION, STATE, ACTIONS, limit, "none")
 
@@ -133,7 +133,7 @@ def policy_of(cell: AgentCell) -> Mads4Policy | TransformerPolicy:
         width = max(1, 2 * cell.channels // 3 // HEADS) * HEADS
         policy = of_size(spec, target, n_layers=N_LAYERS, d_model=width, n_heads=HEADS)
     else:
-        policy = Mads4Policy(spec, **sizes, **HAND_OFFS[cell.policy])
+        policy = Mads4Policy(spec, **sizes, **MESSAGES_OF[cell.policy])
     return policy.to(cell.device)
 
 
@@ -176,7 +176,7 @@ def _sequences(cell: AgentCell) -> SequenceBatch:
 
 
 def _deciding(cell: AgentCell, policy: Mads4Policy | TransformerPolicy) -> Action:
-    """Return what decides once, always at the same time step."""
+    """Return an action that decides once, always at the same time step."""
     inputs = _one_step(cell)
     if isinstance(policy, TransformerPolicy):
         remembered = policy.state_after(cell.steps, cell.batch, cell.steps + 1)
@@ -200,10 +200,7 @@ def _one_step(cell: AgentCell) -> PolicyInput:
 
 
 def remembered_bytes(cell: AgentCell) -> int:
-    """Return what a policy remembers of one environment after the cell's steps, in bytes.
-
-    Counted on the state that its own `initial_state` makes, for one environment.
-    """
+    """Return the size in bytes of a policy's state of one environment after the cell's steps."""
     policy = policy_of(replace(cell, device="cpu"))
     if isinstance(policy, TransformerPolicy):
         width = policy.head.in_features

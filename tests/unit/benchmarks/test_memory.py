@@ -6,7 +6,7 @@ import pytest
 import torch
 from memory_fakes import allocating, die, fail
 
-from mads4.bench import memory
+from harness import memory
 
 CPU = torch.device("cpu")
 
@@ -32,12 +32,12 @@ def test_an_error_in_the_child_is_raised_here() -> None:
         memory.peak_mebibytes(fail, CPU, threads=1)
 
 
-def test_a_child_that_dies_is_told_apart() -> None:
-    with pytest.raises(MemoryError, match="ended"):
+def test_a_child_that_dies_is_recognized() -> None:
+    with pytest.raises(MemoryError, match="killed"):
         memory.peak_mebibytes(die, CPU, threads=1)
 
 
-def test_systems_without_proc_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systems_without_proc_are_recognized(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     memory._reason_against_cpu.cache_clear()
     assert "darwin" in str(memory.reason_against(CPU))

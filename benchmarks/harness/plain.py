@@ -1,8 +1,7 @@
-"""What the fast operations are compared with: the published formulas, written out in PyTorch.
+"""Baselines: the published formulas in plain PyTorch.
 
-`mads4.kernels.reference` is for checking values and spends time on being easy to check (complex
-powers, dense matrix powers). Here is what one would write who wants the formula to be fast but has
-PyTorch and its autograd only, so that a ratio to it is not flattered.
+`mads4.kernels.reference` is for checking values, and slow (complex powers, dense matrix powers).
+These formulas are as fast as PyTorch and its autograd make them, for a fair ratio.
 
 Sources: arXiv 2206.11893 (S4D: the Vandermonde matrix by one exponential of each element), arXiv
 2111.00396 (S4: four Cauchy sums at half of the roots of unity, C̃ = C (I - Ā^L) being the trained

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mads4.bench.rows import Row
+from harness.rows import Row
 from mads4.io import atomic_path
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _COLORS = {
     "compiled": "#cc79a7",
     "reference": "#7f7f7f",
 }
-"""Okabe and Ito's colors, told apart by color-blind eyes too."""
+"""Okabe and Ito's palette for color-blind readers."""
 
 _LINES = {"diagonal": ("-", "o"), "dplr": ("--", "s")}
 _PARTS = {"forward": "forward", "forward_backward": "forward + backward"}

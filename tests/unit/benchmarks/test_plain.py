@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mads4.bench import plain
+from harness import plain
 from mads4.kernels.reference import dense_bilinear, dense_matrix, with_conjugates
 from mads4.kernels.system import kernel_taps
 from mads4.nn import S4Layer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mads4.bench.measure import Action
+from harness.measure import Action
 
 
 def allocating(held: int, mebibytes: int) -> Action:

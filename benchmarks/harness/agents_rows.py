@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mads4.bench.agents import DECISION, TRANSFORMERS
-from mads4.bench.growth import fit
-from mads4.bench.rows import aligned, short
+import numpy as np
+
+from harness.agents import DECISION, TRANSFORMERS
+from harness.rows import aligned, short
 
 
 @dataclass(frozen=True)
 class AgentRow:
-    """What was measured of one cell; None where there is nothing to say, `note` says why.
+    """The measurements of one cell; None where there is none, with the reason in `note`.
 
     The field names are the columns of the CSV file.
     """
@@ -39,10 +40,10 @@ class AgentRow:
     in_products: float | None = None
     """Median over the control's."""
     over_none: float | None = None
-    """Median over that of agents that hand nothing on."""
+    """Median over that of agents without messages."""
     agent_steps_per_second: float | None = None
     peak_mib: float | None = None
-    """Of a training step, above what was held before."""
+    """Of a training step, above the memory held before."""
     remembered_kib: float | None = None
     """State of one environment between two decisions."""
     control_ms: float | None = None
@@ -95,10 +96,43 @@ def curves(rows: Sequence[AgentRow]) -> dict[tuple[str, str, int, int], list[Age
     return {key: sorted(found, key=lambda row: row.agents) for key, found in grouped.items()}
 
 
+@dataclass(frozen=True)
+class Growth:
+    """A fit of milliseconds over agents n."""
+
+    constant_ms: float
+    """a of a + b n."""
+    per_agent_ms: float
+    """b of a + b n."""
+    largest_error: float
+    """Largest distance from the line, as a share of what was measured."""
+    exponent: float
+    """p of c · n^p over all n: below 1 as long as the constant matters."""
+    last_exponent: float
+    """The same between the two largest n: 1 where growth is linear and the constant is past."""
+
+
+def fit(agents: Sequence[int], milliseconds: Sequence[float]) -> Growth | None:
+    """Fit times over numbers of agents, by relative error; None with fewer than three."""
+    if len(agents) < 3:
+        return None
+    n, ms = np.asarray(agents, dtype=np.float64), np.asarray(milliseconds, dtype=np.float64)
+    weighted = np.stack([np.ones_like(n), n], axis=1) / ms[:, None]
+    constant, slope = np.linalg.lstsq(weighted, np.ones_like(n), rcond=None)[0]
+    steps_n, steps_ms = np.diff(np.log(n)), np.diff(np.log(ms))
+    return Growth(
+        constant_ms=float(constant),
+        per_agent_ms=float(slope),
+        largest_error=float(np.abs((constant + slope * n) / ms - 1.0).max()),
+        exponent=float(np.polyfit(np.log(n), np.log(ms), 1)[0]),
+        last_exponent=float(steps_ms[-1] / steps_n[-1]),
+    )
+
+
 def growth(rows: Sequence[AgentRow]) -> list[dict[str, Any]]:
     """Return the fit of each curve of at least three n, as JSON takes it.
 
-    Of the fastest runs: what else a machine does only ever adds to a time.
+    It uses the fastest runs: other load on the machine only adds to a time.
     """
     fits = []
     for (case, policy, steps, batch), curve in curves(rows).items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mads4.bench.rows import COLUMNS
+from harness.rows import COLUMNS
 
 Command = Callable[..., int]
 QUICK = ("--quick", "--threads", "1", "--device", "cpu")
@@ -20,10 +20,10 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_kernels_from_end_to_end(
-    cli: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bench: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--backends", "torch,reference", "--lengths", "9,30", "--out", "somewhere/figures")
-    assert cli("bench", "kernels", *QUICK, *words, "--parameterizations", "dplr") == 0
+    assert bench("kernels", "kernels", *QUICK, *words, "--parameterizations", "dplr") == 0
     rows = read(tmp_path / "somewhere" / "figures.csv")
     assert tuple(rows[0]) == COLUMNS
     assert len(rows) == 4
@@ -47,9 +47,9 @@ def test_kernels_from_end_to_end(
     assert "figures.png" in output
 
 
-def test_the_share_of_a_block_is_reported(cli: Command, tmp_path: Path) -> None:
+def test_the_share_of_a_block_is_reported(bench: Command, tmp_path: Path) -> None:
     words = ("--backends", "torch", "--lengths", "20", "--parameterizations", "diagonal")
-    assert cli("bench", "layer", *QUICK, *words) == 0
+    assert bench("kernels", "layer", *QUICK, *words) == 0
     layer, block = read(tmp_path / "outputs" / "bench" / "layer.csv")
     assert layer["fft_and_product_share"] == ""
     assert 0.0 < float(block["fft_and_product_share"]) < 1.0
@@ -57,39 +57,39 @@ def test_the_share_of_a_block_is_reported(cli: Command, tmp_path: Path) -> None:
     assert header["profiles"][0]["operators"]
 
 
-def test_steps_have_one_time(cli: Command, tmp_path: Path) -> None:
-    assert cli("bench", "step", *QUICK, "--parameterizations", "dplr", "--batch", "3") == 0
+def test_steps_have_one_time(bench: Command, tmp_path: Path) -> None:
+    assert bench("kernels", "step", *QUICK, "--parameterizations", "dplr", "--batch", "3") == 0
     rows = read(tmp_path / "outputs" / "bench" / "step.csv")
     assert {row["case"] for row in rows} == {"step layer", "step stack"}
     assert {row["forward_backward_ms"] for row in rows} == {""}
 
 
 def test_a_backend_that_cannot_run_is_listed_with_its_reason(
-    cli: Command,
+    bench: Command,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "mads4.bench.suite.reason_against",
+        "harness.suite.reason_against",
         lambda name, device: "it is on strike" if name == "cuda" else None,
     )
     words = ("--parameterizations", "diagonal", "--lengths", "9")
-    assert cli("bench", "kernels", *QUICK, *words, "--backends", "cuda,torch") == 0
+    assert bench("kernels", "kernels", *QUICK, *words, "--backends", "cuda,torch") == 0
     assert "cuda: cannot run here: it is on strike" in capsys.readouterr().out
     rows = {row["backend"]: row for row in read(tmp_path / "outputs" / "bench" / "kernels.csv")}
     assert "on strike" in rows["cuda"]["note"]
     assert rows["torch"]["forward_ms"]
 
-    assert cli("bench", "kernels", *QUICK, *words, "--backends", "cuda") == 2
+    assert bench("kernels", "kernels", *QUICK, *words, "--backends", "cuda") == 2
     captured = capsys.readouterr()
     assert "on strike" in captured.out + captured.err
     assert "none of them can run" in captured.err
 
 
-def test_plain_formulas_that_need_too_much_are_left_out(cli: Command, tmp_path: Path) -> None:
+def test_plain_formulas_that_need_too_much_are_left_out(bench: Command, tmp_path: Path) -> None:
     words = ("--backends", "reference", "--lengths", "900000", "--reference-memory", "10")
-    assert cli("bench", "kernels", *QUICK, *words) == 0
+    assert bench("kernels", "kernels", *QUICK, *words) == 0
     for row in read(tmp_path / "outputs" / "bench" / "kernels.csv"):
         assert not row["forward_ms"]
         assert "left out" in row["note"]
@@ -100,7 +100,7 @@ def test_plain_formulas_that_need_too_much_are_left_out(cli: Command, tmp_path: 
     ("words", "message"),
     [
         (("kernels", "--lengths", "abc"), "'abc' is not a whole number"),
-        (("kernels", "--lengths", "0"), "at least 1"),
+        (("kernels", "--lengths", "0"), "the minimum is 1"),
         (("kernels", "--backends", "troch"), "Did you mean 'torch'?"),
         (("step", "--backends", "keops"), "there is no 'keops'"),
         (("kernels", "--state", "7"), "7 is odd"),
@@ -112,20 +112,20 @@ def test_plain_formulas_that_need_too_much_are_left_out(cli: Command, tmp_path: 
         ((), "benchmark"),
     ],
 )
-def test_mistakes_are_told_in_words(
-    cli: Command, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+def test_mistakes_are_explained(
+    bench: Command, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
 ) -> None:
-    assert cli("bench", *words) == 2
+    assert bench("kernels", *words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
 
 
-def test_a_place_that_cannot_be_written_is_told_before_measuring(
-    cli: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_place_that_cannot_be_written_is_refused_before_measuring(
+    bench: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way", encoding="utf-8")
-    assert cli("bench", "kernels", *QUICK, "--out", "file/figures") == 2
+    assert bench("kernels", "kernels", *QUICK, "--out", "file/figures") == 2
     captured = capsys.readouterr()
     assert "file/figures" in captured.err
     assert not captured.out
