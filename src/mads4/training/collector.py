@@ -82,14 +82,14 @@ class Collector:
             config = self._config
             self._envs = make_vector(
                 self._make_env,
-                min(config.parallel, config.episodes),
-                workers=config.workers,
+                min(config.num_envs, config.episodes),
+                workers=config.num_workers,
                 timeout=config.worker_timeout,
             )
         return self._envs
 
     def _target(self, episode: int, best_return: float) -> float:
-        """Return what episode k is asked for: a factor of the best, less an even spread."""
-        highest = self._config.target_factor * best_return
+        """Return episode k's target return: a factor of the best, less a uniform spread."""
+        highest = self._config.target_return_scale * best_return
         drawn = np.random.default_rng([self._seed, episode, 2]).random()
-        return float(highest - abs(highest) * self._config.target_spread * drawn)
+        return float(highest - abs(highest) * self._config.target_return_spread * drawn)

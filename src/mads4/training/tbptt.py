@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mads4.models import PolicyState, SequencePolicy
+from mads4.models.sequence_view import PolicySequence
 from mads4.types import BoolArray, SequenceBatch
 
 
@@ -26,8 +27,8 @@ class TruncatedBPTT:
         self._state: PolicyState | None = None
         self._order: Tensor | None = None
 
-    def logits(self, batch: SequenceBatch, begins: BoolArray) -> Tensor:
-        """Return the logits (B, T, N, n_actions) of a batch that follows the one before.
+    def sequence(self, batch: SequenceBatch, begins: BoolArray) -> PolicySequence:
+        """Return the policy's output for a batch that follows the one before.
 
         Args:
             batch: of a `mads4.data.consecutive.ConsecutiveSampler`.
@@ -47,7 +48,7 @@ class TruncatedBPTT:
         )
         assert found.state is not None
         self._state, self._order = found.state.detach(), order
-        return found.logits
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs; empty before the first window."""

@@ -1,4 +1,4 @@
-"""Played episodes as on-policy training wants them: batches, what the policy thought, advantages.
+"""The rollout buffer: played episodes as segments, with old probabilities, values and advantages.
 
 Everything that the update compares with, old probabilities, latents, the states at which segments
 begin, is computed once after the episodes have been played, in the convolutional view, which equals
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mads4.algorithms.ppo import advantages, log_probabilities
+from mads4.algorithms.losses import advantages, log_probabilities
 from mads4.models import PolicyState, SequencePolicy
 from mads4.models.critic import Critic
 from mads4.models.policy_state import join
@@ -122,7 +122,7 @@ class Experience:
     log_probability: Tensor
     """(R, L, N) of the actions taken."""
     reference: Tensor | None
-    """(R, L, N, n_actions), logits of the policy at the other end of the leash."""
+    """(R, L, N, n_actions), logits of the pretrained policy."""
     latent: Tensor
     """(R, L, N, H) of the step before."""
     value: Tensor
@@ -168,7 +168,7 @@ def assess(
         episodes: played by `policy` as it is now.
         policy: in evaluation mode.
         critic: gives the values.
-        reference: policy at the other end of the leash, or None.
+        reference: the pretrained policy, or None.
         segment: steps of a segment; None for whole episodes.
         gamma: discount of a step.
         lam: λ of the generalized advantage estimation.
