@@ -19,13 +19,12 @@ import os
 import shutil
 import sys
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from mads4.kernels.backends.keops_cache import Formula, cache_folder, load
-from mads4.kernels.backends.torch_backend import powers
+from mads4.kernels.backends.torch_backend import agrees, powers
 
 _BLOCK = 32
 """S, a compiled width: larger ones save exponentials on a CPU but spill registers on a GPU."""
@@ -103,7 +102,6 @@ class KeopsBackend:
     """Formulas that KeOps compiles, some seconds each, at the first use on a machine."""
 
     name = "keops"
-    auto_rank: ClassVar[dict[str, int]] = {"cpu": 2, "cuda": 3}
 
     def powers(self, base: Tensor, length: int, sequences: int = 1) -> BlockPowers:
         """Return the factors of ``base^l``."""
@@ -113,6 +111,7 @@ class KeopsBackend:
 
 
 BACKEND = KeopsBackend()
+AUTO_RANK = {"cpu": 2, "cuda": 3}
 
 
 def reason_against(device: torch.device) -> str | None:
@@ -128,7 +127,9 @@ def reason_against(device: torch.device) -> str | None:
     try:
         if device.type == "cuda" and not load().config.gpu_available:
             return "KeOps finds no CUDA driver with NVRTC; install the CUDA toolkit."
-        return _probe(device)
+        if agrees(BACKEND, device, _BLOCK + 1):
+            return None
+        return f"KeOps computes wrong values; delete its folder in {cache_folder()} and try again."
     except OSError as error:
         return (
             f"KeOps cannot use its cache folder {cache_folder()} ({error}); set "
@@ -140,14 +141,3 @@ def reason_against(device: torch.device) -> str | None:
             f"KeOps cannot compile or load a formula ({summary}); `python -c 'import pykeops; "
             "pykeops.test_torch_bindings()'` shows more."
         )
-
-
-def _probe(device: torch.device) -> str | None:
-    base = torch.tensor([[0.8 + 0.3j, 0.0j]], device=device)
-    weight = torch.tensor([[[0.5 - 0.2j, 1.0 + 1.0j]]], device=device)
-    length = _BLOCK + 1
-    expected = 2.0 * (weight * powers(base, length)).sum(-1).real
-    actual = BACKEND.powers(base, length).product(weight).squeeze(1)
-    if torch.allclose(actual, expected, atol=1e-5):
-        return None
-    return f"KeOps computes wrong values; delete its folder in {cache_folder()} and try again."

@@ -17,7 +17,7 @@ import io
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -31,19 +31,14 @@ _LOG = logging.getLogger(__name__)
 LOCK_NAME = "mads4-keops.lock"
 
 
-class KeopsError(RuntimeError):
-    """KeOps could not be imported, or could not compile a formula."""
-
-
 def cache_folder() -> Path:
     """Return the folder of KeOps' compiled formulas."""
     folder = os.environ.get("KEOPS_CACHE_FOLDER")
     return Path.home() / ".cache" if folder is None else Path(folder)
 
 
-@contextlib.contextmanager
-def exclusive() -> Iterator[None]:
-    """Hold the lock of the cache folder against other processes and threads; not reentrant.
+def exclusive() -> contextlib.AbstractContextManager[object]:
+    """Acquire the lock of the cache folder against other processes and threads; not reentrant.
 
     Raises:
         OSError: If the folder cannot be written to.
@@ -52,14 +47,10 @@ def exclusive() -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_NAME)
     try:
-        lock.acquire(blocking=False)
+        return lock.acquire(blocking=False)
     except Timeout:
         _LOG.info("waiting for another process that compiles KeOps formulas in %s", folder)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 @functools.cache
@@ -112,7 +103,7 @@ class Formula:
         Batch axes broadcast. It is computed on the device of the tensors.
 
         Raises:
-            KeopsError: If the formula cannot be compiled.
+            RuntimeError: If the formula cannot be compiled.
         """
         device = arguments[0].device
         scheme = "CPU" if device.type == "cpu" else "GPU_1D"
@@ -150,7 +141,7 @@ def _compile(call: Callable[[], Tensor]) -> Tensor:
         except ImportError as error:
             library = None if error.path is None else Path(error.path).resolve()
             if library is None or not library.is_relative_to(cache_folder().resolve()):
-                raise KeopsError(_compiler_message(messages.getvalue(), error)) from error
+                raise RuntimeError(_compiler_message(messages.getvalue(), error)) from error
             library.unlink()
             return call()
 
