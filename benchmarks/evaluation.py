@@ -1,8 +1,8 @@
-"""Time an evaluation of the default policy on RWARE, and what it is made of.
+"""Time an evaluation of the default policy on RWARE, and its parts.
 
 32 episodes of tiny-2ag, 32 environments at a time, default policy (3 blocks, H = N = 96,
-message=output, random weights). For each number of worker processes, and in turns, so that the
-machine's drift hits all alike:
+message=output, random weights). For each number of worker processes, in turns, against the
+machine's drift:
 
 * environments: random actions without a policy, as fast as the processes go;
 * whole: `mads4.rollout.rollout.rollout`, its share of the above, and the policy's time in it.
