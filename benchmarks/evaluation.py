@@ -36,7 +36,7 @@ from mads4.models import Mads4Policy
 from mads4.rollout.processes import keep_freed_memory
 from mads4.rollout.rollout import rollout
 from mads4.rollout.shared_buffers import RESET, STEP
-from mads4.rollout.vector import Loss, VectorEnv, make_vector
+from mads4.rollout.vector import VectorEnv, WorkerLost, make_vector
 from mads4.types import PolicyInput, PolicyOutput
 
 EPISODES, PARALLEL = 32, 32
@@ -225,7 +225,7 @@ def _order(envs: VectorEnv, order: int) -> None:
         _require_none_lost(envs.wait(group))
 
 
-def _require_none_lost(losses: list[Loss]) -> None:
+def _require_none_lost(losses: list[WorkerLost]) -> None:
     if losses:
         raise RuntimeError(f"a worker process {losses[0].reason}: nothing to measure")
 
