@@ -58,7 +58,7 @@ reproduce-rware: $(RUNTIME) ## The reference run on the warehouse (SCENARIO=tiny
 	$(BIN)/mads4 train experiment=reproduce_rware env.scenario=$(SCENARIO) resume=auto \
 		hydra.run.dir=outputs/reproduce-rware/$(SCENARIO)
 
-reproduce-smac: $(RUNTIME) ## The paper's 12 runs on StarCraft II; says first what game or data lack
+reproduce-smac: $(RUNTIME) ## The paper's 12 runs on StarCraft II; reports first what is missing
 	$(BIN)/mads4 train -m experiment=smac_2c_vs_64zg_poor name=reproduce_smac resume=auto \
 		env.scenario=5m_vs_6m,2c_vs_64zg,6h_vs_8z,corridor dataset.quality=good,medium,poor \
 		hydra.sweep.dir=outputs/reproduce-smac

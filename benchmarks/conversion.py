@@ -1,13 +1,13 @@
 """Convert a large folder in AlberDICE's layout: peak memory, and rate against a plain copy.
 
-The folder (5 GB unless told otherwise, not sparse) is written on the spot by our own writer: a few
-real episodes of RWARE tiny-4ag, actions drawn anew, over and over again, so that it compresses as
-recordings do. `--noise` replaces the observations by normal random numbers, the worst case.
+The folder (5 GB by default, not sparse) is written first: a few real episodes of RWARE tiny-4ag,
+repeated with other random actions, so that it compresses as recordings do. `--noise` replaces the
+observations by normal random numbers, the worst case.
 
-Then, in turns and in a process of its own each, so that peaks are told apart:
+Then follow, in turns and each in its own process, for separate memory peaks:
 
 * copy: every file of the folder with `shutil.copyfile`, then fsync, as `cp` does;
-* read: every episode taken from the reader and dropped;
+* read: every episode read and dropped;
 * convert: what ``mads4 data convert`` does, hashes of the sources included, fsync at the end;
 * convert, uncompressed: the episodes written without compression.
 
@@ -179,8 +179,8 @@ def run(task: str, source: Path, target: Path, size: int) -> dict[str, float]:
     """Run one task in a process of its own, and remove what it made."""
     began = time.perf_counter()
     command = [sys.executable, __file__, "--do", task, str(source), str(target)]
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    peak, cpu = map(float, told.split())
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    peak, cpu = map(float, output.split())
     seconds = time.perf_counter() - began
     written = total_bytes(target)
     if target.is_dir():

@@ -1,8 +1,8 @@
-"""Time an evaluation of the default policy on RWARE, and what it is made of.
+"""Time an evaluation of the default policy on RWARE, and its parts.
 
 32 episodes of tiny-2ag, 32 environments at a time, default policy (3 blocks, H = N = 96,
-message=output, random weights). For each number of worker processes, and in turns, so that the
-machine's drift hits all alike:
+message=output, random weights). For each number of worker processes, in turns, against the
+machine's drift:
 
 * environments: random actions without a policy, as fast as the processes go;
 * whole: `mads4.rollout.rollout.rollout`, its share of the above, and the policy's time in it.
@@ -36,7 +36,7 @@ from mads4.models import Mads4Policy
 from mads4.rollout.processes import keep_freed_memory
 from mads4.rollout.rollout import rollout
 from mads4.rollout.shared_buffers import RESET, STEP
-from mads4.rollout.vector import Loss, VectorEnv, make_vector
+from mads4.rollout.vector import VectorEnv, WorkerLost, make_vector
 from mads4.types import PolicyInput, PolicyOutput
 
 EPISODES, PARALLEL = 32, 32
@@ -225,7 +225,7 @@ def _order(envs: VectorEnv, order: int) -> None:
         _require_none_lost(envs.wait(group))
 
 
-def _require_none_lost(losses: list[Loss]) -> None:
+def _require_none_lost(losses: list[WorkerLost]) -> None:
     if losses:
         raise RuntimeError(f"a worker process {losses[0].reason}: nothing to measure")
 

@@ -1,6 +1,6 @@
 """Time online training on RWARE, beside its environments alone, and its update in both views.
 
-In turns, so that the machine's drift hits all alike, for each number of worker processes:
+In turns, against the machine's drift, for each number of worker processes:
 
 * environments: random actions without a policy, as fast as the processes go;
 * whole: iterations of `mads4.training.online.OnlineTrainer` (random weights), playing and
@@ -124,7 +124,7 @@ def _order(envs: VectorEnv, groups: list[slice], order: int) -> None:
 
 
 def trainer(make_env: EnvFactory, args: Any, **options: Any) -> OnlineTrainer:
-    """Return a trainer of a fresh policy, with a leash."""
+    """Return a trainer of a randomly initialized policy, with a KL penalty."""
     torch.manual_seed(0)
     config = OnlineTrainerConfig(
         episodes=EPISODES, epochs=args.epochs, critic_warmup=0, stop_divergence=None, **options

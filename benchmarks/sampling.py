@@ -2,8 +2,8 @@
 
 Batches are 64 whole episodes of 500 steps with the sizes of RWARE tiny-4ag (4 agents, 71 features,
 518 of the state for each). The data are random bits, 0.3 GB of them, written to a temporary folder
-and read from there through the system's file cache, as is usual once an epoch has passed; what a
-disk adds is for its own specification to say. In turns, so that the machine's drift hits all alike:
+and read from there through the system's file cache, as after a first epoch; the disk's own time is
+not measured. In turns, against the machine's drift:
 
 * memory: the sampler on arrays in memory, and the same rows by one `numpy.take` per array;
 * on demand: the sampler on an uncompressed file, its rate as a share of memory's;
@@ -43,7 +43,7 @@ from mads4.types import EnvSpec, Episode
 
 BATCH, STEPS, EPISODES = 64, 500, 200
 COMPRESSED = 3
-"""Batches from the compressed file; each takes long enough to be told from noise."""
+"""Batches from the compressed file; each takes long enough to stand out from noise."""
 CPU = torch.device("cpu")
 LARGE = ("observation", "state", "available_actions", "action")
 

@@ -96,7 +96,7 @@ def measure(
 ) -> dict[str, dict[str, Any]]:
     """Return, per side, times in milliseconds, peak memory in MiB and the control's rate.
 
-    The sides take turns, so that a spell of noise meets all of them.
+    The sides take turns, so that noise affects all of them.
     """
     turns = [
         {side: time_side(cell, side, settings, control) for side in sides}
@@ -111,7 +111,7 @@ def measure(
             results[side][part] = summary(Timing(tuple(times)))
         if BOTH in cell.parts and reason_against(CPU) is None:
             prepare = partial(prepared, cell, side, settings.checkout)
-            with contextlib.suppress(MemoryError):  # ended for want of memory: no figure
+            with contextlib.suppress(MemoryError):  # killed for lack of memory: no figure
                 results[side]["mib"] = peak_mebibytes(prepare, CPU, settings.threads)
     return results
 
@@ -133,7 +133,7 @@ def compare(cell: Cell, settings: Settings, control: Control) -> dict[str, Any]:
     if "naive" in theirs and cell.plain_gibibytes() > settings.plain_gibibytes:
         theirs.remove("naive")
         print(f"{cell}  naive left out: needs about {cell.plain_gibibytes():.0f} GiB")
-    with contextlib.redirect_stdout(sys.stderr):  # KeOps says there what it compiles
+    with contextlib.redirect_stdout(sys.stderr):  # where KeOps announces compilations
         sides = measure(cell, [*theirs, *cell.ours], settings, control)
     rates = [side["control_gflops"] for side in sides.values()]
     for side, figures in sides.items():
@@ -280,7 +280,7 @@ def machine(checkout: Path, threads: int) -> dict[str, Any]:
 
 
 def bind_threads(threads: int) -> None:
-    """Give every OpenMP thread a core of its own, by starting this process anew.
+    """Restart this process with one core for every OpenMP thread.
 
     Linux may keep both threads of a young process on one core for seconds, which halves the control
     and, where threads wait for each other, costs a step of 0.2 ms some 8 ms. OpenMP reads these
@@ -297,7 +297,7 @@ def bind_threads(threads: int) -> None:
 
 
 def main() -> None:
-    """Measure all cells, writing the report anew after each."""
+    """Measure all cells and rewrite the report after each."""
     args = arguments()
     check(args.checkout)
     bind_threads(args.threads)

@@ -140,8 +140,4 @@ def causal_convolution(inputs: Tensor, operator: Tensor) -> Tensor:
         )
     if not operator.is_complex():
         return torch.bmm(inputs.flip(-1), operator[:, longest - steps :, :steps])
-    return _fft_convolution(inputs, operator)
-
-
-def _fft_convolution(inputs: Tensor, spectrum: Tensor) -> Tensor:
-    return cast(Tensor, _CausalConvolution.apply(inputs, spectrum))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _CausalConvolution.apply(inputs, operator))  # type: ignore[no-untyped-call]

@@ -181,8 +181,8 @@ def _fast_kernel(given: Inputs, backend: Backend) -> Tensor:
     feedback = None
     if "feedback_row" in given:
         feedback = Feedback(given["feedback_column"], given["feedback_row"])
-    system = DiscreteSystem(*(given[name] for name in _DIAGONAL), feedback)
-    return kernel_taps(system, LENGTH, backend)
+    decay, column, row, feedthrough = (given[name] for name in _DIAGONAL)
+    return kernel_taps(DiscreteSystem(decay, column, row, feedthrough, feedback), LENGTH, backend)
 
 
 _DIAGONAL = ("decay", "column", "row", "feedthrough")

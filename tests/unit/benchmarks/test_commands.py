@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,18 @@ from PIL import Image
 from harness.rows import COLUMNS
 
 Command = Callable[..., int]
+SCRIPTS = Path(__file__).parents[3] / "benchmarks"
 QUICK = ("--quick", "--threads", "1", "--device", "cpu")
 
 
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in SCRIPTS.glob("*.py")))
+def test_every_script_fits_the_package(script: str) -> None:
+    assert importlib.import_module(script).__doc__
 
 
 def test_kernels_from_end_to_end(

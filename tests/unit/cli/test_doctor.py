@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -40,10 +40,9 @@ class FakePowers(SplitPowers):
 
 
 class Fake(TorchBackend):
-    """A backend with wrong gradients, which `auto` never takes."""
+    """A backend with wrong gradients."""
 
     name = "keops"
-    auto_rank: ClassVar[dict[str, int]] = {}
 
     def powers(self, base: torch.Tensor, length: int, sequences: int = 1) -> FakePowers:
         powers = super().powers(base, length, sequences)
@@ -61,6 +60,7 @@ class Backends:
     def provide(self, name: str, backend: Any, reason: Callable[[Any], str | None]) -> None:
         module = ModuleType(f"mads4.kernels.backends.{name}_backend")
         module.BACKEND, module.reason_against = backend, reason  # type: ignore[attr-defined]
+        module.AUTO_RANK = {}  # type: ignore[attr-defined]
         self._monkeypatch.setitem(sys.modules, module.__name__, module)
         choice._REASONS.clear()
         choice._CHOICES.clear()

@@ -261,17 +261,19 @@ class TestReasons:
             raise RuntimeError("no C compiler\n  found")
 
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(cuda_backend, "_launch", fail)
+        monkeypatch.setattr(cuda_backend.LogarithmicPowers, "_launch", fail)
         reason = str(cuda_backend.reason_against(torch.device("cpu")))
         assert reason.endswith("RuntimeError: no C compiler found")
 
     @REQUIRES_TRITON
     def test_a_kernel_that_is_wrong(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        def spoil(name: str, rows: int, tiles: int, *arguments: Tensor, **constants: int) -> None:
-            arguments[3].fill_(7.0)
+        def spoil(
+            self: object, name: str, tiles: int, values: Tensor, result: Tensor, constants: object
+        ) -> None:
+            result.fill_(7.0)
 
         monkeypatch.setenv("TRITON_INTERPRET", "1")
-        monkeypatch.setattr(cuda_backend, "_launch", spoil)
+        monkeypatch.setattr(cuda_backend.LogarithmicPowers, "_launch", spoil)
         assert "wrong values" in str(cuda_backend.reason_against(torch.device("cpu")))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -57,7 +57,6 @@ class Spoilt:
     """The reference backend with one of its results changed."""
 
     name: str = "fake"
-    auto_rank: Mapping[str, int] = field(default_factory=dict)
     on_product: Callable[[Tensor], Tensor] = same
     on_transposed: Callable[[Tensor], Tensor] = same
 

@@ -9,7 +9,6 @@ Axes: ``H`` channels, ``M`` sequences with the same base, ``N`` conjugate pairs,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from torch import Tensor
@@ -32,8 +31,6 @@ class Backend(Protocol):
 
     name: str
     """As in ``kernel=<name>``."""
-    auto_rank: Mapping[str, int]
-    """Device type → place in the order that ``auto`` tries, lowest first; missing: never."""
 
     def powers(self, base: Tensor, length: int, sequences: int = 1) -> Powers:
         """Prepare the products with powers of `base`, (H, N), for exponents below `length`.
@@ -55,7 +52,7 @@ class CachedBackend:
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.name, self.auto_rank = backend.name, backend.auto_rank
+        self.name = backend.name
         self._backend = backend
         self._latest: tuple[Tensor, int, Powers] | None = None
 

@@ -86,10 +86,9 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
 
 
 def automatic_order(device_type: str) -> tuple[str, ...]:
-    """Return the backends that ``auto`` tries on a device, by their `Backend.auto_rank`."""
-    ranks = {name: _module(name).BACKEND.auto_rank.get(device_type) for name in NAMES}
-    ranked = {name: rank for name, rank in ranks.items() if rank is not None}
-    return tuple(sorted(ranked, key=ranked.__getitem__)) or (FALLBACK,)
+    """Return the backends that ``auto`` tries on a device, by their ``AUTO_RANK``."""
+    ranks = {name: _module(name).AUTO_RANK.get(device_type, 0) for name in NAMES}
+    return tuple(sorted(filter(ranks.get, NAMES), key=ranks.__getitem__)) or (FALLBACK,)
 
 
 def _named(name: str, device_type: str) -> Choice:

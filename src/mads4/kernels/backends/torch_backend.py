@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from mads4.kernels.backends.base import Backend
 
 _SHAPE = 2
 """S / √L. Terms in A are multiplied once per sequence, those in S once: 2 was 10 to 40% faster than
@@ -101,7 +102,6 @@ class TorchBackend:
     """
 
     name = "torch"
-    auto_rank: ClassVar[dict[str, int]] = {"cpu": 1, "cuda": 2}
 
     def powers(self, base: Tensor, length: int, sequences: int = 1) -> SplitPowers:
         """Return the two factors of ``base^l``."""
@@ -115,6 +115,15 @@ class TorchBackend:
 
 
 BACKEND = TorchBackend()
+AUTO_RANK = {"cpu": 1, "cuda": 2}
+
+
+def agrees(backend: Backend, device: torch.device, length: int) -> bool:
+    """Return whether a backend computes a tiny product correctly on a device."""
+    base = torch.tensor([[0.8 + 0.3j, 0.0j]], device=device)
+    weight = torch.tensor([[[0.5 - 0.2j, 1.0 + 1.0j]]], device=device)
+    found, expected = (each.powers(base, length).product(weight) for each in (backend, BACKEND))
+    return torch.allclose(found, expected, atol=1e-5)
 
 
 def reason_against(device: torch.device) -> None:

@@ -119,17 +119,8 @@ def vandermonde_transposed_kernel(
     The inner powers d^b stay in registers for all tiles of u; only the outer ones are computed per
     tile, and the sum over a comes last.
 
-    Args:
-        values: u, (H M, L).
-        log2_modulus: log2 |d|, (H, N) float64.
-        turns: arg(d) / 2π, (H, N) float64.
-        out: (H M, N, 2).
-        sequences: M.
-        modes: N.
-        length: L.
-        BLOCK_A: Rows of a tile.
-        BLOCK_B: Columns of a tile.
-        BLOCK_N: Pairs per program.
+    Arguments are as above, except for u, (H M, L), ``out``, (H M, N, 2), and BLOCK_N, the pairs per
+    program.
     """
     row = tl.program_id(0).to(tl.int64)
     dtype: tl.constexpr = values.dtype.element_ty
