@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from mads4.data.dataset import Dataset
@@ -140,7 +141,7 @@ class OfflineSettings(AlgorithmSettings):
     """Learning rate after the warm-up."""
     max_grad_norm: Rate = 1.0
     """Gradient norm, per network, above which gradients are clipped."""
-    freeze: tuple[SSMParameter, ...] = ()
+    freeze: Annotated[tuple[SSMParameter, ...], Field(strict=False)] = ()
     """State-space parameters that keep their initial values."""
 
     def problems(self, where: str, steps: int) -> list[str]:
@@ -207,7 +208,7 @@ class OfflineAlgorithm(Algorithm):
         found = self.losses(batch, output)
         self.optimizer.zero_grad(set_to_none=True)
         total = reduce(add, (value for value in found.values() if value.requires_grad))
-        total.backward()
+        total.backward()  # type: ignore[no-untyped-call]
         limit = self.settings.max_grad_norm
         norms = {
             f"{prefix}gradient_norm": nn.utils.clip_grad_norm_(

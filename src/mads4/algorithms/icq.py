@@ -122,6 +122,6 @@ def chosen(values: Tensor, action: Tensor) -> Tensor:
 
 
 def expected(values: Tensor, logits: Tensor) -> Tensor:
-    """Return Σ_a π(a) Q(a), (B, T, N); unavailable actions have logits of -inf and count nothing."""
+    """Return Σ_a π(a) Q(a), (B, T, N), over the actions that are available (logits not -inf)."""
     probability = logits.softmax(-1)
     return (probability * torch.where(logits.isfinite(), values, 0.0)).sum(-1)

@@ -56,7 +56,7 @@ class Episodes:
             name: torch.from_numpy(np.stack([_padded(row[name], steps) for row in rows]))
             for name in rows[0]
         }
-        reward = stacked.pop("reward")
+        reward = stacked["reward"]
         stacked["available_actions"][~stacked["mask"]] = True
         keys = [one.order_key for one in played if one.order_key is not None]
         order = torch.from_numpy(np.stack(keys)).argsort(1) if random_order else None
@@ -81,7 +81,7 @@ class Episodes:
 
 
 def _rows(played: EpisodeResult) -> dict[str, Any]:
-    """Return one episode's arrays (length + 1, …), those of a `SequenceBatch` and ``reward``."""
+    """Return one episode's arrays (length + 1, …), those of a `SequenceBatch`."""
     episode, last = played.episode, played.last
     assert episode is not None and last is not None, "the rollout has to record"
     length = episode.length
@@ -97,6 +97,8 @@ def _rows(played: EpisodeResult) -> dict[str, Any]:
         "previous_action": np.concatenate([nobody, episode.action]),
         "return_to_go": (played.target_return - taken).astype(np.float32),
         "reward": np.append(episode.reward, np.float32(0.0)),
+        "terminated": (np.arange(length + 1) == length - 1) & bool(episode.terminated),
+        "follows": np.arange(length + 1) < length,
         "mask": np.arange(length + 1) < length,
     }
 

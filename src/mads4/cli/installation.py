@@ -46,7 +46,8 @@ def required_packages() -> dict[str, Facts]:
     for requirement in map(Requirement, entries):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        name, installed, problem = requirement.name, version(requirement.name), None
+        name, installed = requirement.name, version(requirement.name)
+        problem: str | None = None
         wanted = f"{name}{requirement.specifier}"
         if installed is None:
             problem = f"{name} is missing: pip install '{wanted}'"

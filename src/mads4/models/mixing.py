@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mads4.types import EnvSpec
 
@@ -18,9 +19,8 @@ class NormalizedMixing(nn.Module):
 
     def __init__(self, spec: EnvSpec, width: int = 64) -> None:
         super().__init__()
-        self.weights = nn.Sequential(
-            nn.Linear(spec.state_dim, width), nn.ReLU(), nn.Linear(width, spec.n_agents)
-        )
+        self.hidden = nn.Linear(spec.state_dim, width)
+        self.weights = nn.Linear(width, spec.n_agents)
 
     def forward(self, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return the team's value (B, T), and the weights k (B, T, N).
@@ -29,6 +29,7 @@ class NormalizedMixing(nn.Module):
             values: (B, T, N).
             state: (B, T, N or 1, state_dim), normalized; agents' own views are averaged.
         """
-        raw = self.weights(state.to(self.weights[0].weight.dtype).mean(dim=-2)).abs() + 1e-10
+        hidden = functional.relu(self.hidden(state.mean(dim=-2)))
+        raw = self.weights(hidden).abs() + 1e-10
         weights: Tensor = raw / raw.sum(dim=-1, keepdim=True)
         return torch.sum(weights * values, dim=-1), weights

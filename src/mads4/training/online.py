@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mads4.algorithms.mappo import MAPPO, Weights
+from mads4.algorithms.rollout_buffer import Episodes
 from mads4.config import OnlineTrainerConfig
 from mads4.errors import UserError
 from mads4.models import SequencePolicy
@@ -25,7 +26,6 @@ from mads4.rollout.rollout import EpisodeResult, threads
 from mads4.training.async_collector import AsyncCollector, Turn
 from mads4.training.best_tracker import BestTracker
 from mads4.training.collector import Collector
-from mads4.algorithms.rollout_buffer import Episodes
 from mads4.training.state import TrainState
 
 PARITY_EPISODES, PARITY_STEPS = 2, 100
@@ -61,7 +61,7 @@ class OnlineTrainer:
         self.config = config
         self.device = device
         self.tracker = BestTracker(best_return, config.return_window, config.rollback_tolerance)
-        self._best = learner.weights()
+        self._best = algorithm.weights()
         self._judged = self._best
         self._async = AsyncCollector(collector) if config.async_rollout else None
         self._unplayed: Weights | None = None

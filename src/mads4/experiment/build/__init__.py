@@ -6,7 +6,7 @@ from mads4.experiment.build.devices import device
 from mads4.experiment.build.environments import env_spec, environment
 from mads4.experiment.build.policies import normalize, policy, trained_policy
 from mads4.experiment.build.recordings import generated_path, record
-from mads4.experiment.build.training import intervals, offline_settings, sampler
+from mads4.experiment.build.training import intervals, sampler
 
 __all__ = [
     "data_directory",
@@ -17,7 +17,6 @@ __all__ = [
     "generated_path",
     "intervals",
     "normalize",
-    "offline_settings",
     "policy",
     "record",
     "sampler",
