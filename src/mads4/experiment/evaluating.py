@@ -53,13 +53,14 @@ def summarize(
     began = time.perf_counter()
     settings = _as_in_training(config.evaluator, payload)
     judge = Evaluator(make_env, settings, device, config.progress)
-    policy = build.trained_policy(payload, settings.precision).to(device)
+    factory = build.allowed_factory(config)
+    policy = build.trained_policy(payload, settings.precision, factory).to(device)
     targets = target_returns(settings.targets, known_returns(payload))
     baselines = judge.baselines() if settings.baselines else {}
     results = judge.policy(policy, targets, baselines, run_dir)
     earlier = {}
     if before is not None:
-        began_with = build.trained_policy(before, settings.precision).to(device)
+        began_with = build.trained_policy(before, settings.precision, factory).to(device)
         asked = target_returns(settings.targets[:1], known_returns(before))
         earlier = judge.policy(began_with, asked, baselines)
     data = payload["data"]

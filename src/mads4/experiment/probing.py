@@ -28,7 +28,8 @@ def probe(config: ProbeConfig, run_dir: Path) -> None:
     device = build.device(config.device, config.threads)
     payload, make_env = trained(config)
     policy = require_chain(
-        build.trained_policy(payload, config.precision).to(device), config.checkpoint
+        build.trained_policy(payload, config.precision, config.model_factory).to(device),
+        config.checkpoint,
     )
     asked = payload["config"]["evaluator"]["targets"][0] if config.target is None else config.target
     (target,) = target_returns([asked], known_returns(payload)).values()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from mads4.nn.norm import channel_norm
+from mads4.nn.recurrence import FrozenS4
 from mads4.nn.s4 import S4Layer, SequenceKernel
 
 MIXINGS = ("gelu", "glu")
@@ -19,7 +22,7 @@ StackState = tuple[Tensor, ...]
 
 
 class StackOutput(NamedTuple):
-    """What a stack makes of a sequence or a time step."""
+    """A stack's outputs for a sequence or a time step."""
 
     y: Tensor
     """(B, T, H), with memory order (H, B, T)."""
@@ -219,3 +222,38 @@ class S4Stack(nn.Module):
             u, after = block.step(u, before)
             following.append(after)
         return u, tuple(following)
+
+    def frozen(self) -> S4Stack:
+        """Return a copy that can only be stepped and read, its coefficients fixed."""
+        made = copy.deepcopy(self)
+        for block, own in zip(made._layers(), self._layers(), strict=True):
+            block.add_module("s4", FrozenS4(own.s4))
+        return made
+
+
+class _ChannelNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        normal = x - x.mean(0)
+        scale = torch.square(normal).mean(0).add_(eps).rsqrt_()
+        normal.mul_(scale)
+        ctx.save_for_backward(normal, scale)
+        return normal
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        normal, scale = ctx.saved_tensors
+        shared = (grad * normal).mean(0)
+        result = torch.addcmul(grad, normal, shared, value=-1.0)
+        result.sub_(grad.mean(0)).mul_(scale)
+        return result, None
+
+
+def channel_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalize (H, B, T) to zero mean and unit variance over H.
+
+    Without scale and shift: the state-space model that follows is linear per channel, so its C and
+    D already carry a scale. A hand-written pass because PyTorch's kernel wants H last.
+    """
+    return cast(Tensor, _ChannelNorm.apply(x, eps))  # type: ignore[no-untyped-call]

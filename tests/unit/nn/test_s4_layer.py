@@ -20,11 +20,15 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
 def make_layer(
-    variant: tuple[str, str], dtype: torch.dtype, seed: int, d_state: int = 8, memory: bool = True
+    variant: tuple[str, str],
+    dtype: torch.dtype,
+    seed: int,
+    d_state: int = 8,
+    stateless: bool = False,
 ) -> S4Layer:
     torch.manual_seed(seed)
     layer = S4Layer(
-        5, d_state, parameterization=variant[0], discretization=variant[1], memory=memory
+        5, d_state, parameterization=variant[0], discretization=variant[1], stateless=stateless
     )
     with torch.no_grad():
         for value in layer.parameters():
@@ -168,7 +172,7 @@ def test_gradients_of_both_views_agree(variant: tuple[str, str]) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_without_memory_only_the_present_counts(variant: tuple[str, str]) -> None:
-    layer = make_layer(variant, torch.float64, seed=3, memory=False)
+    layer = make_layer(variant, torch.float64, seed=3, stateless=True)
     kernel = layer.kernel(9)
     assert kernel.taps[:, 1:].abs().max() < 1e-14
     u, state = torch.randn(2, 9, 5).double(), torch.randn(2, 5, 8).double()

@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from mads4.nn.blocks import S4Stack
-from mads4.nn.norm import channel_norm
+from mads4.nn.blocks import S4Stack, channel_norm
 
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"mixing": "glu"},
     {"parameterization": "dplr", "discretization": "bilinear"},
-    {"memory": False},
+    {"stateless": True},
 )
 
 
