@@ -3,11 +3,12 @@
 from mads4.models.base import (
     MODELS,
     CustomModelConfig,
-    IndependentPolicy,
     ModelSettings,
+    NetworkSettings,
     PolicySequence,
     SequencePolicy,
 )
+from mads4.models.independent import IndependentPolicy
 from mads4.models.mads4 import Mads4Config, Mads4Policy
 from mads4.models.mlp import MlpConfig, MlpPolicy
 from mads4.models.state import State
@@ -22,6 +23,7 @@ __all__ = [
     "MlpConfig",
     "MlpPolicy",
     "ModelSettings",
+    "NetworkSettings",
     "PolicySequence",
     "SequencePolicy",
     "State",

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MESSAGES = ("none", "output", "state", "logits")
-AGENT_ORDERS = ("fixed", "random")
 
 
 class MessageChannel(nn.Module):

@@ -18,7 +18,7 @@ class InputEmbedding(nn.Module):
 
     The paper encodes each input linearly and projects the concatenation linearly; two linear maps
     in a row are one, so here each input has a single matrix to the network's width. All agents
-    share the weights and are told apart by a learned vector.
+    share the weights and differ by a learned vector.
 
     Args:
         spec: gives every width.

@@ -14,7 +14,7 @@ within it. Axes: ``B`` batch, ``T`` time, ``N`` agents, or positions in the orde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -26,23 +26,29 @@ from torch.nn import functional
 from mads4.errors import UserError
 from mads4.models.base import (
     MODELS,
-    ModelSettings,
+    NetworkSettings,
     PolicySequence,
     SequencePolicy,
     mask_unavailable,
     no_action,
 )
 from mads4.models.chain import run_sequences, run_step
-from mads4.models.communication import AGENT_ORDERS, MESSAGES, MessageChannel
-from mads4.models.embedding import InputEmbedding
+from mads4.models.communication import MessageChannel
 from mads4.models.state import State
 from mads4.nn.blocks import S4Stack, StackOutput, StackState
+from mads4.nn.ssm import TRAINABLE
 from mads4.settings import Positive, Rate, Share
 from mads4.types import EnvSpec, PolicyInput, PolicyOutput, SequenceBatch
 
+SSM_OPTIONS = {
+    *("parameterization", "discretization", "initialization"),
+    *("n_ssm", "dt_min", "dt_max", "stateless"),
+}
+"""Fields of `Mads4Config` that are options of `mads4.nn.S4Layer`."""
+
 
 @MODELS.register("mads4")
-class Mads4Config(ModelSettings):
+class Mads4Config(NetworkSettings):
     """Multi-Agent Decision S4: S4 blocks, agents that decide one after another."""
 
     name: Literal["mads4"] = "mads4"
@@ -83,14 +89,6 @@ class Mads4Config(ModelSettings):
     """Who decides first: by number, or drawn for each trajectory and each episode."""
     message_dropout: Share = 0.0
     """Probability of dropping what an agent receives from its predecessor, in training."""
-    return_conditioning: bool = True
-    """Condition on the return-to-go."""
-    use_global_state: bool = True
-    """Feed the global state."""
-    use_previous_action: bool = True
-    """Feed the agent's own previous action."""
-    normalization: Literal["shared", "per_agent"] = "shared"
-    """Statistics that scale observations and states: one for all agents, or each its own."""
 
     def build(self, spec: EnvSpec, kernel_backend: str) -> Mads4Policy:
         """Return a freshly initialized policy."""
@@ -144,26 +142,10 @@ class Mads4Policy(SequencePolicy):
 
     Args:
         spec: the environment's sizes.
-        n_layers: S4 blocks.
-        d_model: H, the network's width.
-        d_state: N, state size of each of the H state-space models.
-        dropout: probability of dropping a channel of a block's contribution, in training.
-        message: ``none``, ``output``, ``state`` or ``logits``, see `MessageChannel`.
-        message_dim: features of a message (``output``, ``state``).
-        message_delay: 0: agents decide one after another; 1: all at once, from what their
-            predecessors sent one step earlier (decentralized).
-        autoregressive: condition on the predecessor's action: from the data in training, the sample
-            when acting.
-        detach_message: no gradients through messages.
-        agent_order: ``fixed`` (by number) or ``random``: drawn for each trajectory in training and
-            each episode when acting.
-        message_dropout: probability of dropping an agent's incoming message and action, each agent
-            and step on its own, in training.
-        return_conditioning: condition on the return-to-go.
-        use_global_state: feed the global state.
-        use_previous_action: feed the agent's own previous action.
-        normalization: ``shared`` or ``per_agent``, see `InputEmbedding`.
-        **ssm: options of `mads4.nn.S4Layer`.
+        backend: who computes the S4 kernels, see `mads4.nn.S4Layer`.
+        mixing: of the blocks' channels, see `mads4.nn.S4Stack`.
+        trainable: state-space parameters that receive gradients.
+        **options: fields of `Mads4Config`.
 
     Raises:
         ValueError: an unknown or impossible option.
@@ -175,57 +157,38 @@ class Mads4Policy(SequencePolicy):
         self,
         spec: EnvSpec,
         *,
-        n_layers: int = 3,
-        d_model: int = 96,
-        d_state: int = 96,
-        dropout: float = 0.1,
-        message: str = "output",
-        message_dim: int = 16,
-        message_delay: int = 0,
-        autoregressive: bool = False,
-        detach_message: bool = False,
-        agent_order: str = "fixed",
-        message_dropout: float = 0.0,
-        return_conditioning: bool = True,
-        use_global_state: bool = True,
-        use_previous_action: bool = True,
-        normalization: str = "shared",
-        **ssm: Any,
+        backend: str = "auto",
+        mixing: str = "gelu",
+        trainable: Sequence[str] = TRAINABLE,
+        **options: Any,
     ) -> None:
         super().__init__()
-        for what, given, allowed in (
-            ("message", message, MESSAGES),
-            ("message_delay", message_delay, (0, 1)),
-            ("agent_order", agent_order, AGENT_ORDERS),
-        ):
-            if given not in allowed:
-                names = ", ".join(map(str, allowed))
-                raise ValueError(f"{what}: got '{given}', expected one of {names}.")
-        self.spec = spec
-        self.latent_dim = d_model
-        self.message_delay, self.agent_order = message_delay, agent_order
-        self.message_dropout = message_dropout
-        self.embedding = InputEmbedding(
-            spec,
-            d_model,
-            return_conditioning=return_conditioning,
-            use_global_state=use_global_state,
-            use_previous_action=use_previous_action,
-            normalization=normalization,
-        )
+        config = Mads4Config(**options)
+        self.spec, self.latent_dim = spec, config.d_model
+        self.message_delay, self.agent_order = config.message_delay, config.agent_order
+        self.message_dropout = config.message_dropout
+        self.embedding = config.embedding(spec, config.d_model)
         alone = spec.n_agents == 1
         self.stack = S4Stack(
-            d_model, d_state, n_layers, dropout, readout=message == "state" and not alone, **ssm
+            config.d_model,
+            config.d_state,
+            config.n_layers,
+            config.dropout,
+            mixing,
+            readout=config.message == "state" and not alone,
+            backend=backend,
+            trainable=trainable,
+            **config.model_dump(include=SSM_OPTIONS),
         )
-        self.norm = nn.LayerNorm(d_model)
-        self.head = nn.Linear(d_model, spec.n_actions)
+        self.norm = nn.LayerNorm(config.d_model)
+        self.head = nn.Linear(config.d_model, spec.n_actions)
         self.channel = MessageChannel(
-            d_model,
+            config.d_model,
             spec.n_actions,
-            message="none" if alone else message,
-            message_dim=message_dim,
-            autoregressive=autoregressive and not alone,
-            detach_message=detach_message,
+            message="none" if alone else config.message,
+            message_dim=config.message_dim,
+            autoregressive=config.autoregressive and not alone,
+            detach_message=config.detach_message,
         )
 
     @property

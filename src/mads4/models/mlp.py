@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mads4.models.base import MODELS, IndependentPolicy, ModelSettings
-from mads4.models.embedding import InputEmbedding
+from mads4.models.base import MODELS, NetworkSettings
+from mads4.models.independent import IndependentPolicy
 from mads4.models.state import State
 from mads4.settings import Positive
 from mads4.types import EnvSpec
 
 
 @MODELS.register("mlp")
-class MlpConfig(ModelSettings):
+class MlpConfig(NetworkSettings):
     """A feed-forward policy: no memory and no communication."""
 
     name: Literal["mlp"] = "mlp"
@@ -25,14 +25,8 @@ class MlpConfig(ModelSettings):
     """Hidden layers behind the embedding."""
     d_model: Positive = 128
     """Their width, in features."""
-    return_conditioning: bool = True
-    """Condition on the return-to-go."""
-    use_global_state: bool = True
-    """Feed the global state."""
     use_previous_action: bool = False
     """Feed the agent's own previous action."""
-    normalization: Literal["shared", "per_agent"] = "shared"
-    """Statistics that scale observations and states: one for all agents, or each its own."""
 
     def build(self, spec: EnvSpec, kernel_backend: str) -> MlpPolicy:
         """Return a freshly initialized policy."""
@@ -46,36 +40,15 @@ class MlpPolicy(IndependentPolicy):
 
     Args:
         spec: the environment's sizes.
-        n_layers: hidden layers behind the embedding.
-        d_model: H, their width.
-        return_conditioning: condition on the return-to-go.
-        use_global_state: feed the global state.
-        use_previous_action: feed the agent's own previous action.
-        normalization: ``shared`` or ``per_agent``, see `InputEmbedding`.
+        **options: fields of `MlpConfig`.
     """
 
-    def __init__(
-        self,
-        spec: EnvSpec,
-        *,
-        n_layers: int = 2,
-        d_model: int = 128,
-        return_conditioning: bool = True,
-        use_global_state: bool = True,
-        use_previous_action: bool = False,
-        normalization: str = "shared",
-    ) -> None:
+    def __init__(self, spec: EnvSpec, **options: Any) -> None:
         super().__init__()
-        self.spec = spec
-        self.latent_dim = d_model
-        self.embedding = InputEmbedding(
-            spec,
-            d_model,
-            return_conditioning=return_conditioning,
-            use_global_state=use_global_state,
-            use_previous_action=use_previous_action,
-            normalization=normalization,
-        )
+        config = MlpConfig(**options)
+        n_layers, d_model = config.n_layers, config.d_model
+        self.spec, self.latent_dim = spec, d_model
+        self.embedding = config.embedding(spec, d_model)
         self.hidden = nn.ModuleList(nn.Linear(d_model, d_model) for _ in range(n_layers))
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(n_layers + 1))
         self.head = nn.Linear(d_model, spec.n_actions)

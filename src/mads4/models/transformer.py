@@ -16,15 +16,15 @@ layers, information travels up to L (`context_length` - 1) steps. Axes: ``B`` ba
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mads4.models.base import MODELS, IndependentPolicy, ModelSettings, parameter_count
-from mads4.models.embedding import InputEmbedding
+from mads4.models.base import MODELS, NetworkSettings, parameter_count
+from mads4.models.independent import IndependentPolicy
 from mads4.models.state import State
 from mads4.settings import Positive
 from mads4.types import EnvSpec
@@ -33,7 +33,7 @@ _LONGEST_PERIOD = 10_000.0
 
 
 @MODELS.register("transformer")
-class TransformerConfig(ModelSettings):
+class TransformerConfig(NetworkSettings):
     """A decision transformer over each agent's own history."""
 
     name: Literal["transformer"] = "transformer"
@@ -50,14 +50,6 @@ class TransformerConfig(ModelSettings):
     """Dropout of what each part of a layer adds, in training."""
     context_length: Positive | None = 20
     """Time steps that attention reaches back in each layer; null for a whole episode."""
-    return_conditioning: bool = True
-    """Condition on the return-to-go, one token a step."""
-    use_global_state: bool = True
-    """Feed the global state."""
-    use_previous_action: bool = True
-    """Feed the agent's own previous action, one token a step."""
-    normalization: Literal["shared", "per_agent"] = "shared"
-    """Statistics that scale observations and states: one for all agents, or each its own."""
 
     def build(self, spec: EnvSpec, kernel_backend: str) -> TransformerPolicy:
         """Return a freshly initialized policy."""
@@ -78,61 +70,37 @@ class TransformerPolicy(IndependentPolicy):
 
     Args:
         spec: the environment's sizes.
-        n_layers: transformer layers (normalization first).
-        d_model: D, even, a multiple of `n_heads`.
-        n_heads: attention heads.
-        feed_forward: hidden units of a layer's feed-forward part.
-        dropout: of what each part of a layer adds, in training; attention weights are not
-            dropped, as PyTorch's fast attention on CPUs cannot.
-        context_length: time steps that attention reaches back in each layer, the present one
-            included; None for `EnvSpec.episode_limit`.
-        return_conditioning: condition on the return-to-go.
-        use_global_state: feed the global state.
-        use_previous_action: feed the agent's own previous action.
-        normalization: ``shared`` or ``per_agent``, see `InputEmbedding`.
+        **options: fields of `TransformerConfig`. Attention weights are not dropped, as PyTorch's
+            fast attention on CPUs cannot.
 
     Raises:
         ValueError: if `d_model` cannot be divided into the heads.
     """
 
-    def __init__(
-        self,
-        spec: EnvSpec,
-        *,
-        n_layers: int = 3,
-        d_model: int = 64,
-        n_heads: int = 4,
-        feed_forward: int = 256,
-        dropout: float = 0.0,
-        context_length: int | None = None,
-        return_conditioning: bool = True,
-        use_global_state: bool = True,
-        use_previous_action: bool = True,
-        normalization: str = "shared",
-    ) -> None:
+    def __init__(self, spec: EnvSpec, **options: Any) -> None:
         super().__init__()
-        if d_model % n_heads or d_model % 2:
-            raise ValueError(
-                f"d_model = {d_model}: give an even number that n_heads = {n_heads} divides."
-            )
-        self.spec, self.latent_dim, self.n_heads = spec, d_model, n_heads
-        self.context_length = context_length or spec.episode_limit
-        self.tokens = 1 + return_conditioning + use_previous_action
+        config = TransformerConfig(**options)
+        problems = config.problems("model")
+        if problems:
+            raise ValueError(problems[0])
+        d_model, reads_return, reads_action = (
+            config.d_model,
+            config.return_conditioning,
+            config.use_previous_action,
+        )
+        self.spec, self.latent_dim, self.n_heads = spec, d_model, config.n_heads
+        self.context_length = config.context_length or spec.episode_limit
+        self.tokens = 1 + reads_return + reads_action
         """Per time step of an agent."""
-        self.embedding = InputEmbedding(
-            spec,
-            d_model,
-            return_conditioning=False,
-            use_global_state=use_global_state,
-            use_previous_action=False,
-            normalization=normalization,
+        self.embedding = config.embedding(
+            spec, d_model, return_conditioning=False, use_previous_action=False
         )
-        self.return_token = nn.Linear(1, d_model) if return_conditioning else None
-        self.action_token = (
-            nn.Embedding(spec.n_actions + 1, d_model) if use_previous_action else None
+        self.return_token = nn.Linear(1, d_model) if reads_return else None
+        self.action_token = nn.Embedding(spec.n_actions + 1, d_model) if reads_action else None
+        self.layers = nn.ModuleList(
+            _Layer(d_model, config.n_heads, config.feed_forward, config.dropout)
+            for _ in range(config.n_layers)
         )
-        layers = [_Layer(d_model, n_heads, feed_forward, dropout) for _ in range(n_layers)]
-        self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(d_model)
         self.head = nn.Linear(d_model, spec.n_actions)
 
@@ -315,18 +283,20 @@ class _Layer(nn.Module):
         return x + self.dropout(self.feed_forward(self.norms[1](x))), cache
 
 
-def of_size(
-    spec: EnvSpec, parameters: int, *, n_layers: int, d_model: int, n_heads: int = 4
-) -> TransformerPolicy:
-    """Return the policy whose feed-forward width brings it closest to so many parameters."""
+def of_size(spec: EnvSpec, parameters: int, **options: Any) -> TransformerPolicy:
+    """Return the policy whose feed-forward width brings it closest to so many parameters.
 
-    def make(units: int) -> TransformerPolicy:
-        return TransformerPolicy(
-            spec, n_layers=n_layers, d_model=d_model, n_heads=n_heads, feed_forward=units
-        )
-
-    per_unit = n_layers * (2 * d_model + 1)
-    return make(max(1, 1 + round((parameters - parameter_count(make(1))) / per_unit)))
+    Args:
+        spec: the environment's sizes.
+        parameters: wanted.
+        **options: fields of `TransformerConfig` other than `feed_forward`.
+    """
+    least, per_unit = (
+        parameter_count(TransformerPolicy(spec, feed_forward=units, **options)) for units in (1, 2)
+    )
+    per_unit -= least
+    units = max(1, 1 + round((parameters - least) / per_unit))
+    return TransformerPolicy(spec, feed_forward=units, **options)
 
 
 def _held(passed: Tensor, slots: int) -> Tensor:

@@ -255,7 +255,7 @@ def test_the_default_network_has_some_150_000_parameters() -> None:
 
 
 def test_unknown_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="message: got 'telepathy', expected one of none, output"):
+    with pytest.raises(ValueError, match=r"(?s)message.*'none', 'output'.*'telepathy'"):
         Mads4Policy(SPEC, message="telepathy")
     with pytest.raises(ValueError, match="parameterization"):
         Mads4Policy(SPEC, parameterization="dense")

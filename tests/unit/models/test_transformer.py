@@ -174,7 +174,9 @@ def test_an_agent_alone_is_the_policy(context_length: int | None) -> None:
 
 def test_sizes() -> None:
     assert abs(parameter_count(of_size(THREE, 20_000, n_layers=2, d_model=16)) - 20_000) < 100
-    with pytest.raises(ValueError, match="give an even number that n_heads = 3 divides"):
+    with pytest.raises(
+        ValueError, match=r"d_model: got 8, expected an even number that model\.n_heads 3"
+    ):
         TransformerPolicy(SPEC, d_model=8, n_heads=3)
     assert TransformerConfig().problems("model") == []
     assert TransformerConfig(d_model=9, n_heads=3).problems("model") == [

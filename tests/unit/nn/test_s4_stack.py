@@ -38,8 +38,8 @@ def test_step_equals_forward_in_chunks(
     u = torch.randn(2, 40, 6, dtype=dtype)
     stepped, final = unroll(stack, u, stack.initial_state(2))
     kernels = stack.kernels(25)
-    first, state = stack(u[:, :25], kernels=kernels, return_state=True)
-    second, state = stack(u[:, 25:], kernels=kernels, state=state, return_state=True)
+    first, _, state = stack.sequence(u[:, :25], kernels, return_state=True)
+    second, _, state = stack.sequence(u[:, 25:], kernels, state, return_state=True)
     pairs = [(stack(u), stepped), (torch.cat([first, second], 1), stepped)]
     for value, expected in [*pairs, *zip(state, final, strict=True)]:
         assert (value - expected).abs().max() <= tolerance * expected.abs().max()
