@@ -92,6 +92,9 @@ class TransformerPolicy(IndependentPolicy):
         self.context_length = config.context_length or spec.episode_limit
         self.tokens = 1 + reads_return + reads_action
         """Per time step of an agent."""
+        self.in_place = False
+        """Let a step write into the cache of the state that it is given, which saves copying it.
+        Only the latest state is valid then."""
         self.embedding = config.embedding(
             spec, d_model, return_conditioning=False, use_previous_action=False
         )
@@ -154,7 +157,9 @@ class TransformerPolicy(IndependentPolicy):
             caches = [cache.flatten(0, 1) for cache in memory["cache"]]
             slots = memory["cache"][0].shape[4]
             window, passed = min(self.context_length, slots), memory["steps"]
-            attention = _Cached(passed.flatten(), length, window, slots, self.tokens)
+            attention = _Cached(
+                passed.flatten(), length, window, slots, self.tokens, self.in_place and length == 1
+            )
             time = passed.unsqueeze(-1) + time
         x = self._embed(observation, state, previous_action, return_to_go, agent)
         x = x + _sinusoids(time, self.latent_dim).to(x.dtype).unsqueeze(-2)
@@ -227,14 +232,26 @@ class _Cached:
         window: time steps that attention reaches back, at most K.
         slots: K.
         tokens: of a time step.
+        in_place: write into the given cache.
     """
 
-    def __init__(self, passed: Tensor, length: int, window: int, slots: int, tokens: int) -> None:
-        self.length, self.tokens = length, tokens
+    def __init__(
+        self,
+        passed: Tensor,
+        length: int,
+        window: int,
+        slots: int,
+        tokens: int,
+        in_place: bool,
+    ) -> None:
+        self.length, self.tokens, self.in_place = length, tokens, in_place
         time = passed.unsqueeze(-1) + torch.arange(length, device=passed.device)
-        self.held = _held(passed + length, slots)
-        self.source = (self.held - passed.unsqueeze(-1)).view(-1, 1, 1, slots, 1, 1)
-        known = self.held if length == 1 else torch.cat([_held(passed, slots), time], dim=-1)
+        self.written = (time[:, -slots:] % slots)[:, None, None, :, None, None]
+        known = (
+            _held(passed + 1, slots)
+            if length == 1
+            else torch.cat([_held(passed, slots), time], dim=-1)
+        )
         self.mask = _visible(time, known, window, tokens).unsqueeze(1)
 
     def __call__(self, query: Tensor, new: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,10 +263,9 @@ class _Cached:
             cache: (rows, 2, heads, K, tokens, D / heads).
         """
         by_step = new.reshape(*new.shape[:3], self.length, self.tokens, -1)
-        if self.length > 1:
-            index = self.source.clamp(min=0).expand(cache.shape)
-            by_step = by_step.gather(3, index)
-        after = torch.where(self.source >= 0, by_step, cache)
+        by_step = by_step[:, :, :, -cache.shape[3] :]
+        scatter = cache.scatter_ if self.in_place else cache.scatter
+        after = scatter(3, self.written.expand(by_step.shape), by_step)
         known = after.flatten(3, 4)
         if self.length > 1:
             known = torch.cat([cache.flatten(3, 4), new], dim=3)

@@ -119,6 +119,17 @@ def test_environments_at_different_steps_share_a_batch() -> None:
 
 
 @torch.no_grad()
+def test_a_cache_may_be_written_in_place() -> None:
+    policy, batch = make(context_length=3), make_batch(THREE, padded=False)
+    wanted = unroll(policy, batch)
+    policy.in_place = True
+    torch.testing.assert_close(unroll(policy, batch), wanted, rtol=0, atol=0)
+    state = policy.initial_state(3)
+    _, after = policy.step(time_step(batch, 0), state)
+    assert after["memory"]["cache"][0].data_ptr() == state["memory"]["cache"][0].data_ptr()
+
+
+@torch.no_grad()
 def test_windows_with_a_carried_state_are_the_whole_cut_up() -> None:
     data = matching_data(6)
     torch.manual_seed(0)
