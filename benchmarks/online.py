@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mads4.algorithms.rollout_buffer import Episodes
 
 from harness.measure import Control
 from mads4.algorithms.base import Context
 from mads4.algorithms.mappo import MAPPO, MAPPOConfig
+from mads4.algorithms.rollout_buffer import Episodes
 from mads4.config import OnlineTrainerConfig
 from mads4.envs.registry import EnvFactory
 from mads4.models import Mads4Policy

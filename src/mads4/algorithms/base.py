@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from mads4.data.dataset import Dataset
 from mads4.errors import UserError
 from mads4.models import SequencePolicy
-from mads4.models.sequence_view import PolicySequence
+from mads4.models.base import PolicySequence
 from mads4.nn.ssm import ssm_parameters
 from mads4.settings import (
     CUSTOM,

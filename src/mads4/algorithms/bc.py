@@ -9,7 +9,7 @@ from torch import Tensor
 from mads4.algorithms.base import ALGORITHMS, Context, OfflineAlgorithm, OfflineSettings
 from mads4.algorithms.losses import behavior_cloning
 from mads4.models import SequencePolicy
-from mads4.models.sequence_view import PolicySequence
+from mads4.models.base import PolicySequence
 from mads4.types import SequenceBatch
 
 

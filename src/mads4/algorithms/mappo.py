@@ -34,8 +34,8 @@ from mads4.algorithms.losses import (
 )
 from mads4.algorithms.rollout_buffer import Episodes, Experience, assess
 from mads4.models import SequencePolicy
+from mads4.models.base import unroll
 from mads4.models.critic import Critic
-from mads4.models.unroll import unroll
 from mads4.settings import NotNegative, Positive, Rate, Share, Weight
 from mads4.types import SequenceBatch
 

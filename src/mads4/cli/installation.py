@@ -47,14 +47,14 @@ def required_packages() -> dict[str, Facts]:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         name, installed = requirement.name, version(requirement.name)
-        problem: str | None = None
+        problem = ""
         wanted = f"{name}{requirement.specifier}"
         if installed is None:
             problem = f"{name} is missing: pip install '{wanted}'"
         elif not requirement.specifier.contains(installed, prereleases=True):
             problem = f"{name} {installed} does not fit: pip install '{wanted}'"
         needed = str(requirement.specifier)
-        found[name] = {"version": installed, "needed": needed, "problem": problem}
+        found[name] = {"version": installed, "needed": needed, "problem": problem or None}
     return found
 
 

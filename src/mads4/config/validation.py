@@ -18,7 +18,6 @@ from mads4.config import (
     Config,
     EvaluatorConfig,
     GeneratedDataset,
-    Mads4Config,
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
     OnlineTrainerConfig,
@@ -75,7 +74,7 @@ def parse(
 def validate(config: Command) -> list[str]:
     """Return one line for each combination of values that cannot work together."""
     model = getattr(config, "model", None)
-    problems = _validate_model(model) if isinstance(model, Mads4Config) else []
+    problems = [] if model is None else model.problems("model")
     if isinstance(config, Config):
         problems += config.trainer.problems("trainer") + _validate_phases(config)
     evaluator, env = getattr(config, "evaluator", None), getattr(config, "env", None)
@@ -106,28 +105,6 @@ def _validate_phases(config: Config) -> list[str]:
             )
         else:
             problems += algorithm.problems(key, steps)
-    return problems
-
-
-def _validate_model(model: Mads4Config) -> list[str]:
-    problems = []
-    if model.parameterization == "dplr":
-        if model.discretization == "zoh":
-            problems.append(
-                "model.discretization: 'zoh' does not go with model.parameterization=dplr; "
-                "use model.discretization=bilinear"
-            )
-        if model.initialization != "legs":
-            problems.append(
-                f"model.initialization: '{model.initialization}' does not go with "
-                "model.parameterization=dplr; use model.initialization=legs"
-            )
-    if model.n_ssm is not None and model.d_model % model.n_ssm:
-        problems.append(
-            f"model.n_ssm: got {model.n_ssm}, which does not divide model.d_model {model.d_model}"
-        )
-    if model.dt_min > model.dt_max:
-        problems.append(f"model.dt_min: got {model.dt_min}, above model.dt_max {model.dt_max}")
     return problems
 
 

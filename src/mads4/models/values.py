@@ -26,7 +26,7 @@ class ActionValues(nn.Module):
         self.embedding = InputEmbedding(
             spec,
             width,
-            use_return=False,
+            return_conditioning=False,
             use_previous_action=False,
             normalization=normalization,
         )

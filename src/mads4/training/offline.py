@@ -13,7 +13,7 @@ from mads4.data.consecutive import ConsecutiveSampler
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler, held_out_batches
 from mads4.models import SequencePolicy
-from mads4.models.sequence_view import PolicySequence
+from mads4.models.base import PolicySequence
 from mads4.training.prefetch import DeviceBatches
 from mads4.training.state import TrainState
 from mads4.training.tbptt import TruncatedBPTT
@@ -79,8 +79,8 @@ class OfflineTrainer:
         """Run the policy over a batch: from the zero state, or on from the windows before."""
         if isinstance(self.sampler, ConsecutiveSampler):
             return self._tbptt.sequence(batch, self.sampler.begins(step))
-        order, lost = self.policy.draw(batch.action)
-        return self.policy.sequence(batch, order=order, lost=lost)
+        order, dropped = self.policy.draw(batch.action)
+        return self.policy.sequence(batch, order=order, dropped=dropped)
 
     @torch.inference_mode()
     def validate(self) -> dict[str, float]:

@@ -15,8 +15,8 @@ from mads4.algorithms.icq import ICQ, ICQConfig
 from mads4.algorithms.losses import batch_softmax, td_lambda
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
-from mads4.models import MlpPolicy
 from mads4.models.mixing import NormalizedMixing
+from mads4.models.mlp import MlpConfig
 from mads4.types import EnvSpec, Episode, SequenceBatch
 
 CPU = torch.device("cpu")
@@ -77,7 +77,7 @@ def test_mixing_weights_are_positive_and_sum_to_one() -> None:
 
 def make(policy: torch.nn.Module | None = None, **options: object) -> ICQ:
     torch.manual_seed(3)
-    policy = policy or make_policy(dtype=torch.float32, message="output", share_action=True)
+    policy = policy or make_policy(dtype=torch.float32, message="output", autoregressive=True)
     settings = ICQConfig(**{"critic_width": 16, "warmup_steps": 0, **options})
     return settings.build(policy, Context(0, CPU, 50))
 
@@ -191,7 +191,7 @@ def fork_episodes(count: int) -> list[Episode]:
 
 def test_one_step_improvement_on_the_fork() -> None:
     torch.manual_seed(0)
-    policy = MlpPolicy(FORK, n_layers=1, d_model=32, use_return=False)
+    policy = MlpConfig(n_layers=1, d_model=32, return_conditioning=False).build(FORK, "auto")
     settings = ICQConfig(
         learning_rate=3e-3,
         critic_learning_rate=3e-3,
