@@ -31,7 +31,7 @@ ALLOWED = {
     "models": NETWORK,
     "bench": NETWORK | {"bench"},
     "export": NETWORK | {"export"},
-    "envs": PLAYED,
+    "envs": FOUNDATION | {"envs"},
     "rollout": PLAYED,
     "behavior": PLAYED | {"behavior"},
     "data": DATA,

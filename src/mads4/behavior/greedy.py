@@ -20,6 +20,7 @@ from mads4.behavior.motion import (
     Leg,
     MotionTables,
 )
+from mads4.behavior.registry import register
 from mads4.behavior.routes import NOWHERE, straight
 from mads4.behavior.traffic import Robot, Traffic
 from mads4.envs.rware_state import CLOCKWISE
@@ -39,6 +40,7 @@ SHARED = -1
 """Stands for the goals, which any number of robots may have in mind."""
 
 
+@register("greedy")
 class Greedy:
     """The greedy expert for `RwareEnv` (a `BehaviorPolicy`)."""
 

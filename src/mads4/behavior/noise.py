@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mads4.behavior.protocol import BehaviorPolicy
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.behavior.registry import register
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
 from mads4.types import IntArray, TimeStep
 
 BURST = 3.0
@@ -63,6 +63,7 @@ def random_actions(now: TimeStep, rng: np.random.Generator) -> IntArray:
     return chosen
 
 
+@register("random")
 class Random:
     """Random actions, uniform over those available (a `BehaviorPolicy`)."""
 

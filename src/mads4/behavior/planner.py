@@ -16,6 +16,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from mads4.behavior.motion import TOGGLE, UNREACHABLE, WAIT, Leg, MotionTables
+from mads4.behavior.registry import register
 from mads4.behavior.spacetime import Reservations, find_path, first_action
 from mads4.envs.rware_state import CLOCKWISE
 from mads4.errors import UserError
@@ -55,6 +56,7 @@ class _Scene:
     """Cells of the requested shelves that nobody carries."""
 
 
+@register("planner")
 class CooperativePlanner:
     """Windowed prioritized space-time A* on the true state of an RWARE warehouse.
 

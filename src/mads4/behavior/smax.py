@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mads4.behavior.registry import register
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.smax.scenarios import STOP
 from mads4.errors import UserError
@@ -26,6 +27,7 @@ MARGIN = 2.5
 """Nobody runs nearer than this to the edge of the ground, which kills."""
 
 
+@register("focus_fire")
 class FocusFire:
     """Everybody shoots at the enemy that is soonest dead; shooters back off from melee units.
 
@@ -90,6 +92,7 @@ class FocusFire:
         return int(np.argmax(np.where(inside, COMPASS @ push, -np.inf)))
 
 
+@register("heuristic")
 class BuiltIn:
     """jaxmarl's own heuristic, which also plays the enemies: the nearest enemy, until it is dead.
 

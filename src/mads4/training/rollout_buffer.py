@@ -20,7 +20,7 @@ from mads4.algorithms.ppo import advantages, log_probabilities
 from mads4.models import PolicyState, SequencePolicy
 from mads4.models.critic import Critic
 from mads4.models.policy_state import join
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.types import SequenceBatch
 
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import itertools
 
-from mads4.data import record
+from mads4.behavior.registry import BehaviorFactory
+from mads4.data.collect import Recording
 from mads4.envs.seeding import environment_seed
 
 
@@ -24,7 +25,7 @@ def test_order_matters() -> None:
 
 def test_no_evaluation_starts_where_a_recording_did() -> None:
     recorded = {
-        environment_seed(record._RECORDING + seed, k) for seed in range(3) for k in range(300)
+        Recording(BehaviorFactory("random"), seed)(k).seed for seed in range(3) for k in range(300)
     }
     played = {environment_seed(seed, k) for seed in (0, 1, 2, 1000) for k in range(300)}
     assert not recorded & played

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fakes import SPEC, make_policy, matching_data, matching_episode
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.training.cloning import Cloning
 from mads4.types import Episode, SequenceBatch, returns_to_go
 
