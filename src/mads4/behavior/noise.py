@@ -64,7 +64,7 @@ def random_actions(now: TimeStep, rng: np.random.Generator) -> IntArray:
 
 
 @register("random")
-class Random:
+class Random(BehaviorPolicy):
     """Random actions, uniform over those available (a `BehaviorPolicy`)."""
 
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
@@ -74,7 +74,3 @@ class Random:
     def act(self, now: TimeStep) -> IntArray:
         """Return random actions (N,)."""
         return random_actions(now, self._rng)
-
-    def metrics(self) -> dict[str, float]:
-        """Nothing to tell."""
-        return {}

@@ -11,7 +11,6 @@ from typing import TypeVar
 import mads4.behavior
 from mads4.envs.protocol import BehaviorPolicy
 from mads4.errors import UserError, did_you_mean
-from mads4.settings import load
 
 KEY = "dataset.behavior_policy"
 
@@ -47,6 +46,8 @@ def make_behavior(name: str) -> BehaviorPolicy:
         UserError: an unknown name, or a function that cannot be imported.
     """
     if ":" in name:
+        from mads4.settings import load  # worker processes do without pydantic
+
         policy: BehaviorPolicy = load(name, KEY)()
         return policy
     names = behavior_names()

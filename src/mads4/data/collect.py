@@ -9,19 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mads4.data.shards import Parts, Settings
 from mads4.data.store import read_header
 from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
-from mads4.envs.seeding import environment_seed
 from mads4.envs.vector import Incidents
 from mads4.errors import UserError
-from mads4.rollout import BehaviorEpisode, behavior_vector, rollout_behavior
+from mads4.rollout import SeededPlan, behavior_vector, rollout_behavior
 from mads4.types import EnvSpec, Episode
 
 _LOG = logging.getLogger(__name__)
@@ -35,7 +31,7 @@ FLUSH_BYTES = 1 << 26
 Progress = Callable[[int, int], None]
 """Called with (finished episodes, all episodes), first with those of earlier calls."""
 
-_STREAM = int.from_bytes(b"data", "big") << 32
+STREAM = int.from_bytes(b"data", "big") << 32
 """Added to the seed, so that no evaluation starts from a recorded episode's initial state."""
 
 _ADVICE = (
@@ -43,23 +39,6 @@ _ADVICE = (
     "environment is merely slow and has env.supervision, raise its reset_timeout and "
     "step_timeout. Finished episodes are kept."
 )
-
-
-@dataclass(frozen=True)
-class Recording:
-    """Episode k of a recording depends on (`seed`, k) only; a `mads4.rollout.BehaviorPlan`."""
-
-    make_behavior: Callable[[], BehaviorPolicy]
-    """Makes the behavior policy of one episode."""
-    seed: int
-
-    def __call__(self, index: int) -> BehaviorEpisode:
-        """Return the beginning of episode `index`."""
-        return BehaviorEpisode(
-            self.make_behavior(),
-            environment_seed(_STREAM + self.seed, index),
-            np.random.default_rng([self.seed, index]),
-        )
 
 
 def collect(
@@ -122,8 +101,8 @@ def collect(
                 missing = parts.missing(episodes)
                 keeper = _Keeper(parts, missing, episodes, on_progress, flush_seconds)
                 if missing:
-                    recording = Recording(make_behavior, seed)
-                    _play(make_env, recording, missing, workers, keeper, on_incidents)
+                    plan = SeededPlan(make_behavior, seed, STREAM)
+                    _play(make_env, plan, missing, workers, keeper, on_incidents)
                 parts.join(path, episodes, name)
     parts.remove()
     return path
@@ -201,18 +180,16 @@ class _Keeper:
 
 def _play(
     make_env: Callable[[], MultiAgentEnv],
-    recording: Recording,
+    plan: SeededPlan,
     missing: list[int],
     workers: int,
     keeper: _Keeper,
     on_incidents: Callable[[Incidents], None] | None,
 ) -> None:
     """Play the missing episodes; whatever happens, keep those that are finished."""
-    with closing(behavior_vector(make_env, recording, len(missing), workers)) as vector:
+    with closing(behavior_vector(make_env, plan, len(missing), workers)) as vector:
         try:
-            for result in rollout_behavior(
-                recording, vector, missing, seed=recording.seed, advice=_ADVICE
-            ):
+            for result in rollout_behavior(plan, vector, missing, seed=plan.seed, advice=_ADVICE):
                 assert result.episode is not None, "behavior policies are recorded"
                 keeper.take(result.episode)
             keeper.flush()

@@ -69,7 +69,7 @@ class BehaviorPolicy(Protocol):
 
     def metrics(self) -> dict[str, float]:
         """Return facts on this episode that are worth storing, such as its share of noise."""
-        ...
+        return {}
 
 
 EnvOptions = dict[str, Any]

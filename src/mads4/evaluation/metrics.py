@@ -13,9 +13,8 @@ import torch
 from scipy import stats
 
 from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
-from mads4.envs.seeding import environment_seed
 from mads4.errors import UserError
-from mads4.rollout import BehaviorEpisode, EpisodeResult, rollout_behavior
+from mads4.rollout import EpisodeResult, SeededPlan, rollout_behavior
 from mads4.types import FloatArray, PolicyInput, PolicyOutput
 
 CONFIDENCE = 0.95
@@ -115,12 +114,8 @@ def play_behavior(
     behavior: BehaviorPolicy, env: MultiAgentEnv, episodes: int, *, seed: int
 ) -> Iterator[EpisodeResult]:
     """Play with a behavior policy (random, expert) from the starts that `rollout` has, too."""
-
-    def plan(index: int) -> BehaviorEpisode:
-        start, rng = environment_seed(seed, index), np.random.default_rng([seed, index])
-        return BehaviorEpisode(behavior, start, rng)
-
-    yield from rollout_behavior(plan, [env], range(episodes), seed=seed)
+    plan = SeededPlan(lambda: behavior, seed)
+    return rollout_behavior(plan, [env], range(episodes), seed=seed)
 
 
 def mean_interval(values: npt.ArrayLike) -> tuple[float, float]:

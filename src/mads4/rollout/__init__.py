@@ -14,6 +14,7 @@ from mads4.rollout.vector import (
     BehaviorEpisode,
     BehaviorPlan,
     LocalVector,
+    SeededPlan,
     behavior_vector,
     make_vector,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "EpisodeResult",
     "LocalVector",
     "Policy",
+    "SeededPlan",
     "StepEvent",
     "behavior_vector",
     "make_vector",

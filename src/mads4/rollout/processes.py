@@ -19,8 +19,6 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-import psutil
-
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.vector import SharedBuffers, WorkerLost
 from mads4.errors import UserError
@@ -231,6 +229,8 @@ def group_memory(group: int) -> int | None:
 
     Pages that the processes share are counted for each.
     """
+    import psutil  # few processes are measured
+
     if not hasattr(os, "getpgid"):
         return None
     total = 0

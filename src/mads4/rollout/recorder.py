@@ -53,6 +53,16 @@ class StepArrays:
         observation, available = buffers.observation[rows], buffers.available_actions[rows]
         return cls(observation.copy(), buffers.states(rows), available.copy())
 
+    @classmethod
+    def of_one(cls, now: TimeStep) -> StepArrays:
+        """Return what one environment shows, in the dtypes of `SharedBuffers`."""
+        state = np.asarray(now.state)
+        return cls(
+            np.array(now.observation, dtype=np.float32)[None],
+            np.array(state, dtype=np.uint8 if state.dtype == np.uint8 else np.float32)[None],
+            np.array(now.available_actions, dtype=np.bool_)[None],
+        )
+
 
 class EpisodeRecorder:
     """Records R environments that are stepped together, but begin and end episodes on their own.

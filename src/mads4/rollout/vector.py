@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from mads4.envs.protocol import BehaviorPolicy, BrokenEpisodeError, MultiAgentEnv
+from mads4.envs.seeding import environment_seed
 from mads4.envs.vector import (
     IDLE,
     PLAY,
@@ -49,6 +50,24 @@ class BehaviorEpisode:
 
 BehaviorPlan = Callable[[int], BehaviorEpisode]
 """Returns episode k; picklable where worker processes are used. Called again for each restart."""
+
+
+@dataclass(frozen=True)
+class SeededPlan:
+    """Episode k depends on (`seed`, k) only: the `BehaviorPlan` of recordings and baselines."""
+
+    make_behavior: Callable[[], BehaviorPolicy]
+    """Makes the behavior policy of one episode."""
+    seed: int
+    stream: int = 0
+    """Added to the seed of the environments; 0 begins where `mads4.rollout.rollout` does."""
+
+    def __call__(self, index: int) -> BehaviorEpisode:
+        """Return the beginning of episode `index`."""
+        start = environment_seed(self.stream + self.seed, index)
+        return BehaviorEpisode(
+            self.make_behavior(), start, np.random.default_rng([self.seed, index])
+        )
 
 
 @runtime_checkable
@@ -101,7 +120,7 @@ class EnvRow:
             elif order == RESET:
                 self._reset(int(buffers.seed[row]))
             else:
-                self._step(buffers.action[row].copy())
+                self._write(self._step(buffers.action[row].copy()))
         except BrokenEpisodeError as error:
             return False, WorkerLost((row,), (row,), str(error), "an environment")
         buffers.busy[row] = False
@@ -110,17 +129,18 @@ class EnvRow:
     def _play(self, index: int) -> EpisodeResult:
         """Play episode `index` with its behavior policy until it ends, or reaches its limit."""
         assert self._plan is not None, "rows without behavior policies are not ordered to PLAY"
-        buffers, row, rows = self._buffers, self.row, slice(self.row, self.row + 1)
+        buffers, row = self._buffers, self.row
         episode, recorder, total = self._plan(index), EpisodeRecorder(1), 0.0
         now = self._reset(episode.seed)
         episode.behavior.reset(self.env, episode.rng)
-        while not (buffers.terminated[row] or buffers.truncated[row]):
+        while not (now.done or self._length >= self._limit):
             action = np.array(episode.behavior.act(now), dtype=np.int64)
-            recorder.add(StepArrays.of(buffers, rows), action[None])
-            now = self._step(action.copy())
-            recorder.add_reward(buffers.reward[rows].copy())
-            total += float(buffers.reward[row])
+            recorder.add(StepArrays.of_one(now), action[None])
+            now = self._step(action)
+            recorder.add_reward(np.array([now.reward]))
+            total += float(now.reward)
             buffers.heartbeat[row] = time.monotonic()
+        self._write(now)  # once: writing every step would take a tenth of the time
         return EpisodeResult(
             index,
             total,
@@ -147,7 +167,6 @@ class EnvRow:
         self._length += 1
         for name, increment in now.metrics.items():
             self.metrics[name] = self.metrics.get(name, 0.0) + float(increment)
-        self._write(now)
         return now
 
     def _write(self, now: TimeStep) -> None:

@@ -117,6 +117,16 @@ def test_behaviors_by_name() -> None:
     assert isinstance(BehaviorFactory("planner")(), CooperativePlanner)
 
 
+def test_a_behavior_of_the_users_own() -> None:
+    factory = pickle.loads(pickle.dumps(BehaviorFactory(f"{__name__}:Presser", 0.1, 0.3)))
+    assert isinstance(make_behavior(f"{__name__}:Presser"), Presser)
+    assert isinstance(factory(), Noisy)
+    plan = noise_range(Buttons, BehaviorFactory(f"{__name__}:Presser"), "good", 0, episodes=20)
+    assert plan.expert_return == 40.0
+    with pytest.raises(UserError, match=r"dataset.behavior_policy: .*'Press'.*Presser"):
+        make_behavior(f"{__name__}:Press")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("quality", BANDS)
 @pytest.mark.parametrize("scenario", ["tiny-2ag", "small-4ag"])

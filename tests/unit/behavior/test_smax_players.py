@@ -13,14 +13,14 @@ from mads4.behavior.quality import BANDS, noise_range
 from mads4.behavior.registry import BehaviorFactory, make_behavior
 from mads4.behavior.smax import BuiltIn, FocusFire
 from mads4.config import PLAYERS
-from mads4.data.collect import Recording, collect
+from mads4.data.collect import STREAM, collect
 from mads4.data.store import read_dataset
 from mads4.envs.matrix_game import MatrixGame
 from mads4.envs.protocol import BehaviorPolicy
 from mads4.envs.registry import EnvFactory
 from mads4.envs.smax.scenarios import STOP
 from mads4.errors import UserError
-from mads4.rollout import BehaviorEpisode, rollout_behavior
+from mads4.rollout import BehaviorEpisode, SeededPlan, rollout_behavior
 from mads4.rollout.vector import batched
 from recorded import record_episode
 
@@ -89,7 +89,7 @@ def test_recordings_are_the_same_one_by_one_and_together(env: SmaxEnv, name: str
     factory = BehaviorFactory(name, 0.1, 0.4)
     vector = batched(MAKE, 5)
     assert vector is not None
-    played = rollout_behavior(Recording(factory, 4), vector, range(9), seed=4)
+    played = rollout_behavior(SeededPlan(factory, 4, STREAM), vector, range(9), seed=4)
     many = {result.index: result.episode for result in played}
     assert sorted(many) == list(range(9))
     for index in (0, 3, 8):
