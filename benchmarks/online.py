@@ -35,9 +35,9 @@ from mads4.algorithms.mappo import MAPPO, MAPPOConfig
 from mads4.algorithms.rollout_buffer import Episodes
 from mads4.config import OnlineTrainerConfig
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import RESET, STEP, VectorEnv
 from mads4.models import Mads4Policy
-from mads4.rollout.shared_buffers import RESET, STEP
-from mads4.rollout.vector import VectorEnv, make_vector
+from mads4.rollout.vector import make_vector
 from mads4.training.collector import Collector
 from mads4.training.online import OnlineTrainer
 
@@ -105,10 +105,10 @@ def environments_alone(make_env: EnvFactory, workers: int, steps: int = 250) -> 
         began = time.perf_counter()
         for _ in range(steps):
             for rows in groups:
-                envs.board.action[rows] = rng.integers(
-                    envs.spec.n_actions, size=envs.board.action[rows].shape
+                envs.buffers.action[rows] = rng.integers(
+                    envs.spec.n_actions, size=envs.buffers.action[rows].shape
                 )
-                envs.board.order[rows] = STEP
+                envs.buffers.order[rows] = STEP
                 envs.send(rows)
             for rows in groups:
                 envs.wait(rows)
@@ -117,7 +117,7 @@ def environments_alone(make_env: EnvFactory, workers: int, steps: int = 250) -> 
 
 def _order(envs: VectorEnv, groups: list[slice], order: int) -> None:
     for rows in groups:
-        envs.board.order[rows] = order
+        envs.buffers.order[rows] = order
         envs.send(rows)
     for rows in groups:
         envs.wait(rows)

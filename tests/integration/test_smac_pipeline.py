@@ -16,7 +16,7 @@ import pytest
 from mads4.data.formats.madt_write import write_madt
 from mads4.envs.registry import EnvFactory
 from mads4.evaluation.metrics import RandomPolicy
-from mads4.rollout.rollout import rollout
+from mads4.rollout import rollout
 from mads4.rollout.vector import make_vector
 
 Cli = Callable[..., int]

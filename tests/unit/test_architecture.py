@@ -30,7 +30,7 @@ ALLOWED = {
     "nn": FOUNDATION | {"kernels", "nn"},
     "models": NETWORK,
     "export": NETWORK | {"export"},
-    "envs": PLAYED,
+    "envs": FOUNDATION | {"envs"},
     "rollout": PLAYED,
     "behavior": PLAYED | {"behavior"},
     "data": DATA,

@@ -13,7 +13,7 @@ from mads4.algorithms.losses import behavior_cloning
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
 from mads4.models import SequencePolicy
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.types import EnvSpec, Episode, SequenceBatch
 
 STRIDE = 1 << 20

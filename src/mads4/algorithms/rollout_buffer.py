@@ -20,7 +20,7 @@ from mads4.algorithms.losses import advantages, log_probabilities
 from mads4.models import SequencePolicy
 from mads4.models.critic import Critic
 from mads4.models.state import State, join, select
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.types import SequenceBatch
 
 

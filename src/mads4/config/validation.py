@@ -114,6 +114,8 @@ def _validate_dataset(config: Command) -> list[str]:
         return []  # no data set is needed
     if not isinstance(dataset, GeneratedDataset) or dataset.behavior_policy == "random":
         return []
+    if dataset.behavior_policy is not None and ":" in dataset.behavior_policy:
+        return []  # the user's own
     env = getattr(config, "env", None)
     if env is None:
         return []

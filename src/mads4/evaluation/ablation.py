@@ -21,13 +21,14 @@ from mads4.config import ProbeConfig
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import held_out_batches
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import VectorEnv
 from mads4.errors import UserError
 from mads4.evaluation.evaluator import tell
 from mads4.evaluation.metrics import Evaluation, mean_interval
 from mads4.models import Mads4Policy, SequencePolicy, State
 from mads4.progress import progress_bar
-from mads4.rollout.rollout import one_thread, rollout
-from mads4.rollout.vector import VectorEnv, make_vector
+from mads4.rollout import one_thread, rollout
+from mads4.rollout.vector import make_vector
 from mads4.types import FloatArray, PolicyInput, PolicyOutput, SequenceBatch
 
 GRADIENT_BATCH = 4
@@ -195,9 +196,9 @@ class Probe:
                 settings.episodes,
                 seed=settings.seed,
                 target_return=target,
-                sample=not settings.deterministic,
+                deterministic=settings.deterministic,
                 device=self._device,
-                message_drop=one.drop,
+                message_dropout=one.drop,
             )
             return Evaluation.of(episodes, target, tell(advance))
 
@@ -210,7 +211,7 @@ class Probe:
             settings.gradient_episodes,
             seed=settings.seed,
             target_return=target,
-            sample=not settings.deterministic,
+            deterministic=settings.deterministic,
             device=self._device,
             record=True,
         )

@@ -10,10 +10,11 @@ import torch
 
 from mads4.config import OnlineTrainerConfig
 from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.vector import VectorEnv
 from mads4.models import SequencePolicy
+from mads4.rollout import EpisodeResult, one_thread, rollout
 from mads4.rollout.processes import keep_freed_memory
-from mads4.rollout.rollout import EpisodeResult, one_thread, rollout
-from mads4.rollout.vector import VectorEnv, make_vector
+from mads4.rollout.vector import make_vector
 
 STREAM = 0x0A11E
 """Keeps the episodes of training apart from those of data and evaluations of the same seed."""

@@ -10,7 +10,7 @@ import torch
 
 from fakes import SPEC, make_policy, matching_data, matching_episode
 from mads4.algorithms.elite_buffer import EliteBuffer
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.types import Episode, SequenceBatch, returns_to_go
 
 

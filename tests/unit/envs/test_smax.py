@@ -16,8 +16,8 @@ from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory, make_env
 from mads4.envs.smax.render import ALLY, ENEMY
 from mads4.envs.smax.scenarios import SCENARIOS, STOP
+from mads4.envs.vector import IDLE, RESET, STEP
 from mads4.errors import UserError
-from mads4.rollout.shared_buffers import IDLE, RESET, STEP
 from mads4.rollout.vector import make_vector
 from mads4.types import IntArray, TimeStep
 
@@ -97,7 +97,7 @@ def test_an_episode_is_the_same_alone_and_among_others(
     vector = make_vector(EnvFactory("smax", {"scenario": MAP}), rows)
     assert isinstance(vector, SmaxVector)
     assert vector.groups(rows) == [slice(0, rows)]
-    board, waiting = vector.board, list(range(len(SEEDS)))[::-1]
+    board, waiting = vector.buffers, list(range(len(SEEDS)))[::-1]
     playing: dict[int, tuple[int, int, np.random.Generator]] = {}
     while waiting or playing:
         board.order[:] = IDLE
@@ -124,7 +124,7 @@ def test_an_episode_is_the_same_alone_and_among_others(
 
 def test_idle_battles_stay_as_they_are() -> None:
     vector = SmaxVector(3, MAP)
-    board, everyone = vector.board, slice(0, 3)
+    board, everyone = vector.buffers, slice(0, 3)
     board.order[:], board.seed[:] = RESET, (1, 2, 3)
     vector.send(everyone)
     vector.wait(everyone)

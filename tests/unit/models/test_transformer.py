@@ -141,7 +141,7 @@ def test_windows_with_a_carried_state_are_the_whole_cut_up() -> None:
     for step in range(8):
         batch = sampler.batch(step)
         seen = [batch] if sampler.begins(step)[0] else [*seen, batch]
-        found = carry.logits(batch, sampler.begins(step))
+        found = carry.sequence(batch, sampler.begins(step)).logits
         fields = vars(batch)
         whole = SequenceBatch(**{k: torch.cat([vars(b)[k] for b in seen], 1) for k in fields})
         torch.testing.assert_close(found, policy(whole)[:, -found.shape[1] :])

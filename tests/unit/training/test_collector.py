@@ -13,7 +13,7 @@ import torch
 from fake_env import MatchingEnv
 from fakes import make_policy
 from mads4.config import OnlineTrainerConfig
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.training.collector import Collector
 
 
