@@ -107,4 +107,5 @@ def _intervals(config: OnlineTrainerConfig) -> Intervals:
         validation=1,
         checkpoint=config.checkpoint_interval,
         keep=config.save_interval,
+        evaluation=config.eval_interval,
     )

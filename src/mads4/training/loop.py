@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mads4.errors import UserError
 from mads4.logging import Tracker
+from mads4.models import SequencePolicy
 from mads4.training import checkpoint
 from mads4.training.signals import stop_on_signals
 from mads4.training.state import TrainState, random_state, restore_random_state
@@ -22,6 +23,12 @@ class Trainer(Protocol):
     """What the loop needs of a trainer."""
 
     device: torch.device
+
+    @property
+    def policy(self) -> SequencePolicy:
+        """The policy that is trained."""
+        ...
+
     phase: str
     """What metrics of updates are logged under, for example ``offline``."""
     validation_phase: str
@@ -77,6 +84,7 @@ class Intervals:
     validation: int
     checkpoint: int
     keep: int | None = None
+    evaluation: int | None = None
 
 
 class Checkpoints:
@@ -133,10 +141,13 @@ def fit(
     checkpoints: Checkpoints,
     tracker: Tracker,
     on_step: Callable[[TrainState, Mapping[str, float]], None],
+    evaluate: Callable[[], Mapping[str, float]] = dict,
 ) -> TrainState:
     """Train from `state` to ``intervals.steps``; save before leaving, however one leaves.
 
-    `on_step` is called with the state and the metrics logged last after every step.
+    `on_step` is called with the state and the metrics logged last after every step. `evaluate`
+    returns metrics of the policy in the environment every ``intervals.evaluation`` steps: logged as
+    ``eval/…``, never used to choose; what it draws must not come from training's random streams.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came, and ``last.pt`` has been saved, even if the
@@ -160,6 +171,8 @@ def fit(
                 recent.clear()
             if state.step % intervals.validation == 0 or ended:
                 latest |= _validate(trainer, state, checkpoints, tracker)
+            if intervals.evaluation and state.step % intervals.evaluation == 0:
+                _log(tracker, state.step, "eval", evaluate())
             if intervals.keep and state.step % intervals.keep == 0:
                 checkpoints.save_weights(trainer, state, f"step_{state.step:08d}")
             if state.step % intervals.checkpoint == 0 or ended:

@@ -40,4 +40,5 @@ def intervals(config: OfflineTrainerConfig) -> Intervals:
         validation=config.validation_interval,
         checkpoint=config.checkpoint_interval,
         keep=config.save_interval,
+        evaluation=config.eval_interval,
     )
