@@ -17,3 +17,8 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the nearest allowed word, or an empty string."""
     near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return an exception's type and the first line of its message, ``TypeError: …``."""
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -140,7 +140,7 @@ def test_a_launch_for_each_episode_makes_them_reproducible(tmp_path: Path) -> No
     ("how", "words"),
     [
         ("protocol", "lost its game in the middle of an episode"),
-        ("restart", "had to launch its game again while an episode began"),
+        ("restart", "had to relaunch its game while an episode began"),
         ("crash", r"failed in step \(ConnectionLostError: the game closed the connection\)"),
         ("lie", r"is won with 1 of 3 enemies and 0 of 3 agents dead"),
         ("deny", r"is not won with 3 of 3 enemies and 0 of 3 agents dead"),

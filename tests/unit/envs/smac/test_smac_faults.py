@@ -67,7 +67,7 @@ def _nothing_is_left_behind(tmp_path: Path) -> Iterator[None]:
         ("die", "processes_lost", r"A worker process died (exit code -9)"),
         ("crash", "episodes_broken", "An environment failed in step (ConnectionLostError"),
         ("protocol", "episodes_broken", "An environment lost its game in the middle"),
-        ("restart", "episodes_broken", "An environment had to launch its game again"),
+        ("restart", "episodes_broken", "An environment had to relaunch its game"),
         ("lie", "episodes_broken", "An environment says that the battle is won with"),
         ("deny", "episodes_broken", "An environment says that the battle is not won with 3 of 3"),
     ],
