@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.smax.scenarios import STOP
+from mads4.envs.smax.engine import STOP
 from mads4.errors import UserError
 from mads4.types import IntArray, TimeStep
 

@@ -1,4 +1,4 @@
-"""SMAX: what it shows, how battles end, and that an episode is the same alone and among others."""
+"""SMAX: observations, ends of battles, and the same episode alone and in a batch."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from PIL import ImageColor
 from mads4.config.env import SmaxScenario
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory, make_env
+from mads4.envs.smax.engine import SCENARIOS, STOP, WIDTH, engine
 from mads4.envs.smax.render import ALLY, ENEMY
-from mads4.envs.smax.scenarios import SCENARIOS, STOP
 from mads4.errors import UserError
 from mads4.rollout.shared_buffers import IDLE, RESET, STEP
 from mads4.rollout.vector import make_vector
@@ -24,7 +24,6 @@ from mads4.types import IntArray, TimeStep
 pytest.importorskip("jaxmarl")
 
 from mads4.envs.smax.battle import SmaxEnv, SmaxVector
-from mads4.envs.smax.engine import WIDTH, engine
 
 MAP = "3m"
 EAST = 1
@@ -93,7 +92,7 @@ def test_the_same_seed_gives_the_same_battle(env: SmaxEnv, alone: list[list[Time
 def test_an_episode_is_the_same_alone_and_among_others(
     alone: list[list[TimeStep]], rows: int
 ) -> None:
-    """Rows begin anew as soon as they are free, so that episodes meet others' at any point."""
+    """Rows restart as soon as they are free, so that episodes meet others at any point."""
     vector = make_vector(EnvFactory("smax", {"scenario": MAP}), rows)
     assert isinstance(vector, SmaxVector)
     assert vector.groups(rows) == [slice(0, rows)]

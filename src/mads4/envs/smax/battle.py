@@ -1,4 +1,4 @@
-"""SMAX behind our protocols: many battles at once, and one of them as an environment."""
+"""SMAX battles: many at once as a vector environment, and single ones as environments."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _UNITS = ("position", "health", "alive", "kind", "cooldown", "target")
 
 
 class SmaxVector:
-    """Battles that go on together, `WIDTH` in one call; a `mads4.rollout.vector.VectorEnv`.
+    """Battles in parallel, `WIDTH` per call; a `mads4.rollout.vector.VectorEnv`.
 
-    An episode is the same, bit for bit, whatever the number of rows and whichever it is played in.
+    An episode is the same, bit for bit, for any number of rows and in any row.
 
     Args:
-        rows: battles at a time.
-        scenario: one of `mads4.envs.smax.scenarios.SCENARIOS`.
+        rows: number of parallel battles.
+        scenario: one of `mads4.envs.smax.engine.SCENARIOS`.
         options: further keyword arguments of jaxmarl's ``HeuristicEnemySMAX``.
 
     Raises:
@@ -48,11 +48,11 @@ class SmaxVector:
 
     @property
     def rules(self) -> Rules:
-        """What kinds of unit can do."""
+        """Properties of the unit types and the map."""
         return self.engine.rules
 
     def groups(self, rows: int) -> list[slice]:
-        """Return all in one: they go on together."""
+        """Return one group: all rows advance together."""
         return [slice(0, rows)]
 
     def send(self, rows: slice) -> None:
@@ -70,7 +70,7 @@ class SmaxVector:
                     self._pending.append((at, mask, self._compute(chunk, at, what, mask)))
 
     def wait(self, rows: slice) -> list[WorkerLost]:
-        """Write to the board what came of it; nothing can be lost."""
+        """Write the results of `send` to the buffers; no worker can be lost."""
         for at, mask, shown in self._pending:
             self._write(at, mask[: at.stop - at.start], shown)
         self._pending = []
@@ -81,19 +81,19 @@ class SmaxVector:
         return {"win": float(self._win[row])}
 
     def units(self, row: int) -> Units:
-        """Return where a battle's units are, and how they are."""
+        """Return the units of a battle."""
         chosen = {name: values[row].copy() for name, values in self._units.items()}
         return Units(n_allies=self.spec.n_agents, **chosen)
 
     def env(self, row: int) -> MultiAgentEnv:
-        """Return one battle by itself."""
+        """Return one battle as an environment."""
         return SmaxEnv.of(self, row)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there is nothing to close."""
 
     def _compute(self, chunk: int, at: slice, what: int, mask: Array) -> Shown:
-        """Let a chunk's battles step or begin, where `mask` (WIDTH,) is True."""
+        """Reset or step the battles of a chunk where `mask` (WIDTH,) is True."""
         engine_, battles = self.engine, self._battles[chunk]
         lacking = WIDTH - (at.stop - at.start)
         if what == RESET:
@@ -118,7 +118,7 @@ class SmaxVector:
 
 
 class Heuristic:
-    """jaxmarl's own player during one battle, which it remembers."""
+    """jaxmarl's heuristic policy in one battle, with its state."""
 
     def __init__(self, engine_: Engine) -> None:
         self._engine = engine_
@@ -131,14 +131,14 @@ class Heuristic:
 
 
 class SmaxEnv:
-    """One battle: stalkers, zealots, marines … against jaxmarl's built-in player.
+    """One battle of stalkers, zealots, marines … against jaxmarl's heuristic policy.
 
-    The team is paid for the health that it takes from the enemies (1 for all of it) and 1 for
+    The team reward is the share of the enemies' health that it removes (1 in total), plus 1 for
     winning. An episode terminates when a side is dead; the time limit truncates it. Dead agents
-    may only stop. The metric ``win`` is 1 for the step that wins.
+    can only stop. The metric ``win`` is 1 for the step that wins.
 
     Args:
-        scenario: one of `mads4.envs.smax.scenarios.SCENARIOS`.
+        scenario: one of `mads4.envs.smax.engine.SCENARIOS`.
         options: further keyword arguments of jaxmarl's ``HeuristicEnemySMAX`` (``max_steps``,
             ``enemy_shoots``, ``attack_mode``, ``see_enemy_actions``, ``walls_cause_death`` …).
 
@@ -151,7 +151,7 @@ class SmaxEnv:
 
     @classmethod
     def of(cls, vector: SmaxVector, row: int) -> SmaxEnv:
-        """Return the battle that `vector` plays in `row`."""
+        """Return the battle in `row` of `vector`."""
         env = cls.__new__(cls)
         env._vector, env._row = vector, row
         return env
@@ -162,18 +162,13 @@ class SmaxEnv:
         return self._vector.spec
 
     @property
-    def vector(self) -> SmaxVector:
-        """The battles of which this is one."""
-        return self._vector
-
-    @property
     def units(self) -> Units:
-        """Where units are, and how they are: more than the agents see."""
+        """All units, including those that no agent sees."""
         return self._vector.units(self._row)
 
     @property
     def rules(self) -> Rules:
-        """What kinds of unit can do."""
+        """Properties of the unit types and the map."""
         return self._vector.rules
 
     def reset(self, seed: int) -> TimeStep:
@@ -188,19 +183,19 @@ class SmaxEnv:
         return self._obey(STEP, won)
 
     def player(self) -> Callable[[Array, Array], IntArray]:
-        """Return jaxmarl's own heuristic at the beginning of a battle, in the allies' place.
+        """Return jaxmarl's heuristic policy for the allies, in its initial state.
 
-        It gives the actions (N,) for two random words (2,) uint32 and the observations; it may move
-        the dead, too.
+        It maps a random key (2,) uint32 and the observations to the actions (N,), which may be
+        unavailable ones for dead agents.
         """
         return Heuristic(self._vector.engine)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Return a picture of the ground, (height, width, 3) uint8."""
+        """Return a picture of the battle, (height, width, 3) uint8 RGB."""
         return render(self.units, self.rules)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there is nothing to close."""
 
     def _obey(self, order: int, won: float) -> TimeStep:
         board, rows = self._vector.board, slice(self._row, self._row + 1)
