@@ -12,7 +12,7 @@ from rware.warehouse import ObservationType, RewardType, Warehouse
 
 from mads4.envs.rware_render import render
 from mads4.envs.rware_state import ENCODINGS, StateEncoder
-from mads4.errors import UserError, did_you_mean
+from mads4.errors import UserError, require_choice
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 VERSION = "rware 2.0.0"
@@ -42,16 +42,8 @@ class Scenario:
                 f"env.scenario: got '{text}', expected {SCENARIO_FORM}, for example 'tiny-2ag'."
             )
         difficulty = match["difficulty"] or "normal"
-        if match["size"] not in SIZES:
-            raise UserError(
-                f"env.scenario: unknown size '{match['size']}' in '{text}', expected one of "
-                f"{', '.join(SIZES)}.{did_you_mean(match['size'], SIZES)}"
-            )
-        if difficulty not in REQUESTS_PER_AGENT:
-            raise UserError(
-                f"env.scenario: unknown difficulty '{difficulty}' in '{text}', expected none, "
-                f"'easy' or 'hard'.{did_you_mean(difficulty, REQUESTS_PER_AGENT)}"
-            )
+        require_choice("env.scenario (size)", match["size"], SIZES)
+        require_choice("env.scenario (difficulty)", difficulty, REQUESTS_PER_AGENT)
         return cls(match["size"], int(match["agents"]), difficulty)
 
     def warehouse_options(self) -> dict[str, Any]:
@@ -98,8 +90,8 @@ class RwareEnv:
         options: dict[str, Any] | None = None,
     ) -> None:
         arguments = Scenario.parse(scenario).warehouse_options() | (options or {})
-        _require("env.reward", reward, REWARDS)
-        _require("env.state_encoding", state_encoding, ENCODINGS)
+        require_choice("env.reward", reward, REWARDS)
+        require_choice("env.state_encoding", state_encoding, ENCODINGS)
         try:
             self.warehouse = Warehouse(**arguments)
         except (TypeError, ValueError, AssertionError) as error:
@@ -170,9 +162,3 @@ class RwareEnv:
         else:
             shaping = 0.0
         return float(rewards[0]) + shaping
-
-
-def _require(key: str, given: str, allowed: Any) -> None:
-    if given not in allowed:
-        near = did_you_mean(given, allowed)
-        raise UserError(f"{key}: got '{given}', expected one of {', '.join(allowed)}.{near}")

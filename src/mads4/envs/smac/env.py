@@ -14,7 +14,7 @@ from mads4.envs.smac import installation
 from mads4.envs.smac.features import BUILDERS
 from mads4.envs.smac.maps import MAPS
 from mads4.envs.smac.units import MEDIVAC_MAP, map_of, read_battlefield
-from mads4.errors import UserError, did_you_mean, first_line
+from mads4.errors import UserError, did_you_mean, first_line, require_choice
 from mads4.types import BoolArray, EnvSpec, FloatArray, IntArray, TimeStep
 
 NATIVE = "native"
@@ -203,12 +203,7 @@ class SmacEnv:
 
 def _require_features(observation: str, options: Mapping[str, Any]) -> None:
     """Raise `UserError` for an unknown builder, or for options that it would ignore."""
-    names = (*BUILDERS, NATIVE)
-    if observation not in names:
-        near = did_you_mean(observation, names)
-        raise UserError(
-            f"env.observation: got '{observation}', expected one of {', '.join(names)}.{near}"
-        )
+    require_choice("env.observation", observation, (*BUILDERS, NATIVE))
     ignored = [name for name in options if name.startswith(FEATURE_OPTIONS)]
     if observation != NATIVE and ignored:
         raise UserError(

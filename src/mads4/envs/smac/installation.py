@@ -153,11 +153,8 @@ def _package() -> Part:
     if not places:
         return Part(name, None, f"oxwhirl's package smac is missing: {INSTALL}")
     if not any((place / "env" / "starcraft2").is_dir() for place in places):
-        problem = (
-            "the installed package smac is not the StarCraft challenge; PyPI's smac is AutoML's"
-        )
-        fix = f"pip uninstall -y smac && {INSTALL}"
-        return Part(name, None, f"{problem}, and both have the same name: {fix}")
+        problem = "the installed package smac is not oxwhirl's (PyPI's smac is AutoML's)"
+        return Part(name, None, f"{problem}: pip uninstall -y smac && {INSTALL}")
     try:
         importlib.import_module("smac.env")
     except Exception as error:  # protobuf raises TypeError, libraries OSError
@@ -217,8 +214,7 @@ def _not_startable(build: int) -> str | None:
     if not program.is_file():
         return (
             f"StarCraft II's build {build} has no program: there is no {program}. Download the "
-            f"game again from {GAME_PAGE} and unzip all of it, or remove the build's folder if "
-            "you need another build"
+            f"game again from {GAME_PAGE} and unzip all of it, or remove the build's folder"
         )
     if not os.access(program, os.X_OK):
         return f'StarCraft II may not be started: chmod +x "{program}"'
@@ -232,22 +228,20 @@ def _maps(scenario: str | None) -> Part:
     """
     if scenario is not None and (unknown := unknown_map(scenario)):
         return Part("maps", None, unknown)
-    if not _builds():  # without the game all maps are missing, and installed together
-        scenario = None
+    # without the game all maps are missing, and are installed together
+    required = list(MAPS) if scenario is None or not _builds() else [scenario]
     maps = game_folder() / "Maps"
-    folder, pattern = maps / "SMAC_Maps", "*.SC2Map"
-    if scenario is not None and scenario not in MAPS:
-        folder, pattern = maps, "**/*.SC2Map"
+    own = required[0] in MAPS
+    folder, pattern = (maps / "SMAC_Maps", "*.SC2Map") if own else (maps, "**/*.SC2Map")
     found = {path.stem for path in folder.glob(pattern)}
-    missing = [name for name in ([*MAPS] if scenario is None else [scenario]) if name not in found]
+    missing = [name for name in required if name not in found]
     if not missing:
         return Part("maps", f"{len(found)} in {folder}", None)
-    what = f"the map {scenario}"
-    if scenario is None:
-        what = f"SMAC's {len(MAPS)} maps"
-        if len(missing) < len(MAPS):
-            examples = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
-            what = f"{len(missing)} of {what} ({examples})"
+    what = f"the map {missing[0]}"
+    if len(required) > 1:
+        named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
+        some = len(missing) < len(MAPS)
+        what = f"{len(missing)} of SMAC's 23 maps ({named})" if some else "SMAC's 23 maps"
     astray = next(maps.glob(f"**/{missing[0]}.SC2Map"), None)
     hint = f" ({astray} is not where SMAC looks)" if astray else ""
     command = f'curl -LO {MAPS_ARCHIVE} && mkdir -p "{maps}" && unzip SMAC_Maps.zip -d "{maps}"'

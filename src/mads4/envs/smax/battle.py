@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.smax.engine import WIDTH, Array, Engine, Rules, Shown, engine
+from mads4.envs.smax.engine import WIDTH, Array, Rules, Shown, engine
 from mads4.envs.smax.render import Units, render
 from mads4.rollout.shared_buffers import IDLE, RESET, STEP, SharedBuffers
 from mads4.rollout.supervision import Incidents
@@ -46,17 +47,12 @@ class SmaxVector:
         self._win = np.zeros(rows, dtype=np.bool_)
         self._units: dict[str, Array] = {}
 
-    @property
-    def rules(self) -> Rules:
-        """Properties of the unit types and the map."""
-        return self.engine.rules
-
     def groups(self, rows: int) -> list[slice]:
         """Return one group: all rows advance together."""
         return [slice(0, rows)]
 
     def send(self, rows: slice) -> None:
-        """Let the battles `rows` begin to do what the board orders; JAX works on its own."""
+        """Start the orders in the buffers for the battles `rows`; JAX runs asynchronously."""
         if not self._battles:  # whoever wants to know sizes only does not wait for a compiler
             chunks = -(-len(self.board.order) // WIDTH)
             self._battles = [self.engine.blank() for _ in range(chunks)]
@@ -117,19 +113,6 @@ class SmaxVector:
             self._units[name][at.start + rows] = values[rows]
 
 
-class Heuristic:
-    """jaxmarl's heuristic policy in one battle, with its state."""
-
-    def __init__(self, engine_: Engine) -> None:
-        self._engine = engine_
-        self._memory = engine_.heuristic_memory()
-
-    def __call__(self, words: Array, observation: Array) -> IntArray:
-        """Return the actions (N,)."""
-        self._memory, action = self._engine.heuristic(words, self._memory, observation)
-        return action
-
-
 class SmaxEnv:
     """One battle of stalkers, zealots, marines … against jaxmarl's heuristic policy.
 
@@ -169,7 +152,7 @@ class SmaxEnv:
     @property
     def rules(self) -> Rules:
         """Properties of the unit types and the map."""
-        return self._vector.rules
+        return self._vector.engine.rules
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode; the same seed and actions give the same trajectory, bit for bit."""
@@ -188,7 +171,15 @@ class SmaxEnv:
         It maps a random key (2,) uint32 and the observations to the actions (N,), which may be
         unavailable ones for dead agents.
         """
-        return Heuristic(self._vector.engine)
+        engine_ = self._vector.engine
+        memory = engine_.heuristic_memory()
+
+        def act(words: Array, observation: Array) -> IntArray:
+            nonlocal memory
+            memory, action = engine_.heuristic(words, memory, observation)
+            return action
+
+        return act
 
     def render(self) -> npt.NDArray[np.uint8]:
         """Return a picture of the battle, (height, width, 3) uint8 RGB."""
@@ -205,12 +196,4 @@ class SmaxEnv:
         board.order[rows] = IDLE
         now = board.time_step(self._row)
         increment = self._vector.metrics(self._row)["win"] - won
-        return TimeStep(
-            observation=now.observation,
-            state=now.state,
-            available_actions=now.available_actions,
-            reward=now.reward,
-            terminated=now.terminated,
-            truncated=now.truncated,
-            metrics={"win": increment},
-        )
+        return replace(now, metrics={"win": increment})

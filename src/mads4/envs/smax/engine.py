@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.smax.runtime import import_jax, keep_programs
-from mads4.errors import UserError, did_you_mean
+from mads4.errors import UserError, require_choice
 from mads4.types import EnvSpec, IntArray
 
 _LOG = logging.getLogger(__name__)
@@ -113,11 +113,7 @@ class Engine:
     """
 
     def __init__(self, scenario: str, options: dict[str, Any]) -> None:
-        if scenario not in SCENARIOS:
-            raise UserError(
-                f"env.scenario: got '{scenario}', expected one of {', '.join(SCENARIOS)}."
-                f"{did_you_mean(scenario, SCENARIOS)}"
-            )
+        require_choice("env.scenario", scenario, SCENARIOS)
         if fixed := [name for name in FIXED if name in options]:
             raise UserError(f"env.options: '{fixed[0]}' is fixed for env=smax; leave it out.")
         self._jax, smax, self._heuristics = import_jax()
