@@ -9,7 +9,7 @@ import torch
 
 from fake_env import SPEC, MatchingEnv
 from mads4.data.dataset import Dataset
-from mads4.models import Mads4Policy
+from mads4.models import Mads4Policy, MlpPolicy
 from mads4.types import (
     EnvSpec,
     Episode,
@@ -107,6 +107,9 @@ def make_batch(
         "action": action,
         "previous_action": previous,
         "return_to_go": returns_to_go(reward),
+        "reward": reward,
+        "terminated": np.arange(steps) == lengths[:, None] - 1,
+        "follows": np.arange(steps) < lengths[:, None] - 1,
         "mask": mask,
     }
     return SequenceBatch(**{name: torch.from_numpy(value) for name, value in arrays.items()})
@@ -121,3 +124,8 @@ def time_step(batch: SequenceBatch, t: int, uniform: torch.Tensor | None = None)
         return_to_go=batch.return_to_go[:, t],
         uniform=uniform,
     )
+
+
+def small_mlp(spec: EnvSpec, d_model: int = 8) -> MlpPolicy | None:
+    """A user's own factory of policies; of no width it returns none."""
+    return MlpPolicy(spec, d_model=d_model) if d_model else None

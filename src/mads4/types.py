@@ -159,6 +159,12 @@ class SequenceBatch:
     """(B, T, N) int64, each agent's own action one step earlier; -1 at an episode's first step."""
     return_to_go: torch.Tensor
     """(B, T) float32, R^t paired with observation t, in the environment's reward units."""
+    reward: torch.Tensor
+    """(B, T) float32, the team reward of the step; 0 where padded."""
+    terminated: torch.Tensor
+    """(B, T) bool, True on a last real step whose task ended (not on truncation)."""
+    follows: torch.Tensor
+    """(B, T) bool, True where row t + 1 of this batch is the true successor."""
     mask: torch.Tensor
     """(B, T) bool, True on real steps."""
 
@@ -188,8 +194,8 @@ class PolicyInput:
     order_key: torch.Tensor | None = None
     """(B, N) float64, the same at every step of an episode: agents decide by increasing key, if
     the policy's order is random; None for the order of their numbers."""
-    message_lost: torch.Tensor | None = None
-    """(B, N) bool, True where what an agent's predecessor hands on does not reach it; None loses
+    message_dropped: torch.Tensor | None = None
+    """(B, N) bool, True where what an agent's predecessor sends does not reach it; None drops
     nothing. `rollout(message_drop=p)` draws it: a number per agent and step (from the episode's
     second stream, after the order keys) below p; p is one probability or one per agent (N,)."""
     action: torch.Tensor | None = None

@@ -157,10 +157,10 @@ def test_the_generated_data_set_is_recorded_and_reused(cli: Cli, tmp_path: Path)
 
 def test_init_from_takes_the_weights(cli: Cli, trained: Any, smoke: Any, tmp_path: Path) -> None:
     run_dir = trained(cli)
-    words = (*smoke, "trainer.steps=1", "trainer.learning_rate=1e-12", "seed=7")
+    words = (*smoke, "trainer.steps=1", "algorithm.learning_rate=1e-12", "seed=7")
     tiny = (
-        "trainer.ssm_learning_rate={A: 1e-12, B: 1e-12, dt: 1e-12}",
-        "trainer.weight_decay=0",
+        "algorithm.ssm_learning_rate={A: 1e-12, B: 1e-12, dt: 1e-12}",
+        "algorithm.weight_decay=0",
         "hydra.run.dir=next",
     )
     assert cli(*words, *tiny, f"init_from={run_dir}") == 0

@@ -12,7 +12,7 @@ from PIL import Image
 Cli = Callable[..., int]
 TRAIN = (
     *("train", "env=matrix_game", "env.episode_limit=6", "dataset.behavior_policy=random"),
-    *("dataset.episodes=8", "trainer.steps=3", "trainer.warmup_steps=1", "trainer.batch_size=2"),
+    *("dataset.episodes=8", "trainer.steps=3", "algorithm.warmup_steps=1", "trainer.batch_size=2"),
     *("model.n_layers=1", "model.d_model=8", "model.d_state=4", "evaluator.target_returns=[3]"),
     *("evaluator.episodes=2", "evaluator.baselines=false", "device=cpu", "threads=1"),
     *("logger=none", "hydra.run.dir=run"),
@@ -21,7 +21,7 @@ PROBE = ("probe", "checkpoint=run", "episodes=4", "gradient_episodes=2", "messag
 
 
 def test_a_run_is_probed(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli(*TRAIN, "model.share_action=true") == 0
+    assert cli(*TRAIN, "model.autoregressive=true") == 0
     assert cli(*PROBE, "hydra.run.dir=one") == 0
     shown = capsys.readouterr().out
     assert "cut before agent 1" in shown

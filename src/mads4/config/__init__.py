@@ -4,6 +4,7 @@ The YAML files of `mads4.conf` hold the values, these classes say what they mean
 allowed; `mads4.config.validation.parse` joins the two. Nothing here imports torch or hydra.
 """
 
+from mads4.config.algorithm import AlgorithmConfig
 from mads4.config.commands import (
     AnyConfig,
     CollectConfig,
@@ -27,25 +28,33 @@ from mads4.config.dataset import (
 from mads4.config.env import CustomEnv, EnvConfig, MatrixGameEnv, RwareEnv, SmaxEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
 from mads4.config.fields import Section, SSMParameter
-from mads4.config.model import KernelConfig, Mads4Config, MlpConfig, ModelConfig
-from mads4.config.online import OnlineTrainerConfig
+from mads4.config.model import (
+    CustomModelConfig,
+    KernelConfig,
+    Mads4Config,
+    MlpConfig,
+    ModelConfig,
+    TransformerConfig,
+)
 from mads4.config.smac import SmacEnv, SmacliteEnv
 from mads4.config.trainer import (
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
-    SSMLearningRates,
+    OnlineTrainerConfig,
     TrainerConfig,
 )
 
 __all__ = [
     "PLAYERS",
     "AlberdiceDataset",
+    "AlgorithmConfig",
     "AnyConfig",
     "CollectConfig",
     "Command",
     "Config",
     "CustomDataset",
     "CustomEnv",
+    "CustomModelConfig",
     "DatasetConfig",
     "DatasetSection",
     "EnvConfig",
@@ -67,11 +76,11 @@ __all__ = [
     "ProbeConfig",
     "RecordedDataset",
     "RwareEnv",
-    "SSMLearningRates",
     "SSMParameter",
     "Section",
     "SmacEnv",
     "SmacliteEnv",
     "SmaxEnv",
     "TrainerConfig",
+    "TransformerConfig",
 ]

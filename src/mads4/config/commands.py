@@ -6,10 +6,13 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from mads4.algorithms.bc import BCConfig
+from mads4.algorithms.mappo import MAPPOConfig
+from mads4.config.algorithm import AlgorithmConfig
 from mads4.config.dataset import DatasetConfig, GeneratedDataset
 from mads4.config.env import EnvConfig, RwareEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
-from mads4.config.fields import Device, Name, NotNegative, Positive, Rate, Section, Target
+from mads4.config.fields import Device, Factory, Name, NotNegative, Positive, Rate, Section, Target
 from mads4.config.model import KernelConfig, Mads4Config, ModelConfig
 from mads4.config.trainer import OfflineTrainerConfig, TrainerConfig
 
@@ -40,6 +43,10 @@ class Config(Command):
     dataset: DatasetConfig = GeneratedDataset()
     model: ModelConfig = Mads4Config()
     kernel: KernelConfig = KernelConfig()
+    algorithm: AlgorithmConfig = BCConfig()
+    """Algorithm of the training, or of its offline phase."""
+    online_algorithm: AlgorithmConfig = MAPPOConfig()
+    """Algorithm of the online phase of trainer=offline_online."""
     trainer: TrainerConfig = OfflineTrainerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     logger: LoggerConfig = LoggerConfig()
@@ -59,6 +66,8 @@ class EvaluateConfig(Command):
 
     checkpoint: str
     """Run directory, or a checkpoint file."""
+    model_factory: Factory | None = None
+    """For a policy of model=custom: its factory, which is not imported unless given here."""
     name: Name = "mads4"
     """Folder of the evaluation: outputs/evaluate/<name>/<time>."""
     device: Device = "auto"
@@ -75,6 +84,8 @@ class ProbeConfig(Command):
 
     checkpoint: str
     """Run directory, or a checkpoint file."""
+    model_factory: Factory | None = None
+    """For a policy of model=custom: its factory, which is not imported unless given here."""
     name: Name = "mads4"
     """Folder of the analysis: outputs/probe/<name>/<time>."""
     device: Device = "auto"

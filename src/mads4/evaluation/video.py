@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from mads4.io import atomic_path
-from mads4.rollout.rollout import StepEvent
+from mads4.rollout import StepEvent
 
 _COLORS = 96  # flat drawings with smooth edges; one transparent entry must remain of 256
 _PALETTE_FRAMES = 6

@@ -18,13 +18,13 @@ class InputEmbedding(nn.Module):
 
     The paper encodes each input linearly and projects the concatenation linearly; two linear maps
     in a row are one, so here each input has a single matrix to the network's width. All agents
-    share the weights and are told apart by a learned vector.
+    share the weights and differ by a learned vector.
 
     Args:
         spec: gives every width.
         d_model: H, the network's width.
-        use_return: condition on the return-to-go.
-        use_state: feed the global state.
+        return_conditioning: condition on the return-to-go.
+        use_global_state: feed the global state.
         use_previous_action: feed the agent's own previous action.
         normalization: ``shared``: the same statistics scale all agents' inputs; ``per_agent``:
             each agent's own, for agents whose features differ in kind or range.
@@ -44,8 +44,8 @@ class InputEmbedding(nn.Module):
         spec: EnvSpec,
         d_model: int,
         *,
-        use_return: bool = True,
-        use_state: bool = True,
+        return_conditioning: bool = True,
+        use_global_state: bool = True,
         use_previous_action: bool = True,
         normalization: str = "shared",
     ) -> None:
@@ -56,8 +56,8 @@ class InputEmbedding(nn.Module):
         self.normalization = normalization
         self.observation = nn.Linear(spec.obs_dim, d_model)
         self.agent = nn.Embedding(spec.n_agents, d_model)
-        self.state = nn.Linear(spec.state_dim, d_model, bias=False) if use_state else None
-        self.return_to_go = nn.Linear(1, d_model, bias=False) if use_return else None
+        self.state = nn.Linear(spec.state_dim, d_model, bias=False) if use_global_state else None
+        self.return_to_go = nn.Linear(1, d_model, bias=False) if return_conditioning else None
         self.previous_action = (
             nn.Embedding(spec.n_actions + 1, d_model) if use_previous_action else None
         )
@@ -82,6 +82,14 @@ class InputEmbedding(nn.Module):
             given = torch.as_tensor(value, dtype=buffer.dtype)
             buffer.copy_(given.reshape(buffer.shape if given.numel() == buffer.numel() else -1))
 
+    def normalized_state(self, state: Tensor, agent: Tensor | None = None) -> Tensor:
+        """Return states (..., N or 1, state_dim) scaled by the data's statistics."""
+        dtype = self.observation.weight.dtype
+        if state.dtype != torch.uint8:  # statistics of binary states are 0 and 1
+            mean, std = _of(agent, self.state_mean), _of(agent, self.state_std)
+            state = (state.to(dtype) - mean) / std
+        return state.to(dtype)
+
     def forward(
         self,
         observation: Tensor,
@@ -105,10 +113,7 @@ class InputEmbedding(nn.Module):
         who = self.agent.weight if agent is None else self.agent(agent)
         embedded: Tensor = self.observation(observation) + who
         if self.state is not None:
-            if state.dtype != torch.uint8:  # statistics of binary states are 0 and 1
-                mean, std = _of(agent, self.state_mean), _of(agent, self.state_std)
-                state = (state.to(dtype) - mean) / std
-            embedded = embedded + self.state(state.to(dtype))
+            embedded = embedded + self.state(self.normalized_state(state, agent))
         if self.return_to_go is not None:
             scaled = (return_to_go.to(dtype) / self.return_scale).unsqueeze(-1)
             embedded = embedded + self.return_to_go(scaled).unsqueeze(-2)

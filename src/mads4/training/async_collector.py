@@ -12,7 +12,7 @@ import torch
 
 from mads4.algorithms.mappo import Weights
 from mads4.models import SequencePolicy
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.training.collector import Collector
 from mads4.types import PolicyInput, PolicyOutput
 

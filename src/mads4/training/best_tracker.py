@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 
 Verdict = Literal["best", "fallen", "usual"]
 

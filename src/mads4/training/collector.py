@@ -10,10 +10,11 @@ import torch
 
 from mads4.config import OnlineTrainerConfig
 from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.vector import VectorEnv
 from mads4.models import SequencePolicy
+from mads4.rollout import EpisodeResult, one_thread, rollout
 from mads4.rollout.processes import keep_freed_memory
-from mads4.rollout.rollout import EpisodeResult, one_thread, rollout
-from mads4.rollout.vector import VectorEnv, make_vector
+from mads4.rollout.vector import make_vector
 
 STREAM = 0x0A11E
 """Keeps the episodes of training apart from those of data and evaluations of the same seed."""
@@ -82,14 +83,14 @@ class Collector:
             config = self._config
             self._envs = make_vector(
                 self._make_env,
-                min(config.parallel, config.episodes),
-                workers=config.workers,
+                min(config.num_envs, config.episodes),
+                workers=config.num_workers,
                 timeout=config.worker_timeout,
             )
         return self._envs
 
     def _target(self, episode: int, best_return: float) -> float:
-        """Return what episode k is asked for: a factor of the best, less an even spread."""
-        highest = self._config.target_factor * best_return
+        """Return episode k's target return: a factor of the best, less a uniform spread."""
+        highest = self._config.target_return_scale * best_return
         drawn = np.random.default_rng([self._seed, episode, 2]).random()
-        return float(highest - abs(highest) * self._config.target_spread * drawn)
+        return float(highest - abs(highest) * self._config.target_return_spread * drawn)

@@ -16,8 +16,8 @@ from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory, make_env
 from mads4.envs.smax.engine import SCENARIOS, STOP, WIDTH, engine
 from mads4.envs.smax.render import ALLY, ENEMY
+from mads4.envs.vector import IDLE, RESET, STEP
 from mads4.errors import UserError
-from mads4.rollout.shared_buffers import IDLE, RESET, STEP
 from mads4.rollout.vector import make_vector
 from mads4.types import IntArray, TimeStep
 
@@ -96,24 +96,24 @@ def test_an_episode_is_the_same_alone_and_among_others(
     vector = make_vector(EnvFactory("smax", {"scenario": MAP}), rows)
     assert isinstance(vector, SmaxVector)
     assert vector.groups(rows) == [slice(0, rows)]
-    board, waiting = vector.board, list(range(len(SEEDS)))[::-1]
+    buffers, waiting = vector.buffers, list(range(len(SEEDS)))[::-1]
     playing: dict[int, tuple[int, int, np.random.Generator]] = {}
     while waiting or playing:
-        board.order[:] = IDLE
+        buffers.order[:] = IDLE
         for row in range(rows):
             if row in playing:
                 _, _, rng = playing[row]
-                board.order[row] = STEP
-                board.action[row] = draw(board.time_step(row), rng)
+                buffers.order[row] = STEP
+                buffers.action[row] = draw(buffers.time_step(row), rng)
             elif waiting:
                 k = waiting.pop()
-                board.order[row], board.seed[row] = RESET, SEEDS[k]
+                buffers.order[row], buffers.seed[row] = RESET, SEEDS[k]
                 playing[row] = (k, -1, np.random.default_rng(int(SEEDS[k])))
         vector.send(slice(0, rows))
         assert vector.wait(slice(0, rows)) == []
         for row, (k, step, rng) in list(playing.items()):
             expected = alone[k][step + 1]
-            assert_same(board.time_step(row), expected)
+            assert_same(buffers.time_step(row), expected)
             playing[row] = (k, step + 1, rng)
             if expected.done:
                 won = sum(now.metrics["win"] for now in alone[k])
@@ -123,15 +123,15 @@ def test_an_episode_is_the_same_alone_and_among_others(
 
 def test_idle_battles_stay_as_they_are() -> None:
     vector = SmaxVector(3, MAP)
-    board, everyone = vector.board, slice(0, 3)
-    board.order[:], board.seed[:] = RESET, (1, 2, 3)
+    buffers, everyone = vector.buffers, slice(0, 3)
+    buffers.order[:], buffers.seed[:] = RESET, (1, 2, 3)
     vector.send(everyone)
     vector.wait(everyone)
-    before = board.state.copy()
-    board.order[:], board.action[:] = (IDLE, STEP, IDLE), 1
+    before = buffers.state.copy()
+    buffers.order[:], buffers.action[:] = (IDLE, STEP, IDLE), 1
     vector.send(everyone)
     vector.wait(everyone)
-    changed = (board.state != before).any(axis=(1, 2))
+    changed = (buffers.state != before).any(axis=(1, 2))
     assert changed.tolist() == [False, True, False]
     seat = vector.env(2)
     assert isinstance(seat, SmaxEnv) and seat.render().dtype == np.uint8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.training.best_tracker import BestTracker
 
 

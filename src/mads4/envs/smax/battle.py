@@ -12,17 +12,15 @@ import numpy.typing as npt
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.smax.engine import WIDTH, Array, Rules, Shown, engine
 from mads4.envs.smax.render import Units, render
-from mads4.rollout.shared_buffers import IDLE, RESET, STEP, SharedBuffers
-from mads4.rollout.supervision import Incidents
-from mads4.rollout.vector import WorkerLost
+from mads4.envs.vector import IDLE, RESET, STEP, Incidents, SharedBuffers, WorkerLost
 from mads4.types import EnvSpec, IntArray, TimeStep
 
-_BOARD = ("observation", "state", "available_actions", "reward", "terminated", "truncated")
-_UNITS = ("position", "health", "alive", "kind", "cooldown", "target")
+_STEP_FIELDS = ("observation", "state", "available_actions", "reward", "terminated", "truncated")
+_UNIT_FIELDS = ("position", "health", "alive", "kind", "cooldown", "target")
 
 
 class SmaxVector:
-    """Battles in parallel, `WIDTH` per call; a `mads4.rollout.vector.VectorEnv`.
+    """Battles in parallel, `WIDTH` per call; a `mads4.envs.vector.VectorEnv`.
 
     An episode is the same, bit for bit, for any number of rows and in any row.
 
@@ -40,7 +38,7 @@ class SmaxVector:
     ) -> None:
         self.engine = engine(scenario, options)
         self.spec: EnvSpec = self.engine.spec
-        self.board = SharedBuffers.over(self.spec, rows)
+        self.buffers = SharedBuffers.over(self.spec, rows)
         self.incidents = Incidents()
         self._battles: list[Any] = []
         self._pending: list[tuple[slice, Array, Shown]] = []
@@ -53,13 +51,13 @@ class SmaxVector:
 
     def send(self, rows: slice) -> None:
         """Start the orders in the buffers for the battles `rows`; JAX runs asynchronously."""
-        if not self._battles:  # whoever wants to know sizes only does not wait for a compiler
-            chunks = -(-len(self.board.order) // WIDTH)
+        if not self._battles:  # compile only if battles are played
+            chunks = -(-len(self.buffers.order) // WIDTH)
             self._battles = [self.engine.blank() for _ in range(chunks)]
         order = np.zeros(len(self._battles) * WIDTH, dtype=np.uint8)
-        order[rows] = self.board.order[rows]
+        order[rows] = self.buffers.order[rows]
         for chunk, begin in enumerate(range(0, len(order), WIDTH)):
-            at = slice(begin, min(begin + WIDTH, len(self.board.order)))
+            at = slice(begin, min(begin + WIDTH, len(self.buffers.order)))
             for what in (STEP, RESET):
                 mask = order[begin : begin + WIDTH] == what
                 if mask.any():
@@ -93,19 +91,19 @@ class SmaxVector:
         engine_, battles = self.engine, self._battles[chunk]
         lacking = WIDTH - (at.stop - at.start)
         if what == RESET:
-            seed = np.pad(self.board.seed[at], (0, lacking))
+            seed = np.pad(self.buffers.seed[at], (0, lacking))
             self._battles[chunk], shown = engine_.reset(battles, seed, mask)
         else:
-            action = np.pad(self.board.action[at], ((0, lacking), (0, 0)))
+            action = np.pad(self.buffers.action[at], ((0, lacking), (0, 0)))
             self._battles[chunk], shown = engine_.step(battles, action, mask)
         return shown
 
     def _write(self, at: slice, mask: Array, shown: Shown) -> None:
         rows = np.flatnonzero(mask)
-        for name in _BOARD:
-            getattr(self.board, name)[at.start + rows] = np.asarray(getattr(shown, name))[rows]
+        for name in _STEP_FIELDS:
+            getattr(self.buffers, name)[at.start + rows] = np.asarray(getattr(shown, name))[rows]
         self._win[at.start + rows] = np.asarray(shown.win)[rows]
-        for name in _UNITS:
+        for name in _UNIT_FIELDS:
             values = np.asarray(getattr(shown, name))
             if name not in self._units:
                 shape = (len(self._win), *values.shape[1:])
@@ -156,14 +154,14 @@ class SmaxEnv:
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode; the same seed and actions give the same trajectory, bit for bit."""
-        self._vector.board.seed[self._row] = seed
-        return self._obey(RESET, won=0.0)
+        self._vector.buffers.seed[self._row] = seed
+        return self._execute(RESET, won=0.0)
 
     def step(self, actions: IntArray) -> TimeStep:
         """Execute ``actions`` (N,): 0 to 3 north, east, south, west, 4 stop, 5 + j attack j."""
         won = self._vector.metrics(self._row)["win"]
-        self._vector.board.action[self._row] = actions
-        return self._obey(STEP, won)
+        self._vector.buffers.action[self._row] = actions
+        return self._execute(STEP, won)
 
     def player(self) -> Callable[[Array, Array], IntArray]:
         """Return jaxmarl's heuristic policy for the allies, in its initial state.
@@ -188,12 +186,11 @@ class SmaxEnv:
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
 
-    def _obey(self, order: int, won: float) -> TimeStep:
-        board, rows = self._vector.board, slice(self._row, self._row + 1)
-        board.order[rows] = order
+    def _execute(self, order: int, won: float) -> TimeStep:
+        buffers, rows = self._vector.buffers, slice(self._row, self._row + 1)
+        buffers.order[rows] = order
         self._vector.send(rows)
         self._vector.wait(rows)
-        board.order[rows] = IDLE
-        now = board.time_step(self._row)
+        buffers.order[rows] = IDLE
         increment = self._vector.metrics(self._row)["win"] - won
-        return replace(now, metrics={"win": increment})
+        return replace(buffers.time_step(self._row), metrics={"win": increment})

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from mads4.behavior.registry import make_behavior
-from mads4.data.record import record_episode
 from mads4.envs.protocol import BrokenEpisodeError, MultiAgentEnv
 from mads4.envs.registry import make_env
 from mads4.envs.smac.env import SmacEnv
 from mads4.errors import UserError
 from mads4.types import TimeStep
+from recorded import record_episode
 
 STAND_IN = "smac_stand_in:StarCraft2Env"
 

@@ -1,4 +1,4 @@
-"""Played episodes as on-policy training wants them: batches, what the policy thought, advantages.
+"""The rollout buffer: played episodes as segments, with old probabilities, values and advantages.
 
 Everything that the update compares with, old probabilities, latents, the states at which segments
 begin, is computed once after the episodes have been played, in the convolutional view, which equals
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mads4.algorithms.ppo import advantages, log_probabilities
-from mads4.models import PolicyState, SequencePolicy
+from mads4.algorithms.losses import advantages, log_probabilities
+from mads4.models import SequencePolicy
 from mads4.models.critic import Critic
-from mads4.models.policy_state import join
-from mads4.rollout.rollout import EpisodeResult
+from mads4.models.state import State, join, select
+from mads4.rollout import EpisodeResult
 from mads4.types import SequenceBatch
 
 
@@ -56,7 +56,7 @@ class Episodes:
             name: torch.from_numpy(np.stack([_padded(row[name], steps) for row in rows]))
             for name in rows[0]
         }
-        reward = stacked.pop("reward")
+        reward = stacked["reward"]
         stacked["available_actions"][~stacked["mask"]] = True
         keys = [one.order_key for one in played if one.order_key is not None]
         order = torch.from_numpy(np.stack(keys)).argsort(1) if random_order else None
@@ -81,7 +81,7 @@ class Episodes:
 
 
 def _rows(played: EpisodeResult) -> dict[str, Any]:
-    """Return one episode's arrays (length + 1, …), those of a `SequenceBatch` and ``reward``."""
+    """Return one episode's arrays (length + 1, …), those of a `SequenceBatch`."""
     episode, last = played.episode, played.last
     assert episode is not None and last is not None, "the rollout has to record"
     length = episode.length
@@ -97,6 +97,8 @@ def _rows(played: EpisodeResult) -> dict[str, Any]:
         "previous_action": np.concatenate([nobody, episode.action]),
         "return_to_go": (played.target_return - taken).astype(np.float32),
         "reward": np.append(episode.reward, np.float32(0.0)),
+        "terminated": (np.arange(length + 1) == length - 1) & bool(episode.terminated),
+        "follows": np.arange(length + 1) < length,
         "mask": np.arange(length + 1) < length,
     }
 
@@ -115,14 +117,14 @@ class Experience:
     """(R, L, …)."""
     order: Tensor | None
     """(R, N)."""
-    state: PolicyState | None
+    state: State | None
     """At the beginning of each segment; None if all are whole episodes."""
     logits: Tensor
     """(R, L, N, n_actions) of the policy that played."""
     log_probability: Tensor
     """(R, L, N) of the actions taken."""
     reference: Tensor | None
-    """(R, L, N, n_actions), logits of the policy at the other end of the leash."""
+    """(R, L, N, n_actions), logits of the pretrained policy."""
     latent: Tensor
     """(R, L, N, H) of the step before."""
     value: Tensor
@@ -144,9 +146,7 @@ class Experience:
                 return SequenceBatch(
                     **{f.name: getattr(value, f.name)[rows] for f in fields(value)}
                 )
-            if isinstance(value, PolicyState):
-                return value.select(rows)
-            return None if value is None else value[rows]
+            return select(value, rows)
 
         return Experience(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
 
@@ -168,7 +168,7 @@ def assess(
         episodes: played by `policy` as it is now.
         policy: in evaluation mode.
         critic: gives the values.
-        reference: policy at the other end of the leash, or None.
+        reference: the pretrained policy, or None.
         segment: steps of a segment; None for whole episodes.
         gamma: discount of a step.
         lam: λ of the generalized advantage estimation.
@@ -215,7 +215,7 @@ def assess(
 
 def _run(
     policy: SequencePolicy, episodes: Episodes, length: int
-) -> tuple[Tensor, Tensor, list[PolicyState]]:
+) -> tuple[Tensor, Tensor, list[State]]:
     """Return logits and latents (E, T + 1, …), and the states at which segments begin."""
     batch = episodes.batch
     total = batch.action.shape[1]
