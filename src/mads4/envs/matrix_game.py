@@ -84,7 +84,7 @@ class MatrixGame:
         return self._time_step(0.0, coordinated=False)
 
     def step(self, actions: IntArray) -> TimeStep:
-        """Return the payoff of the joint action ``actions`` (N,)."""
+        """Play the joint action ``actions`` (N,)."""
         reward = float(self.rewards(np.asarray(actions)))
         self._last = tuple(int(action) for action in actions)
         self._step += 1
@@ -178,19 +178,16 @@ def _write(
 ) -> None:
     """Write the payoffs into the cells, and the actions next to rows and above columns."""
     half, (left, top) = payoff.ndim // 2, corner
-    rows, columns = list(np.ndindex(payoff.shape[:half])), list(np.ndindex(payoff.shape[half:]))
+    columns = list(np.ndindex(payoff.shape[half:]))
     value, action = load_font(side * 0.34), load_font(side * 0.24)
-    for i, first in enumerate(rows):
+    for i, first in enumerate(np.ndindex(payoff.shape[:half])):
         middle = top + (i + 0.5) * side
-        draw.text((left - side / 4, middle), _word(first), fill=_FAINT, font=action, anchor="mm")
+        label = ",".join(map(str, first))
+        draw.text((left - side / 4, middle), label, fill=_FAINT, font=action, anchor="mm")
         for j, second in enumerate(columns):
             center, shown = (left + (j + 0.5) * side, middle), f"{payoff[first + second]:.3g}"
             stroke: dict[str, Any] = {"stroke_fill": _INK, "stroke_width": 1}
             draw.text(center, shown, fill=_PAPER, font=value, anchor="mm", **stroke)
     for j, second in enumerate(columns):
-        center = (left + (j + 0.5) * side, top / 2)
-        draw.text(center, _word(second), fill=_FAINT, font=action, anchor="mm")
-
-
-def _word(actions: tuple[int, ...]) -> str:
-    return ",".join(map(str, actions))
+        center, label = (left + (j + 0.5) * side, top / 2), ",".join(map(str, second))
+        draw.text(center, label, fill=_FAINT, font=action, anchor="mm")

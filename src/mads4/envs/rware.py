@@ -95,7 +95,7 @@ class RwareEnv:
         try:
             self.warehouse = Warehouse(**arguments)
         except (TypeError, ValueError, AssertionError) as error:
-            raise UserError(f"env.options: RWARE refuses {options}: {error}") from error
+            raise UserError(f"env.options: RWARE rejects {options}: {error}") from error
         self._reward = reward
         self._encoder: StateEncoder = ENCODINGS[state_encoding](self.warehouse)
         self._available = np.ones((self.warehouse.n_agents, N_ACTIONS), dtype=np.bool_)

@@ -190,7 +190,7 @@ def test_pictures_tell_sides_and_health_apart(env: SmaxEnv) -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"env.scenario: got '2s3y'.*Did you mean '2s3z'"):
         SmaxEnv("2s3y")
-    with pytest.raises(UserError, match=r"SMAX refuses .*max_step"):
+    with pytest.raises(UserError, match=r"SMAX rejects .*max_step"):
         SmaxEnv(MAP, {"max_step": 3})
     with pytest.raises(UserError, match="'action_type' is fixed"):
         SmaxEnv(MAP, {"action_type": "continuous"})

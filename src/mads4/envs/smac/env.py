@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -127,11 +127,11 @@ class SmacEnv:
         except KeyError as error:
             near = did_you_mean(self._scenario, MAPS)
             raise UserError(
-                f"env.scenario: the simulator knows no map '{self._scenario}' ({error}).{near}"
+                f"env.scenario: the simulator has no map '{self._scenario}' ({error}).{near}"
             ) from error
         except TypeError as error:
             raise UserError(
-                f"env.options: the simulator refuses {self._options}: {error}"
+                f"env.options: the simulator rejects {self._options}: {error}"
             ) from error
 
     def _specify(self, observation: str, simulator: str) -> EnvSpec:
@@ -184,7 +184,7 @@ class SmacEnv:
                 f"and {fallen} of {self._game.n_agents} agents dead"
             )
 
-    def _abort(self, reason: str, cause: Exception | None = None) -> None:
+    def _abort(self, reason: str, cause: Exception | None = None) -> NoReturn:
         self.close()
         raise BrokenEpisodeError(reason) from cause
 

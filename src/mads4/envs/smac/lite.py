@@ -30,7 +30,7 @@ class SmacliteEnv:
         options: keyword arguments of SMAClite's environment, for example ``use_cpp_rvo2``.
 
     Raises:
-        UserError: SMAClite is missing, has no such map, or refuses the options.
+        UserError: SMAClite is missing, has no such map, or rejects the options.
     """
 
     def __init__(
@@ -127,4 +127,4 @@ def _make(scenario: str, options: dict[str, Any]) -> Any:
         # Gymnasium's wrappers would check for features that SMAClite lacks, such as a step limit.
         return gymnasium.make(key, disable_env_checker=True, **options).unwrapped
     except TypeError as error:
-        raise UserError(f"env.options: SMAClite refuses {options}: {error}") from error
+        raise UserError(f"env.options: SMAClite rejects {options}: {error}") from error

@@ -123,7 +123,7 @@ class Engine:
                 scenario=smax.map_name_to_scenario(scenario), **options
             )
         except (TypeError, ValueError) as error:
-            raise UserError(f"env.options: SMAX refuses {options}: {error}") from error
+            raise UserError(f"env.options: SMAX rejects {options}: {error}") from error
         game = self._env._env
         versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jaxmarl", "jax"))
         self.spec = EnvSpec(

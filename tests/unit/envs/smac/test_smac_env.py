@@ -184,9 +184,9 @@ def test_options_of_the_simulators_own_features_need_these(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"scenario": "2c_vs_64"}, r"the simulator knows no map '2c_vs_64'.*mean '2c_vs_64zg'"),
+        ({"scenario": "2c_vs_64"}, r"the simulator has no map '2c_vs_64'.*mean '2c_vs_64zg'"),
         ({"observation": "mapo"}, r"env\.observation: got 'mapo'.*Did you mean 'mappo'"),
-        ({"options": {"sped": 2}}, r"env\.options: the simulator refuses .*sped"),
+        ({"options": {"sped": 2}}, r"env\.options: the simulator rejects .*sped"),
         ({"simulator": "nowhere:Env"}, r"env\.simulator: cannot import 'nowhere:Env': Module"),
     ],
 )

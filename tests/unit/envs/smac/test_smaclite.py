@@ -93,7 +93,7 @@ def test_mistakes_are_named() -> None:
         SmacliteEnv("MMM3")
     with pytest.raises(UserError, match=r"env\.episode_limit: required; SMAC has no map 'arena'"):
         SmacliteEnv("arena")
-    with pytest.raises(UserError, match=r"env\.options: SMAClite refuses .*speed"):
+    with pytest.raises(UserError, match=r"env\.options: SMAClite rejects .*speed"):
         SmacliteEnv("2s3z", options={"speed": 2})
 
 
