@@ -176,7 +176,7 @@ def test_the_time_limit_truncates() -> None:
     assert last.truncated and not last.terminated and last.metrics["win"] == 0.0
 
 
-def test_pictures_tell_sides_and_health_apart(env: SmaxEnv) -> None:
+def test_pictures_distinguish_sides_and_health(env: SmaxEnv) -> None:
     first = env.reset(0)
     picture = env.render()
     assert picture.shape == (384, 384, 3) and picture.dtype == np.uint8

@@ -1,4 +1,4 @@
-"""Games that hang, die, lie, leak and lose their connection: survived, counted, nothing left."""
+"""Games that hang, die, lie, leak or disconnect: recovered, counted, no process left."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _nothing_is_left_behind(tmp_path: Path) -> Iterator[None]:
         ("deny", "episodes_broken", "An environment says that the battle is not won with 3 of 3"),
     ],
 )
-def test_a_fault_is_survived_and_changes_nothing(
+def test_faults_do_not_change_results(
     how: str,
     counted: str,
     reason: str,
