@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mads4.behavior.registry import register
 from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
-from mads4.envs.smax.scenarios import STOP
+from mads4.envs.smax.engine import STOP
 from mads4.errors import UserError
 from mads4.types import IntArray, TimeStep
 

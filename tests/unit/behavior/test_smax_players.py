@@ -18,7 +18,7 @@ from mads4.data.store import read_dataset
 from mads4.envs.matrix_game import MatrixGame
 from mads4.envs.protocol import BehaviorPolicy
 from mads4.envs.registry import EnvFactory
-from mads4.envs.smax.scenarios import STOP
+from mads4.envs.smax.engine import STOP
 from mads4.errors import UserError
 from mads4.rollout import BehaviorEpisode, SeededPlan, rollout_behavior
 from mads4.rollout.vector import batched

@@ -1,4 +1,4 @@
-"""Matrix games: what they pay, show and refuse."""
+"""Matrix games: rewards, pictures and errors."""
 
 from __future__ import annotations
 

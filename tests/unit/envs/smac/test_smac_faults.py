@@ -1,4 +1,4 @@
-"""Games that hang, die, lie, leak and lose their connection: survived, counted, nothing left."""
+"""Games that hang, die, lie, leak or disconnect: recovered, counted, no process left."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def _nothing_is_left_behind(tmp_path: Path) -> Iterator[None]:
         ("die", "processes_lost", r"A worker process died (exit code -9)"),
         ("crash", "episodes_broken", "An environment failed in step (ConnectionLostError"),
         ("protocol", "episodes_broken", "An environment lost its game in the middle"),
-        ("restart", "episodes_broken", "An environment had to launch its game again"),
+        ("restart", "episodes_broken", "An environment had to relaunch its game"),
         ("lie", "episodes_broken", "An environment says that the battle is won with"),
         ("deny", "episodes_broken", "An environment says that the battle is not won with 3 of 3"),
     ],
 )
-def test_a_fault_is_survived_and_changes_nothing(
+def test_faults_do_not_change_results(
     how: str,
     counted: str,
     reason: str,
