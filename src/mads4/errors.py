@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake the user can mend: shown as one message, without a traceback.
+    """A mistake of the user: shown as one message, without a traceback.
 
     The message says what was given, what is allowed and what to do next.
     """

@@ -15,14 +15,13 @@ FOUNDATION = {"errors", "types", "io", "settings"}
 NETWORK = FOUNDATION | {"kernels", "nn", "models"}
 PLAYED = FOUNDATION | {"envs", "rollout"}
 DATA = PLAYED | {"behavior", "data"}
-BELOW = DATA | NETWORK | {"algorithms", "config", "evaluation", "logging", "progress", "provenance"}
+BELOW = DATA | NETWORK | {"algorithms", "config", "evaluation", "logging", "provenance"}
 
 ALLOWED = {
     "errors": set(),
     "types": {"errors"},
     "io": FOUNDATION,
     "settings": {"errors"},
-    "progress": FOUNDATION,
     "provenance": FOUNDATION,
     "logging": FOUNDATION,
     "config": DATA | NETWORK | {"algorithms", "config"},

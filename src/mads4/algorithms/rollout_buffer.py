@@ -86,7 +86,7 @@ def _rows(played: EpisodeResult) -> dict[str, Any]:
     assert episode is not None and last is not None, "the rollout has to record"
     length = episode.length
     taken = np.concatenate([[0.0], np.cumsum(episode.reward, dtype=np.float64)])
-    nobody = np.full_like(episode.action[:1], -1)
+    no_action = np.full_like(episode.action[:1], -1)
     return {
         "observation": np.concatenate([episode.observation, last.observation[None]]),
         "state": np.concatenate([episode.state, last.state[None]]),
@@ -94,7 +94,7 @@ def _rows(played: EpisodeResult) -> dict[str, Any]:
             [episode.available_actions, last.available_actions[None]]
         ),
         "action": np.concatenate([episode.action, np.zeros_like(episode.action[:1])]),
-        "previous_action": np.concatenate([nobody, episode.action]),
+        "previous_action": np.concatenate([no_action, episode.action]),
         "return_to_go": (played.target_return - taken).astype(np.float32),
         "reward": np.append(episode.reward, np.float32(0.0)),
         "terminated": (np.arange(length + 1) == length - 1) & bool(episode.terminated),
@@ -235,7 +235,7 @@ def _run(
 
 
 def _values(critic: Critic, batch: SequenceBatch, before: Tensor, length: int) -> Tensor:
-    """Return values (E, T + 1, N), of `length` steps at a time: less memory to be had anew."""
+    """Return values (E, T + 1, N), `length` steps at a time, which saves memory."""
     parts = [
         critic(_steps(batch, start, length), before[:, start : start + length])
         for start in range(0, before.shape[1], length)

@@ -19,7 +19,7 @@ from mads4.data.directory import locked
 from mads4.data.formats.recording import Recording
 from mads4.data.guess import looks_like
 from mads4.errors import UserError
-from mads4.progress import Advance, progress_bar
+from mads4.logging import Advance, progress_bar
 from mads4.types import Episode
 
 _WRITERS = {

@@ -121,7 +121,7 @@ def _samples_fast(path: Path) -> bool:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process may still take, or None where nobody says.
+    """Return the bytes that this process may still take, or None if unknown.
 
     The least of what Linux has to spare and what the control group (a container, a Slurm job)
     leaves; elsewhere all of the physical memory.

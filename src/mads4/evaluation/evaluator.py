@@ -19,7 +19,7 @@ from mads4.errors import UserError
 from mads4.evaluation.metrics import Evaluation, RandomPolicy, play_behavior
 from mads4.evaluation.record import Figures
 from mads4.evaluation.video import VideoRecorder, write_gif
-from mads4.progress import Advance, progress_bar
+from mads4.logging import Advance, progress_bar
 from mads4.rollout import EpisodeResult, Policy, one_thread, rollout
 from mads4.rollout.processes import keep_freed_memory
 from mads4.rollout.vector import make_vector

@@ -19,8 +19,7 @@ from mads4.evaluation.metrics import target_returns
 from mads4.experiment import build
 from mads4.io import write_json
 from mads4.kernels.backends import Choice
-from mads4.logging import Tracker
-from mads4.progress import progress_bar
+from mads4.logging import Tracker, progress_bar
 from mads4.provenance import PROVENANCE_FILE, collect_provenance
 from mads4.settings import Settings
 from mads4.training import checkpoint

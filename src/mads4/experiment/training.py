@@ -30,7 +30,7 @@ def train(config: Config, run_dir: Path) -> None:
     """Train (or go on with it), evaluate the best policy and draw the result.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: a mistake of the user.
         KeyboardInterrupt: interrupted; everything needed to go on has been saved.
     """
     device = build.device(config.device, config.threads)

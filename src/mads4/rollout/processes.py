@@ -217,7 +217,7 @@ def end_worker(process: SpawnProcess, patience: float = STOP_SECONDS) -> None:
     """Wait `patience` seconds for a worker to leave, then kill it; kill all that it has started."""
     process.join(patience)
     if hasattr(os, "killpg") and process.pid is not None:
-        with suppress(OSError):  # nobody is left, or it has not yet become the leader of a group
+        with suppress(OSError):  # the group is gone, or not yet led by it
             os.killpg(process.pid, signal.SIGKILL)
     if process.exitcode is None:
         process.kill()

@@ -102,12 +102,12 @@ class OfflineTrainer:
         """Return what the best checkpoint minimizes: the validation loss, or minus the step."""
         return metrics["loss"] if self.select == "validation_loss" else -float(self._step)
 
-    def judged_policy(self) -> dict[str, Any]:
+    def validated_policy(self) -> dict[str, Any]:
         """Return the weights as they are."""
         return self.policy.state_dict()
 
     def facts(self) -> dict[str, Any]:
-        """Return nothing: the data's summary says all."""
+        """Return nothing: the data's summary has it all."""
         return {}
 
     def summary(self, state: TrainState) -> dict[str, Any]:

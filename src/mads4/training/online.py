@@ -1,4 +1,4 @@
-"""Online training: play whole episodes, judge the policy by their returns, learn from them.
+"""The online phase: play whole episodes, compare policies by their returns, learn from them.
 
 Episodes are played in the recurrent view and learned from in the convolutional one, in segments,
 from the states that the policy was in when they began. With `overlap` the next ones are played
@@ -23,9 +23,8 @@ from mads4.errors import UserError
 from mads4.models import SequencePolicy
 from mads4.models.base import unroll
 from mads4.rollout import EpisodeResult, threads
-from mads4.training.async_collector import AsyncCollector, Turn
 from mads4.training.best_tracker import BestTracker
-from mads4.training.collector import Collector
+from mads4.training.collector import AsyncCollector, Collector, Turn
 from mads4.training.state import TrainState
 
 PARITY_EPISODES, PARITY_STEPS = 2, 100
@@ -62,7 +61,7 @@ class OnlineTrainer:
         self.device = device
         self.tracker = BestTracker(best_return, config.return_window, config.rollback_tolerance)
         self._best = algorithm.weights()
-        self._judged = self._best
+        self._played = self._best
         self._async = AsyncCollector(collector) if config.async_rollout else None
         self._unplayed: Weights | None = None
         self._parity_known = False
@@ -86,9 +85,9 @@ class OnlineTrainer:
         turn = self._turn(step)
         episodes = Episodes.of(turn.played, self.policy.agent_order == "random").to(self.device)
         self._require_parity(episodes)
-        self._judged = turn.weights
-        metrics = self._judge(turn.played)
-        self._go_ahead(step + 1)
+        self._played = turn.weights
+        metrics = self._compare(turn.played)
+        self._play_ahead(step + 1)
         if not metrics["rolled_back"]:
             with self._threads():
                 metrics |= self.algorithm.learn(self.algorithm.assess(episodes, turn.policy), step)
@@ -104,15 +103,15 @@ class OnlineTrainer:
             self._begin(self._async, self._unplayed or self.algorithm.weights(), step)
         return self._async.take()
 
-    def _go_ahead(self, step: int) -> None:
-        """Begin iteration `step`; if it is beyond the last one, note who would play it."""
+    def _play_ahead(self, step: int) -> None:
+        """Start iteration `step`; beyond the last one, only keep the weights that would play it."""
         if self._async is not None:
             self._unplayed = self.algorithm.weights()
             if step < self.config.iterations:
                 self._begin(self._async, self._unplayed, step)
 
     def _threads(self) -> AbstractContextManager[None]:
-        """Use half of the CPU threads while others play: they wait for each other, busily."""
+        """Use half of the CPU threads while the next episodes are played."""
         if self._async is None or self._async.weights is None:
             return nullcontext()
         return threads(max(1, torch.get_num_threads() // 2))
@@ -121,15 +120,15 @@ class OnlineTrainer:
         collector.begin(self.policy, weights, step, self.tracker.best_return)
         self._unplayed = None
 
-    def _judge(self, played: list[EpisodeResult]) -> dict[str, float]:
-        """Note the returns; keep the weights if they are the best, go back if they fell too far."""
+    def _compare(self, played: list[EpisodeResult]) -> dict[str, float]:
+        """Record the returns; keep the weights if they are the best, roll back if they degraded."""
         self.algorithm.buffer.keep(played)
-        verdict = self.tracker.judge(played)
-        if verdict == "best":
-            self._best = self._judged
-        elif verdict == "fallen":
+        change = self.tracker.update(played)
+        if change == "best":
+            self._best = self._played
+        elif change == "degraded":
             _LOG.warning(
-                "return %.3g is more than %.0f%% below the best, %.3g: going back to its weights",
+                "return %.3g is more than %.0f%% below the best, %.3g: rolling back to its weights",
                 self.tracker.average,
                 100 * (self.config.rollback_tolerance or 0.0),
                 self.tracker.best_average,
@@ -141,7 +140,7 @@ class OnlineTrainer:
             "return_max": float(returns.max()),
             "target_return": float(np.mean([one.target_return for one in played])),
             "environment_steps": float(self.tracker.environment_steps),
-            "rolled_back": float(verdict == "fallen"),
+            "rolled_back": float(change == "degraded"),
         }
 
     @torch.no_grad()
@@ -167,16 +166,16 @@ class OnlineTrainer:
         self._parity_known = True
 
     def validate(self) -> dict[str, float]:
-        """Return the average return by which the weights that played last are judged."""
+        """Return the average return of the weights that played last."""
         return {"return_average": self.tracker.average}
 
     def criterion(self, metrics: Mapping[str, float]) -> float:
         """Return minus the average return; infinite until enough episodes have been averaged."""
         return -metrics["return_average"] if self.tracker.settled else float("inf")
 
-    def judged_policy(self) -> dict[str, Any]:
+    def validated_policy(self) -> dict[str, Any]:
         """Return the weights that played the latest episodes."""
-        return self._judged["policy"]
+        return self._played["policy"]
 
     def facts(self) -> dict[str, Any]:
         """Return what targets are relative to from now on: the best return, the latest average."""
@@ -196,7 +195,7 @@ class OnlineTrainer:
             "last_average_return": self.tracker.average,
             "best_chosen_by": "average return of training's own episodes",
             "environment_steps": self.tracker.environment_steps,
-            "rollbacks": self.tracker.falls,
+            "rollbacks": self.tracker.rollbacks,
         }
 
     def progress(self, metrics: Mapping[str, float]) -> str:

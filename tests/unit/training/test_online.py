@@ -259,7 +259,7 @@ def test_resuming_is_exact(
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one), step
     assert "bc_loss" in expected[0]
-    assert whole.tracker.falls > 0
+    assert whole.tracker.rollbacks > 0
     assert_equal(second.state_dict(), whole.state_dict())
     assert second.facts() == whole.facts()
     assert second.summary(TrainState()) == whole.summary(TrainState())
@@ -295,8 +295,8 @@ def test_after_a_fall_the_best_weights_play_on(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = make(rollback_tolerance=0.2)
-    verdicts = iter(["best", "usual", "fallen", "usual"])
-    monkeypatch.setattr(trainer.tracker, "judge", lambda played: next(verdicts))
+    verdicts = iter(["best", "usual", "degraded", "usual"])
+    monkeypatch.setattr(trainer.tracker, "update", lambda played: next(verdicts))
     trainer.tracker.best_average, trainer.tracker.average = 10.0, 7.0
     first = copied(trainer.policy), copied(trainer.algorithm.critic)
     trainer.update(0)
@@ -312,7 +312,7 @@ def test_after_a_fall_the_best_weights_play_on(
     assert (
         not trainer.algorithm.actor_optimizer.state and not trainer.algorithm.critic_optimizer.state
     )
-    judged = trainer.judged_policy()
+    judged = trainer.validated_policy()
     assert all(torch.equal(judged[name], value) for name, value in fallen.items())
     assert "policy_loss" in trainer.update(3)
 
@@ -336,7 +336,7 @@ def test_overlapping_plays_with_the_weights_before_learning(
     monkeypatch.setattr(trainer.algorithm, "learn", noted_learn)
     for step in range(3):
         trainer.update(step)
-        torch.testing.assert_close(trainer.judged_policy()["head.weight"], played_by[step])
+        torch.testing.assert_close(trainer.validated_policy()["head.weight"], played_by[step])
     assert len(played_by) == 3, "nothing is played that nobody would learn from"
     assert torch.equal(played_by[0], played_by[1]), "the first two are played by what there was"
     assert torch.equal(played_by[2], learned_from[1])

@@ -21,7 +21,7 @@ from mads4.envs.registry import EnvFactory
 from mads4.envs.vector import Incidents
 from mads4.errors import UserError
 from mads4.experiment.build.environments import env_spec
-from mads4.progress import progress_bar
+from mads4.logging import progress_bar
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
