@@ -7,7 +7,7 @@ import logging
 import operator
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache, reduce
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import ValidationError, create_model
 from pydantic_core import PydanticUndefined
@@ -72,7 +72,7 @@ def parse(
     if problems:
         raise ConfigError(list(problems.values()))
     plain = {name: getattr(found, name) for name in schema.model_fields}
-    config: Any = schema.model_construct(**plain)  # equal to what Python code would make
+    config = cast(ConfigT, schema.model_construct(**plain))  # equal to what Python code would make
     lines = validate(config)
     if lines:
         raise ConfigError(lines)

@@ -54,7 +54,7 @@ def test_help_is_about_the_selected_options_only(
     output = capsys.readouterr().out
     assert "smax*" in output and "mlp*" in output and "env.scenario=2s3z" in output
     assert "trainer.steps=7" in output
-    for other in ("env.reward", "model.message", "online_algorithm", "factory"):
+    for other in ("env.reward", "model.message_dim", "online_algorithm", "factory"):
         assert other not in output, other
     assert cli("train", "env=smacks", "--help") == 2
     assert "Did you mean 'smac'?" in capsys.readouterr().err
