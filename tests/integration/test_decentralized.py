@@ -13,7 +13,7 @@ import pytest
 
 from fakes import SMALL, SPEC, make_policy
 from mads4.envs.registry import EnvFactory
-from mads4.experiment import build
+from mads4.experiment import components
 from mads4.models import Mads4Config
 from mads4.rollout import rollout
 from mads4.training import checkpoint
@@ -30,7 +30,7 @@ def same_actions(cli: Cli, source: Path, monkeypatch: pytest.MonkeyPatch) -> int
     actions = np.array(runpy.run_path(str(EXAMPLE))["actions"])
     payload = checkpoint.load(checkpoint.find(source))
     env = EnvFactory(**payload["env"])()
-    policy = build.trained_policy(payload)
+    policy = components.trained_policy(payload)
     (played,) = rollout(policy, [env], 1, seed=0, target_return=WANTED, record=True)
     assert played.episode is not None
     np.testing.assert_array_equal(actions, played.episode.action)

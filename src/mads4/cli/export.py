@@ -55,14 +55,14 @@ def run(command: str, argv: list[str]) -> int:
         return 0
     request = parse(argv)
 
-    from mads4.experiment import build
+    from mads4.experiment import components
     from mads4.experiment.sources import policy_checkpoint
     from mads4.export.onnx import export_agent
     from mads4.training import checkpoint
 
     source = checkpoint.find(request.checkpoint)
     payload = policy_checkpoint(source)
-    policy = build.trained_policy(payload, factory=request.factory)
+    policy = components.trained_policy(payload, factory=request.factory)
     n_agents = policy.spec.n_agents
     if request.number is not None and request.number >= n_agents:
         raise UserError(

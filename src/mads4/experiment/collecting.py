@@ -9,7 +9,7 @@ from typing import Any
 from mads4.config import CollectConfig
 from mads4.data.store import read_header
 from mads4.evaluation.record import RunRecord
-from mads4.experiment import build
+from mads4.experiment import components, recordings
 
 _LOG = logging.getLogger(__name__)
 
@@ -17,8 +17,8 @@ _LOG = logging.getLogger(__name__)
 def collect(config: CollectConfig, run_dir: Path) -> None:
     """Record the data set that the configuration describes."""
     summary: dict[str, Any] = {"name": config.name}
-    path = build.record(
-        build.environment(config.env),
+    path = recordings.record(
+        components.environment(config.env),
         config.dataset,
         config.progress,
         lambda incidents: summary.update(incidents.to_dict()),

@@ -16,7 +16,7 @@ from mads4.envs.registry import EnvFactory
 from mads4.evaluation.evaluator import Evaluator
 from mads4.evaluation.metrics import target_returns
 from mads4.evaluation.record import Figures, RunRecord
-from mads4.experiment import build
+from mads4.experiment import components
 from mads4.experiment.sources import known_returns, trained
 from mads4.logging import Tracker, read_metrics
 from mads4.report.picture import RESULT_PICTURE, result_picture, target_figure
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 def evaluate(config: EvaluateConfig, run_dir: Path) -> None:
     """Play the policy of a checkpoint, and write its record, table and picture."""
-    device = build.device(config.device, config.threads)
+    device = components.device(config.device, config.threads)
     payload, make_env = trained(config)
     with Tracker(run_dir, tensorboard=True) as tracker:
         record = evaluated(config.name, payload, make_env, config, run_dir, device, {})
@@ -52,14 +52,14 @@ def evaluated(
     began = time.perf_counter()
     settings = _as_in_training(config.evaluator, payload)
     evaluator = Evaluator(make_env, settings, device, config.progress)
-    factory = build.allowed_factory(config)
-    policy = build.trained_policy(payload, settings.precision, factory).to(device)
+    factory = components.allowed_factory(config)
+    policy = components.trained_policy(payload, settings.precision, factory).to(device)
     targets = target_returns(settings.target_returns, known_returns(payload))
     baselines = evaluator.baselines() if settings.baselines else {}
     results = evaluator.policy(policy, targets, baselines, run_dir)
     earlier: dict[str, Figures] = {}
     if before is not None:
-        began_with = build.trained_policy(before, settings.precision, factory).to(device)
+        began_with = components.trained_policy(before, settings.precision, factory).to(device)
         first = target_returns(settings.target_returns[:1], known_returns(before))
         earlier = evaluator.policy(began_with, first, baselines)
     data = payload["data"]
@@ -68,7 +68,7 @@ def evaluated(
             "name": name,
             "seed": payload["seed"],
             "env": payload["spec"],
-            "simulator": build.env_spec(make_env).version,
+            "simulator": components.env_spec(make_env).version,
             "model": payload["model"],
             "reward_definition": payload["spec"]["reward"],
             "actions": "deterministic" if settings.deterministic else "sampled",

@@ -13,7 +13,7 @@ from mads4.algorithms.mappo import MAPPO, MAPPOConfig
 from mads4.config import Config, OnlineTrainerConfig
 from mads4.data.dataset import Dataset
 from mads4.envs.registry import EnvFactory
-from mads4.experiment import build
+from mads4.experiment import components, datasets
 from mads4.experiment.sources import initialize, known_returns, policy_checkpoint
 from mads4.experiment.stage import Stage, plain
 from mads4.io import json_safe
@@ -39,11 +39,11 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
     before = None if config.init_from is None else policy_checkpoint(config.init_from)
     if before is not None:
         config = _with_model_of(config, before)
-    spec = build.env_spec(make_env)
-    model = build.policy(config.model, spec, config.kernel.backend)
+    spec = components.env_spec(make_env)
+    model = components.policy(config.model, spec, config.kernel.backend)
     data, chosen = None, config.algorithm
     if isinstance(chosen, MAPPOConfig) and chosen.bc_coef > 0.0:
-        data = build.dataset(config.dataset, make_env, config.progress)
+        data = datasets.dataset(config.dataset, make_env, config.progress)
     collector = Collector(make_env, settings, config.seed, device)
     if before is None:
         _measure_inputs(model.to(device), collector)
@@ -77,8 +77,8 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
 
 def _with_model_of(config: Config, before: Mapping[str, Any]) -> Config:
     """Return `config` with the model options of a checkpoint; say which differ."""
-    factory = build.allowed_factory(config)
-    model = build.model_settings(before, factory, "model=custom model.factory")
+    factory = components.allowed_factory(config)
+    model = components.model_settings(before, factory, "model=custom model.factory")
     given, taken = plain(config.model), plain(model)
     changed = [f"model.{key}={value}" for key, value in taken.items() if given.get(key) != value]
     if changed:
@@ -90,7 +90,7 @@ def _measure_inputs(model: SequencePolicy, collector: Collector) -> None:
     """Give a fresh policy the statistics of what it meets when it plays as it is."""
     played = collector.play(model.eval(), 0, best_return=0.0)
     episodes = [one.episode for one in played if one.episode is not None]
-    build.normalize(model, Dataset.from_episodes(model.spec, episodes), least_return=1.0)
+    components.normalize(model, Dataset.from_episodes(model.spec, episodes), least_return=1.0)
 
 
 def _about_data(data: Dataset | None, before: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from mads4.config import Config, OfflineTrainerConfig
 from mads4.data.dataset import Dataset
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
-from mads4.experiment import build
+from mads4.experiment import components, datasets
 from mads4.experiment.sources import initialize, policy_checkpoint
 from mads4.experiment.stage import Stage
 from mads4.io import json_safe
@@ -25,7 +25,7 @@ def pretraining(config: Config, make_env: EnvFactory, device: torch.device) -> S
     Raises:
         UserError: data, model or checkpoint do not fit.
     """
-    data = build.dataset(config.dataset, make_env, config.progress)
+    data = datasets.dataset(config.dataset, make_env, config.progress)
     assert isinstance(config.trainer, OfflineTrainerConfig)
     trainer = _trainer(config, config.trainer, data, device)
     return Stage(
@@ -33,7 +33,7 @@ def pretraining(config: Config, make_env: EnvFactory, device: torch.device) -> S
         config=config,
         trainer=trainer,
         policy=trainer.policy,
-        intervals=build.intervals(config.trainer),
+        intervals=components.intervals(config.trainer),
         make_env=make_env,
         spec=data.spec,
         data=json_safe(data.summary()),  # a user's own reader may describe it in numpy types
@@ -49,12 +49,12 @@ def _trainer(
             "one of them to hold out for the validation loss."
         )
     training, held_out = data.split(config.dataset.validation_fraction, SPLIT_SEED)
-    model = build.policy(config.model, data.spec, config.kernel.backend)
-    build.normalize(model, training)
+    model = components.policy(config.model, data.spec, config.kernel.backend)
+    components.normalize(model, training)
     if config.init_from is not None:
         payload = policy_checkpoint(config.init_from)
         initialize(model, payload, config.init_from, data.spec)
-    sampler = build.sampler(settings, training, config.seed, device)
+    sampler = components.sampler(settings, training, config.seed, device)
     context = Context(seed=config.seed, device=device, steps=settings.steps)
     algorithm = config.algorithm.build(model.to(device), context)
     if not isinstance(algorithm, OfflineAlgorithm):

@@ -10,7 +10,7 @@ from rich.console import Console
 from mads4.config import ProbeConfig
 from mads4.evaluation.ablation import Probe, require_chain
 from mads4.evaluation.metrics import target_returns
-from mads4.experiment import build
+from mads4.experiment import components
 from mads4.experiment.sources import known_returns, trained
 from mads4.io import write_json
 from mads4.report.ablation import PROBE_FILE, PROBE_PICTURE, probe_picture, probe_tables
@@ -24,10 +24,10 @@ def probe(config: ProbeConfig, run_dir: Path) -> None:
     Raises:
         UserError: a policy without a chain, or any other mistake of the user.
     """
-    device = build.device(config.device, config.threads)
+    device = components.device(config.device, config.threads)
     payload, make_env = trained(config)
     policy = require_chain(
-        build.trained_policy(payload, config.precision, config.model_factory).to(device),
+        components.trained_policy(payload, config.precision, config.model_factory).to(device),
         config.checkpoint,
     )
     asked = config.target_return

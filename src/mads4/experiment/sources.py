@@ -12,7 +12,7 @@ from mads4.config import EvaluateConfig, ProbeConfig
 from mads4.data.observation_layouts import explain_sizes
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
-from mads4.experiment import build
+from mads4.experiment import components
 from mads4.training import checkpoint
 from mads4.types import EnvSpec
 
@@ -23,10 +23,10 @@ def trained(config: EvaluateConfig | ProbeConfig) -> tuple[dict[str, Any], EnvFa
     make_env = (
         EnvFactory.from_dict(payload["env"])
         if config.env is None
-        else build.environment(config.env)
+        else components.environment(config.env)
     )
     spec = EnvSpec.from_dict(payload["spec"])
-    played = build.env_spec(make_env)
+    played = components.env_spec(make_env)
     spec.require_compatible(
         played,
         f"the policy of {config.checkpoint}",

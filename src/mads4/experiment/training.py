@@ -11,7 +11,7 @@ import torch
 from mads4.config import Config, OfflineOnlineTrainerConfig, OfflineTrainerConfig
 from mads4.envs.registry import EnvFactory
 from mads4.evaluation.record import TrainFigures
-from mads4.experiment import build
+from mads4.experiment import components
 from mads4.experiment.evaluating import evaluated, publish
 from mads4.experiment.fine_tuning import fine_tuning
 from mads4.experiment.pretraining import pretraining
@@ -33,9 +33,9 @@ def train(config: Config, run_dir: Path) -> None:
         UserError: a mistake of the user.
         KeyboardInterrupt: interrupted; everything needed to go on has been saved.
     """
-    device = build.device(config.device, config.threads)
+    device = components.device(config.device, config.threads)
     kernel = choose(config.kernel.backend, device)
-    make_env = build.environment(config.env)
+    make_env = components.environment(config.env)
     trainer = config.trainer
     if isinstance(trainer, OfflineOnlineTrainerConfig):
         folder = run_dir / OFFLINE_FOLDER

@@ -13,7 +13,7 @@ from mads4.envs.registry import EnvFactory
 from mads4.envs.smac.settings import SmacConfig, SmacOptions
 from mads4.envs.vector import Supervision
 from mads4.errors import UserError
-from mads4.experiment import build
+from mads4.experiment import components
 
 
 def configured(*words: str) -> SmacConfig:
@@ -33,7 +33,7 @@ def test_only_what_differs_from_the_simulators_defaults_is_handed_to_it() -> Non
         "env.supervision.memory_mib=null",
         "env.supervision.processes=3",
     )
-    made = build.environment(env)
+    made = components.environment(env)
     assert made.arguments == {
         "scenario": "corridor",
         "observation": "smac",
@@ -45,7 +45,7 @@ def test_only_what_differs_from_the_simulators_defaults_is_handed_to_it() -> Non
 
 
 def test_what_makes_environments_survives_a_checkpoint() -> None:
-    made = build.environment(configured())
+    made = components.environment(configured())
     assert EnvFactory.from_dict(made.to_dict()) == made
     plain = EnvFactory("rware", {"scenario": "tiny-2ag"})
     assert EnvFactory.from_dict(plain.to_dict()) == plain

@@ -215,7 +215,7 @@ def test_a_process_compiles_once_and_factories_travel() -> None:
 def test_nothing_else_imports_jax() -> None:
     code = (
         "import sys, mads4.envs.registry, mads4.behavior.smax, mads4.evaluation.evaluator;"
-        "import mads4.experiment.build;"
+        "import mads4.experiment.components;"
         "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

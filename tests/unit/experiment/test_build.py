@@ -13,11 +13,12 @@ import torch
 
 from fakes import SPEC, MatchingEnv, make_batch, matching_data
 from mads4.config import Config, CustomDataset, FileDataset, GeneratedDataset, OfflineTrainerConfig
+from mads4.data.directory import data_directory
 from mads4.data.store import read_header, write_dataset
 from mads4.envs.registry import CustomEnvConfig, EnvFactory
 from mads4.envs.rware import RwareConfig
 from mads4.errors import UserError
-from mads4.experiment import build
+from mads4.experiment import components, datasets, recordings
 from mads4.models import Mads4Config
 
 OWN = CustomEnvConfig(factory="fakes:MatchingEnv", options={"masked": False})
@@ -32,36 +33,36 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_devices() -> None:
     expected = "cuda" if torch.cuda.is_available() else "cpu"
-    assert build.device("auto").type == expected
-    assert build.device("cpu", threads=1) == torch.device("cpu")
+    assert components.device("auto").type == expected
+    assert components.device("cpu", threads=1) == torch.device("cpu")
     assert torch.get_num_threads() == 1
 
 
 def test_a_device_that_is_not_there() -> None:
     name = f"cuda:{torch.cuda.device_count() + 3}"
     with pytest.raises(UserError, match=f"device: '{name}' is not available here.*device=auto"):
-        build.device(name)
+        components.device(name)
 
 
 def test_environments() -> None:
-    spec = build.env_spec(build.environment(RwareConfig(options={"max_steps": 33})))
+    spec = components.env_spec(components.environment(RwareConfig(options={"max_steps": 33})))
     assert (spec.name, spec.scenario, spec.episode_limit) == ("rware", "tiny-2ag", 33)
-    assert build.env_spec(build.environment(OWN)) == SPEC
+    assert components.env_spec(components.environment(OWN)) == SPEC
 
 
 def test_where_data_live(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MADS4_DATA_DIR", "~/somewhere")
-    assert build.data_directory() == Path.home() / "somewhere"
+    assert data_directory() == Path.home() / "somewhere"
     monkeypatch.delenv("MADS4_DATA_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert build.data_directory() == Path("/cache/mads4")
+    assert data_directory() == Path("/cache/mads4")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert build.data_directory() == Path.home() / ".cache/mads4"
+    assert data_directory() == Path.home() / ".cache/mads4"
 
 
 def path_of(env: RwareConfig | CustomEnvConfig, data: GeneratedDataset) -> Path:
-    make_env = build.environment(env)
-    return build.generated_path(make_env, build.env_spec(make_env), data)
+    make_env = components.environment(env)
+    return recordings.generated_path(make_env, components.env_spec(make_env), data)
 
 
 def test_everything_that_changes_a_recording_changes_its_file(data_dir: Path) -> None:
@@ -94,14 +95,14 @@ def test_everything_that_changes_a_recording_changes_its_file(data_dir: Path) ->
 
 
 def test_a_recording_is_made_once(data_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    make_env = build.environment(OWN)
-    path = build.record(make_env, RANDOM, progress=False)
+    make_env = components.environment(OWN)
+    path = recordings.record(make_env, RANDOM, progress=False)
     assert path.parent == data_dir
     header, written = read_header(path), path.stat().st_mtime_ns
     assert len(header) == 3
     assert header.behavior == {"name": "random", "seed": 0, "options": {"masked": False}}
     with caplog.at_level(logging.INFO):
-        assert build.record(make_env, RANDOM, progress=False) == path
+        assert recordings.record(make_env, RANDOM, progress=False) == path
     assert "is there already" in caplog.text
     assert path.stat().st_mtime_ns == written
 
@@ -114,33 +115,35 @@ def test_another_recording_is_never_taken_for_the_one_asked_for(
 ) -> None:
     """One file name, other settings: neither reused nor overwritten."""
     fixed = RANDOM.model_copy(update={"path": str(tmp_path / "mine.h5")})
-    build.record(build.environment(OWN), fixed, progress=False)
+    recordings.record(components.environment(OWN), fixed, progress=False)
     env = OWN.model_copy(update={"options": change.pop("env", OWN.options)})
     with pytest.raises(UserError, match=r"mine.h5 exists and was recorded with other settings"):
-        build.record(build.environment(env), fixed.model_copy(update=change), progress=False)
+        recordings.record(
+            components.environment(env), fixed.model_copy(update=change), progress=False
+        )
 
 
 def test_options_that_leave_the_spec_alone_count_as_well(tmp_path: Path) -> None:
     fixed = RANDOM.model_copy(update={"path": str(tmp_path / "mine.h5")})
-    build.record(build.environment(OWN), fixed, progress=False)
+    recordings.record(components.environment(OWN), fixed, progress=False)
     slower = OWN.model_copy(update={"options": {"masked": False, "fail_at": 10_000}})
     with pytest.raises(UserError, match="other settings"):
-        build.record(build.environment(slower), fixed, progress=False)
+        recordings.record(components.environment(slower), fixed, progress=False)
 
 
 def test_files_and_readers(tmp_path: Path) -> None:
     data = matching_data(5)
     path = tmp_path / "own.h5"
     write_dataset(path, SPEC, [data.episode(k) for k in range(5)])
-    make_env = build.environment(OWN)
-    stored = build.dataset(FileDataset(path=str(path)), make_env, progress=False)
+    make_env = components.environment(OWN)
+    stored = datasets.dataset(FileDataset(path=str(path)), make_env, progress=False)
     reader = CustomDataset(factory="fakes:matching_data", options={"episodes": 5})
-    read = build.dataset(reader, make_env, progress=False)
+    read = datasets.dataset(reader, make_env, progress=False)
     assert stored.fingerprint == read.fingerprint == data.fingerprint
     with pytest.raises(UserError, match=r"own.h5 and the environment do not fit together"):
-        build.dataset(FileDataset(path=str(path)), EnvFactory("rware", {}), progress=False)
+        datasets.dataset(FileDataset(path=str(path)), EnvFactory("rware", {}), progress=False)
     with pytest.raises(UserError, match=r"missing.h5"):
-        build.dataset(FileDataset(path=str(tmp_path / "missing.h5")), make_env, progress=False)
+        datasets.dataset(FileDataset(path=str(tmp_path / "missing.h5")), make_env, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -154,13 +157,15 @@ def test_files_and_readers(tmp_path: Path) -> None:
 )
 def test_readers_that_are_none(factory: str, message: str) -> None:
     with pytest.raises(UserError, match=f"dataset.factory: '{factory}' {message}"):
-        build.dataset(CustomDataset(factory=factory), build.environment(OWN), progress=False)
+        datasets.dataset(
+            CustomDataset(factory=factory), components.environment(OWN), progress=False
+        )
 
 
 def test_bugs_in_a_reader_are_not_hidden() -> None:
     reader = CustomDataset(factory="fakes:matching_data", options={"bad": True})
     with pytest.raises(KeyError, match="a bug"):
-        build.dataset(reader, build.environment(OWN), progress=False)
+        datasets.dataset(reader, components.environment(OWN), progress=False)
 
 
 def test_every_model_option_reaches_the_policy() -> None:
@@ -179,7 +184,7 @@ def test_every_model_option_reaches_the_policy() -> None:
         use_global_state=False,
         use_previous_action=False,
     )
-    policy = build.policy(options, SPEC)
+    policy = components.policy(options, SPEC)
     assert len(policy.stack.blocks) == 2
     block: Any = policy.stack.blocks[0]
     assert block.dropout == 0.25
@@ -189,17 +194,17 @@ def test_every_model_option_reaches_the_policy() -> None:
     step = block.s4.ssm.log_dt.exp()
     assert 0.0099 < step.min() <= step.max() < 0.0201
     assert policy.channel.width == 5
-    assert build.policy(Mads4Config(message="none"), SPEC).channel.width == 0
+    assert components.policy(Mads4Config(message="none"), SPEC).channel.width == 0
     embedding = policy.embedding
     assert embedding.return_to_go is embedding.state is embedding.previous_action is None
     with pytest.raises(UserError, match=r"model: parameterization=dplr cannot"):
-        build.policy(Mads4Config(parameterization="dplr"), SPEC)
+        components.policy(Mads4Config(parameterization="dplr"), SPEC)
 
 
 def test_normalization_is_that_of_the_training_episodes() -> None:
     training, _ = matching_data(8).split(0.25, 0)
-    policy = build.policy(Mads4Config(n_layers=1, d_model=4, d_state=2), SPEC)
-    build.normalize(policy, training)
+    policy = components.policy(Mads4Config(n_layers=1, d_model=4, d_state=2), SPEC)
+    components.normalize(policy, training)
     rows = training.observation[training.rows()].reshape(-1, SPEC.obs_dim)
     embedding = policy.embedding
     shown = embedding.observation_mean.numpy()
@@ -214,8 +219,8 @@ def test_normalization_is_that_of_the_training_episodes() -> None:
 def test_data_without_any_reward_do_not_divide_by_zero() -> None:
     data = matching_data(3)
     nothing = replace(data, table=replace(data.table, episode_return=np.zeros(3)))
-    policy = build.policy(Mads4Config(n_layers=1, d_model=4, d_state=2), SPEC)
-    build.normalize(policy, nothing)
+    policy = components.policy(Mads4Config(n_layers=1, d_model=4, d_state=2), SPEC)
+    components.normalize(policy, nothing)
     silent = make_batch()
     silent = replace(silent, return_to_go=torch.zeros_like(silent.return_to_go))
     logits = policy(silent)
@@ -225,14 +230,14 @@ def test_data_without_any_reward_do_not_divide_by_zero() -> None:
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_a_checkpoints_policy_acts_as_the_trained_one(precision: str) -> None:
     config = Mads4Config(n_layers=1, d_model=8, d_state=4, dropout=0.5)
-    trained = build.policy(config, SPEC)
-    build.normalize(trained, matching_data(4))
+    trained = components.policy(config, SPEC)
+    components.normalize(trained, matching_data(4))
     payload = {
         "model": config.model_dump(mode="json"),
         "spec": SPEC.to_dict(),
         "policy": trained.state_dict(),
     }
-    acting = build.trained_policy(payload, precision)
+    acting = components.trained_policy(payload, precision)
     assert not acting.training
     assert acting.head.weight.dtype == getattr(torch, precision)
     assert trained.head.weight.dtype == torch.float32
@@ -243,13 +248,13 @@ def test_a_checkpoints_policy_acts_as_the_trained_one(precision: str) -> None:
 
 def test_the_trainers_numbers_arrive() -> None:
     config = OfflineTrainerConfig(steps=7, save_interval=3, log_interval=4)
-    intervals = build.intervals(config)
+    intervals = components.intervals(config)
     assert (intervals.steps, intervals.log, intervals.keep) == (7, 4, 3)
     assert (intervals.validation, intervals.checkpoint) == (500, 500)
 
 
 def test_defaults_build() -> None:
     config = Config()
-    spec = build.env_spec(build.environment(config.env))
-    assert build.policy(config.model, spec).spec == spec
-    assert isinstance(build.environment(OWN)(), MatchingEnv)
+    spec = components.env_spec(components.environment(config.env))
+    assert components.policy(config.model, spec).spec == spec
+    assert isinstance(components.environment(OWN)(), MatchingEnv)

@@ -17,7 +17,7 @@ from mads4.data.consecutive import ConsecutiveSampler
 from mads4.data.sampler import SequenceSampler
 from mads4.data.store import write_dataset
 from mads4.envs.registry import EnvFactory
-from mads4.experiment import build
+from mads4.experiment import components, datasets
 from mads4.models import Mads4Config, MlpConfig
 
 DATA = matching_data(8)
@@ -29,12 +29,12 @@ def test_samplers() -> None:
     config = OfflineTrainerConfig(
         batch_size=3, context_length=4, sampling="return", return_temperature=0.1
     )
-    found = build.sampler(config, DATA, 7, CPU)
+    found = components.sampler(config, DATA, 7, CPU)
     expected = SequenceSampler(DATA, 3, 4, 7, sampling="return", return_temperature=0.1)
     assert isinstance(found, SequenceSampler)
     assert torch.equal(found.batch(2).observation, expected.batch(2).observation)
     config = OfflineTrainerConfig(batch_size=3, context_length=4, stateful=True)
-    walking = build.sampler(config, DATA, 7, CPU)
+    walking = components.sampler(config, DATA, 7, CPU)
     assert isinstance(walking, ConsecutiveSampler)
     assert (walking.batch_size, walking.window, walking.seed) == (3, 4, 7)
 
@@ -46,13 +46,13 @@ def test_where_steps_are_kept(
     monkeypatch.setenv("MADS4_DATA_DIR", str(tmp_path / "cache"))
     write_dataset(tmp_path / "data.h5", SPEC, (DATA.episode(k) for k in range(8)))
     config = FileDataset(path=str(tmp_path / "data.h5"), in_memory=in_memory)
-    assert build.dataset(config, OWN, progress=False).on_demand is not in_memory
+    assert datasets.dataset(config, OWN, progress=False).on_demand is not in_memory
 
 
 @pytest.mark.parametrize("kind", [Mads4Config, MlpConfig])
 def test_each_agent_is_scaled_by_its_own_statistics(kind: Any) -> None:
-    policy = build.policy(kind(n_layers=1, d_model=4, normalization="per_agent"), SPEC)
-    build.normalize(policy, DATA)
+    policy = components.policy(kind(n_layers=1, d_model=4, normalization="per_agent"), SPEC)
+    components.normalize(policy, DATA)
     shown = policy.embedding.observation_mean.numpy()
     assert shown.shape == (SPEC.n_agents, SPEC.obs_dim)
     seen = DATA.observation[DATA.rows()]

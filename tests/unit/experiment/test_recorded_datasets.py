@@ -27,8 +27,8 @@ from mads4.envs.matrix_game import MatrixGameConfig
 from mads4.envs.registry import CustomEnvConfig, EnvFactory
 from mads4.envs.rware import RwareConfig
 from mads4.errors import UserError
-from mads4.experiment import build
-from mads4.experiment.build.conversions import converted, converted_path
+from mads4.experiment import components, datasets
+from mads4.experiment.conversions import converted, converted_path
 from mads4.types import EnvSpec, Episode
 
 ENV = EnvFactory("custom", {"factory": "fakes:MatchingEnv", "options": {}})
@@ -76,13 +76,13 @@ def test_a_folder_is_converted_once(
     folder: Path, data_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = AlberdiceDataset(path=str(folder))
-    data = build.dataset(config, ENV, progress=False)
+    data = datasets.dataset(config, ENV, progress=False)
     (file,) = (data_dir / "converted").glob("*.h5")
     written = file.stat().st_mtime_ns
     assert data.behavior["source"]["count"] == 8
     assert data.spec.differences(SPEC) == []
     with caplog.at_level(logging.INFO):
-        again = build.dataset(config, ENV, progress=False)
+        again = datasets.dataset(config, ENV, progress=False)
     assert "converted already" in caplog.text
     assert file.stat().st_mtime_ns == written
     assert again.fingerprint == data.fingerprint
@@ -109,7 +109,7 @@ def test_of_two_who_want_the_same_only_one_converts(
         conversions.append(threading.get_ident())
         return convert(*args, **kwargs)
 
-    monkeypatch.setattr("mads4.experiment.build.conversions.convert", slowly)
+    monkeypatch.setattr("mads4.experiment.conversions.convert", slowly)
     recordings = [open_recording("alberdice", folder, SPEC) for _ in range(4)]
     found: list[Path] = []
     threads = [
@@ -142,9 +142,9 @@ def test_a_failed_conversion_leaves_nothing_to_be_taken_for_it(
 
 def test_some_episodes_of_it_are_another_data_set(folder: Path) -> None:
     config = AlberdiceDataset(path=str(folder))
-    whole = build.dataset(config, ENV, progress=False)
+    whole = datasets.dataset(config, ENV, progress=False)
     parts = [
-        build.dataset(config.model_copy(update={"episodes": k}), ENV, progress=False)
+        datasets.dataset(config.model_copy(update={"episodes": k}), ENV, progress=False)
         for k in (2, 3, 3, 5)
     ]
     assert [len(part) for part in parts] == [2, 3, 3, 5]
@@ -162,7 +162,7 @@ def test_without_a_path_the_registry_is_asked() -> None:
     with pytest.raises(
         UserError, match=r"madt/3m-good is not on this.*put the folder at .*3m/good"
     ):
-        build.dataset(config, make_env, progress=False)
+        datasets.dataset(config, make_env, progress=False)
     spec = replace(
         SPEC,
         **(oxwhirl | {"obs_dim": 64, "state_dim": 81}),
@@ -172,7 +172,7 @@ def test_without_a_path_the_registry_is_asked() -> None:
     )
     write_madt(entry.place, spec, plain(spec))
     with pytest.raises(UserError) as caught:
-        build.dataset(config, make_env, progress=False)
+        datasets.dataset(config, make_env, progress=False)
     message = str(caught.value)
     assert "obs_dim: 64 against 30" in message
     assert "64 numbers and states 81 (MAPPO's StarCraft wrapper" in message
@@ -180,7 +180,7 @@ def test_without_a_path_the_registry_is_asked() -> None:
     assert "the data's observations (env.observation=mappo), or data recorded" in message
     same = oxwhirl | {"obs_dim": 64, "state_dim": 81}
     fitting = env_like(**same, episode_limit=60, reward="", state_per_agent=True)
-    data = build.dataset(config, fitting, progress=False)
+    data = datasets.dataset(config, fitting, progress=False)
     assert (len(data), data.behavior["quality"]) == (3, "good")
     assert data.behavior["dataset"] == "madt/3m-good"
 
@@ -192,11 +192,11 @@ def test_the_quality_names_the_vault_s_recording(tmp_path: Path) -> None:
     for uid, count in (("Good", 3), ("Poor", 2)):
         write_og_marl(entry.place / "smac_v1" / "3m.vlt", spec, plain(spec, count, 14), uid)
     make_env = env_like(name="smac", scenario="3m", reward="")
-    assert len(build.dataset(OgMarlDataset(quality="poor"), make_env, progress=False)) == 2
+    assert len(datasets.dataset(OgMarlDataset(quality="poor"), make_env, progress=False)) == 2
     named = OgMarlDataset(path="og-marl/3m-good")
-    assert len(build.dataset(named, make_env, progress=False)) == 3
+    assert len(datasets.dataset(named, make_env, progress=False)) == 3
     direct = OgMarlDataset(path=str(entry.place / "smac_v1" / "3m.vlt"), uid="good")
-    assert len(build.dataset(direct, make_env, progress=False)) == 3
+    assert len(datasets.dataset(direct, make_env, progress=False)) == 3
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_the_quality_names_the_vault_s_recording(tmp_path: Path) -> None:
 )
 def test_mistakes(config: Any, env: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build.dataset(config, env_like(**env), progress=False)
+        datasets.dataset(config, env_like(**env), progress=False)
 
 
 def test_the_wrong_kind_of_data_set_names_the_right_one(folder: Path, tmp_path: Path) -> None:
@@ -232,20 +232,20 @@ def test_the_wrong_kind_of_data_set_names_the_right_one(folder: Path, tmp_path: 
         (MadtDataset(path=str(tmp_path / "own.h5")), "use dataset=file"),
     ):
         with pytest.raises(UserError, match=message):
-            build.dataset(config, env_like(), progress=False)
+            datasets.dataset(config, env_like(), progress=False)
 
 
 def test_how_rewards_are_defined_is_told(tmp_path: Path) -> None:
     options = {"options": {"max_steps": 6}}
-    needed = build.environment(
+    needed = components.environment(
         RwareConfig(reward="alberdice", state_encoding="alberdice", **options)
     )
-    spec = build.env_spec(needed)
+    spec = components.env_spec(needed)
     folder = write_alberdice(tmp_path / "rware", spec, plain(spec, steps=6))
     config = AlberdiceDataset(path=str(folder))
     with pytest.raises(UserError, match=r"The data need env.reward=alberdice env.state_encoding="):
-        build.dataset(config, build.environment(RwareConfig(**options)), progress=False)
-    assert len(build.dataset(config, needed, progress=False)) == 3
+        datasets.dataset(config, components.environment(RwareConfig(**options)), progress=False)
+    assert len(datasets.dataset(config, needed, progress=False)) == 3
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_all_that_data_do_not_say_is_asked_for_at_once(
     convert(recording, tmp_path / "nameless.h5")
     make_env = env_like(reward="of mine", state_encoding="plain")
     with pytest.raises(UserError) as caught:
-        build.dataset(FileDataset(path=str(tmp_path / "nameless.h5")), make_env, progress=False)
+        datasets.dataset(FileDataset(path=str(tmp_path / "nameless.h5")), make_env, progress=False)
     options = "--env fake --scenario matching --reward 'of mine' --state-encoding plain."
     assert f"is not known ({unknown})." in str(caught.value)
     assert str(caught.value).endswith(f"convert them again with {options}")
@@ -278,23 +278,23 @@ def test_data_of_another_environment_are_not_asked_to_be_of_this_one(
     convert(recording, tmp_path / "other.h5")
     config = FileDataset(path=str(tmp_path / "other.h5"))
     with pytest.raises(UserError, match="name: 'other' against 'fake'") as caught:
-        build.dataset(config, ENV, progress=False)
+        datasets.dataset(config, ENV, progress=False)
     assert "convert" not in str(caught.value)
 
 
 def test_another_game_s_payoffs_are_found_in_a_file_as_well(tmp_path: Path) -> None:
-    make_env = build.environment(MatrixGameConfig(episode_limit=4))
-    spec = build.env_spec(make_env)
+    make_env = components.environment(MatrixGameConfig(episode_limit=4))
+    spec = components.env_spec(make_env)
     folder = write_alberdice(tmp_path / "game", spec, plain(spec))
     convert(open_recording("alberdice", folder, spec), tmp_path / "game.h5")
     assert read_header(tmp_path / "game.h5").spec.reward == spec.reward
     with pytest.raises(UserError, match=r"joint action \[0, 0\] earned 1 there, here it earns 0"):
-        build.dataset(FileDataset(path=str(tmp_path / "game.h5")), make_env, progress=False)
+        datasets.dataset(FileDataset(path=str(tmp_path / "game.h5")), make_env, progress=False)
 
 
 def test_custom_environments_are_compared_too(folder: Path) -> None:
-    make_env = build.environment(
+    make_env = components.environment(
         CustomEnvConfig(factory="fakes:MatchingEnv", options={"obs_dim": 9})
     )
     with pytest.raises(UserError, match=r"obs_dim: 5 against 9.*observations have 5 numbers"):
-        build.dataset(AlberdiceDataset(path=str(folder)), make_env, progress=False)
+        datasets.dataset(AlberdiceDataset(path=str(folder)), make_env, progress=False)

@@ -9,7 +9,7 @@ import torch
 
 from fakes import SPEC, make_batch
 from mads4.errors import UserError
-from mads4.experiment import build
+from mads4.experiment import components
 from mads4.kernels.backends import AUTO
 from mads4.models import MODELS, CustomModelConfig
 
@@ -42,7 +42,7 @@ def test_every_model_has_a_name() -> None:
 @pytest.mark.parametrize("name", sorted(SIZES))
 def test_a_checkpoint_rebuilds_its_policy(name: str) -> None:
     saved = payload(name)
-    policy = build.trained_policy(saved, "float64", FACTORY if name == "custom" else None)
+    policy = components.trained_policy(saved, "float64", FACTORY if name == "custom" else None)
     assert not policy.training
     logits = policy(make_batch())
     assert logits.dtype == torch.float64
@@ -54,7 +54,7 @@ def test_a_checkpoint_imports_no_code(given: str | None, monkeypatch: pytest.Mon
     saved = payload("custom")
     monkeypatch.setattr("mads4.models.base.load", lambda *_: pytest.fail("imported"))
     with pytest.raises(UserError, match=f"not imported. If you trust it, give .*={FACTORY}"):
-        build.trained_policy(saved, factory=given)
+        components.trained_policy(saved, factory=given)
 
 
 def test_mistakes() -> None:
@@ -62,4 +62,4 @@ def test_mistakes() -> None:
     with pytest.raises(UserError, match=r"'fakes:small_mlp' returned a NoneType, expected a mads4"):
         nothing.build(SPEC, AUTO)
     with pytest.raises(UserError, match=r"do not fit this version of mads4: .*"):
-        build.model_settings({"model": {"name": "mlp", "width": 3}})
+        components.model_settings({"model": {"name": "mlp", "width": 3}})

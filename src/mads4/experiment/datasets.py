@@ -31,8 +31,8 @@ from mads4.envs.matrix_game import MatrixGame
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
-from mads4.experiment.build.conversions import converted
-from mads4.experiment.build.recordings import record
+from mads4.experiment.conversions import converted
+from mads4.experiment.recordings import record
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)

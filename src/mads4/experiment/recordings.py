@@ -20,7 +20,7 @@ from mads4.data.store import read_header
 from mads4.envs.registry import EnvFactory
 from mads4.envs.vector import Incidents
 from mads4.errors import UserError
-from mads4.experiment.build.environments import env_spec
+from mads4.experiment.components import env_spec
 from mads4.logging import progress_bar
 from mads4.types import EnvSpec
 

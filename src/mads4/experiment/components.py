@@ -1,20 +1,61 @@
-"""Policies from the group `model`, or from a checkpoint."""
+"""Configuration → objects: devices, environments, policies, and what a trainer needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from pydantic import ValidationError
 
+from mads4.config import OfflineTrainerConfig
+from mads4.data.consecutive import ConsecutiveSampler
 from mads4.data.dataset import Dataset
+from mads4.data.sampler import SequenceSampler
 from mads4.data.statistics import normalization
+from mads4.envs.registry import EnvFactory, EnvSettings
 from mads4.errors import UserError
 from mads4.kernels.backends import AUTO
 from mads4.models import MODELS, CustomModelConfig, ModelSettings, SequencePolicy
+from mads4.training.loop import Intervals
 from mads4.types import EnvSpec
+
+
+def device(name: str, threads: int | None = None) -> torch.device:
+    """Return the device that ``auto``, ``cpu``, ``cuda`` … stands for, and set CPU threads.
+
+    Raises:
+        UserError: a device that PyTorch does not find here.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(name)
+    available = {
+        "cpu": True,
+        "cuda": (chosen.index or 0) < torch.cuda.device_count(),
+    }
+    if not available[chosen.type]:
+        found = [kind for kind, here in available.items() if here]
+        raise UserError(
+            f"device: '{name}' is not available here; PyTorch {torch.__version__} finds "
+            f"{', '.join(found)}. Use device=auto."
+        )
+    return chosen
+
+
+def environment(config: EnvSettings) -> EnvFactory:
+    """Return a picklable maker of environments."""
+    return EnvFactory.of(config)
+
+
+def env_spec(make_env: EnvFactory) -> EnvSpec:
+    """Return the spec of the environments that a factory makes."""
+    with closing(make_env()) as env:
+        return env.spec
 
 
 def policy(config: ModelSettings, spec: EnvSpec, backend: str = AUTO) -> SequencePolicy:
@@ -91,3 +132,36 @@ def trained_policy(
     model = policy(model_settings(payload, factory), EnvSpec.from_dict(payload["spec"]))
     model.load_state_dict(payload["policy"])
     return model.to(getattr(torch, precision)).eval()
+
+
+def sampler(
+    config: OfflineTrainerConfig, training: Dataset, seed: int, device: torch.device
+) -> SequenceSampler | ConsecutiveSampler:
+    """Return what draws the training's batches, ready for copies to `device`."""
+    pin = device.type == "cuda"
+    if config.stateful:
+        assert config.context_length is not None, "checked with the configuration"
+        return ConsecutiveSampler(
+            training, config.batch_size, config.context_length, seed, pin_memory=pin
+        )
+    return SequenceSampler(
+        training,
+        config.batch_size,
+        config.context_length,
+        seed,
+        sampling=config.sampling,
+        return_temperature=config.return_temperature,
+        pin_memory=pin,
+    )
+
+
+def intervals(config: OfflineTrainerConfig) -> Intervals:
+    """Return when to log, validate and save."""
+    return Intervals(
+        steps=config.steps,
+        log=config.log_interval,
+        validation=config.validation_interval,
+        checkpoint=config.checkpoint_interval,
+        keep=config.save_interval,
+        evaluation=config.eval_interval,
+    )
