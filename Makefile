@@ -33,7 +33,7 @@ quickstart: $(RUNTIME) ## Record data, train, evaluate and draw the result, with
 	@printf '\nLook at:    %s/result.png (the result), %s/episode.gif (the robots)\n' $(QUICKSTART) $(QUICKSTART)
 	@printf 'Curves:     %s/tensorboard --logdir outputs\n' $(BIN)
 	@printf 'Try next:   %s/mads4 evaluate checkpoint=%s "evaluator.target_returns=[15,25,35]"\n' $(BIN) $(QUICKSTART)
-	@printf '            %s/mads4 train experiment=quickstart name=no-memory model.memory=false\n' $(BIN)
+	@printf '            %s/mads4 train experiment=quickstart name=no-memory model.stateless=true\n' $(BIN)
 	@printf '            %s/mads4 train -m experiment=quickstart seed=0,1 model.message=none,output\n' $(BIN)
 
 test: install ## Run the test suite

@@ -9,7 +9,7 @@ import torch
 
 from fake_env import SPEC, MatchingEnv
 from mads4.data.dataset import Dataset
-from mads4.models import Mads4Policy
+from mads4.models import Mads4Policy, MlpPolicy
 from mads4.types import (
     EnvSpec,
     Episode,
@@ -121,3 +121,8 @@ def time_step(batch: SequenceBatch, t: int, uniform: torch.Tensor | None = None)
         return_to_go=batch.return_to_go[:, t],
         uniform=uniform,
     )
+
+
+def small_mlp(spec: EnvSpec, d_model: int = 8) -> MlpPolicy | None:
+    """A user's own factory of policies; of no width it returns none."""
+    return MlpPolicy(spec, d_model=d_model) if d_model else None

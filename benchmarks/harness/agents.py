@@ -22,6 +22,7 @@ from harness.transformer import TOKENS, TransformerPolicy, of_size
 from mads4.models import Mads4Policy
 from mads4.models.base import parameter_count
 from mads4.models.communication import MESSAGES
+from mads4.models.state import leaves
 from mads4.types import EnvSpec, PolicyInput, SequenceBatch
 
 TRAINING, DECISION = "training", "decision"
@@ -45,13 +46,17 @@ def _messages_of() -> dict[str, dict[str, Any]]:
     """Return the policy's options by name: ``<message>[-previous][+action]``."""
     named: dict[str, dict[str, Any]] = {}
     for message in MESSAGES:
-        for share_action in (False, True):
-            for time in ("same_step", "previous_step"):
-                if message == "none" and time == "previous_step" and not share_action:
-                    continue  # there is no message to delay
-                early = "-previous" if time == "previous_step" else ""
-                name = f"{message}{early}{'+action' if share_action else ''}"
-                options = {"message": message, "message_time": time, "share_action": share_action}
+        for autoregressive in (False, True):
+            for delay in (0, 1):
+                if message == "none" and delay and not autoregressive:
+                    continue  # nothing is handed on, whenever
+                early = "-previous" if delay else ""
+                name = f"{message}{early}{'+action' if autoregressive else ''}"
+                options = {
+                    "message": message,
+                    "message_delay": delay,
+                    "autoregressive": autoregressive,
+                }
                 named[name] = options
     return named
 
@@ -206,11 +211,7 @@ def remembered_bytes(cell: AgentCell) -> int:
         width = policy.head.in_features
         cached = N_LAYERS * 2 * cell.agents * TOKENS * cell.steps * width
         return cached * policy.head.weight.element_size() + 8 * cell.agents
-    state = policy.initial_state(1)
-    tensors = [*(block for stack in state.stacks for block in stack), state.previous_action]
-    if state.message is not None:
-        tensors.append(state.message)
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return sum(tensor.nbytes for tensor in leaves(policy.initial_state(1)))
 
 
 def prepared(cell: AgentCell) -> Action:

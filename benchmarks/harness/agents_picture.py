@@ -129,8 +129,8 @@ def _style(policy: str) -> dict[str, str]:
     options = MESSAGES_OF[policy]
     return {
         "color": _COLORS[options["message"]],
-        "linestyle": "--" if options["message_time"] == "previous_step" else "-",
-        "marker": "^" if options["share_action"] else "o",
+        "linestyle": "--" if options["message_delay"] else "-",
+        "marker": "^" if options["autoregressive"] else "o",
         "label": f"S4, {policy}",
     }
 

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mads4.models.actions import choose_actions
-from mads4.models.base import parameter_count
+from mads4.models.base import choose_actions, parameter_count
 from mads4.models.embedding import InputEmbedding
 from mads4.types import EnvSpec, PolicyInput, PolicyOutput, SequenceBatch
 
@@ -81,7 +80,9 @@ class TransformerPolicy(nn.Module):
             )
         self.spec = spec
         self.n_heads = n_heads
-        self.seen = InputEmbedding(spec, d_model, use_return=False, use_previous_action=False)
+        self.seen = InputEmbedding(
+            spec, d_model, return_conditioning=False, use_previous_action=False
+        )
         self.asked = nn.Linear(1, d_model)
         self.done = nn.Embedding(spec.n_actions + 1, d_model)
         layers = [_Layer(d_model, n_heads, feed_forward, dropout) for _ in range(n_layers)]

@@ -188,8 +188,8 @@ class PolicyInput:
     order_key: torch.Tensor | None = None
     """(B, N) float64, the same at every step of an episode: agents decide by increasing key, if
     the policy's order is random; None for the order of their numbers."""
-    message_lost: torch.Tensor | None = None
-    """(B, N) bool, True where what an agent's predecessor hands on does not reach it; None loses
+    message_dropped: torch.Tensor | None = None
+    """(B, N) bool, True where what an agent's predecessor sends does not reach it; None drops
     nothing. `rollout(message_drop=p)` draws it: a number per agent and step (from the episode's
     second stream, after the order keys) below p; p is one probability or one per agent (N,)."""
     action: torch.Tensor | None = None

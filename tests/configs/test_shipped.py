@@ -17,6 +17,7 @@ NEEDS = {
     "dataset=custom": ["dataset.factory=pkg.mod:make"],
     "dataset=file": ["dataset.path=some.h5"],
     "dataset=alberdice": ["dataset.path=folder"],
+    "model=custom": ["model.factory=pkg.mod:make"],
     "env=matrix_game": ["dataset.behavior_policy=random"],
     "env=smac": ["dataset.behavior_policy=random"],
     "env=smaclite": ["dataset.behavior_policy=random"],

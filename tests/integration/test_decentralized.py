@@ -1,4 +1,4 @@
-"""The example of agents on their own: the same actions as the policy that they come from."""
+"""The decentralized example takes the same actions as the policy that it was exported from."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def same_actions(cli: Cli, source: Path, monkeypatch: pytest.MonkeyPatch) -> int
 def test_robots_of_a_trained_run(
     cli: Cli, smoke: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    share = ("model.share_action=true", "hydra.run.dir=run")
+    share = ("model.autoregressive=true", "hydra.run.dir=run")
     assert cli(*smoke, *share) == 0
     assert same_actions(cli, tmp_path / "run", monkeypatch) == 40
 
@@ -49,7 +49,7 @@ def test_robots_of_a_trained_run(
 @pytest.mark.parametrize(
     "options",
     [
-        {"message_time": "previous_step", "share_action": True, "use_global_state": False},
+        {"message_delay": 1, "autoregressive": True, "use_global_state": False},
         {"message": "state", "agent_order": "random"},
         {"message": "none"},
     ],

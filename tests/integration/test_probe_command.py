@@ -21,7 +21,7 @@ PROBE = ("probe", "checkpoint=run", "episodes=4", "gradient_episodes=2", "messag
 
 
 def test_a_run_is_probed(cli: Cli, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli(*TRAIN, "model.share_action=true") == 0
+    assert cli(*TRAIN, "model.autoregressive=true") == 0
     assert cli(*PROBE, "hydra.run.dir=one") == 0
     shown = capsys.readouterr().out
     assert "cut before agent 1" in shown

@@ -25,7 +25,7 @@ ALLOWED = {
     "progress": FOUNDATION,
     "provenance": FOUNDATION,
     "logging": FOUNDATION,
-    "config": DATA | {"config"},
+    "config": DATA | NETWORK | {"config"},
     "kernels": FOUNDATION | {"kernels"},
     "nn": FOUNDATION | {"kernels", "nn"},
     "models": NETWORK,

@@ -25,8 +25,8 @@ from mads4.algorithms.ppo import (
 )
 from mads4.config import OnlineTrainerConfig
 from mads4.models import SequencePolicy
+from mads4.models.base import unroll
 from mads4.models.critic import Critic
-from mads4.models.unroll import unroll
 from mads4.nn.ssm import ssm_parameters
 from mads4.training.cloning import Cloning
 from mads4.training.rollout_buffer import Episodes, Experience, assess

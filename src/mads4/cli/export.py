@@ -13,22 +13,23 @@ from mads4.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from mads4.export.onnx import Exported
-    from mads4.models import Mads4Policy
+    from mads4.models import SequencePolicy
 
 SHARED = "shared"
-WORDS = ("checkpoint", "out", "format", "agent")
+OPTIONS = ("checkpoint", "out", "format", "agent", "model_factory")
 
 HELP = """\
 usage: mads4 export checkpoint=<run or file> out=<file> [format=...] [agent=...]
 
-Write the recurrent step of one agent as a program of its own: what it perceives, remembers and is
-told → logits, the message to its successor, its new memory. The program is played beside the
-policy before the file is kept.
+Write the step of one agent as a stand-alone program: observation, memory and incoming message →
+logits, outgoing message, new memory. The program is compared with the policy before the file is
+kept.
 
-  checkpoint  a run directory, or a .pt file in it
-  out         the file; its ending decides the format
-  format      onnx (.onnx) or torch_export (.pt2)
-  agent       the agent's number; shared (the default): one program for all, told which it is
+  checkpoint     a run directory, or a .pt file in it
+  out            the file; its suffix decides the format
+  format         onnx (.onnx) or torch_export (.pt2)
+  agent          the agent's number; shared (the default): one program for all, the number an input
+  model_factory  package.module:function that made the policy, for checkpoints of model=custom
 
 example: mads4 export checkpoint=outputs/mads4/<time> out=agent.onnx
 """
@@ -36,13 +37,15 @@ example: mads4 export checkpoint=outputs/mads4/<time> out=agent.onnx
 
 @dataclass(frozen=True)
 class Request:
-    """A command line that has been found right."""
+    """A parsed command line."""
 
     checkpoint: Path
     out: Path
     form: str
     number: int | None
     """The agent's; None for a program that serves all."""
+    factory: str | None = None
+    """For a checkpoint of ``model=custom``."""
 
 
 def run(command: str, argv: list[str]) -> int:
@@ -53,20 +56,13 @@ def run(command: str, argv: list[str]) -> int:
     request = parse(argv)
 
     from mads4.experiment import build
+    from mads4.experiment.sources import policy_checkpoint
     from mads4.export.onnx import export_agent
-    from mads4.models import Mads4Policy
     from mads4.training import checkpoint
 
     source = checkpoint.find(request.checkpoint)
-    payload = checkpoint.load(source)
-    if "policy" not in payload or "spec" not in payload:
-        raise UserError(f"{source} holds no policy; give a run directory of `mads4 train`.")
-    policy = build.trained_policy(payload)
-    if not isinstance(policy, Mads4Policy):
-        raise UserError(
-            f"{source} is a {type(policy).__name__}; agents of their own are written for "
-            "model=mads4 only."
-        )
+    payload = policy_checkpoint(source)
+    policy = build.trained_policy(payload, factory=request.factory)
     n_agents = policy.spec.n_agents
     if request.number is not None and request.number >= n_agents:
         raise UserError(
@@ -112,7 +108,8 @@ def parse(argv: Sequence[str]) -> Request:
     if problems:
         raise UserError("\n".join(problems))
     number = None if agent == SHARED else int(agent)
-    return Request(Path(given["checkpoint"]).expanduser(), out, form, number)
+    source = Path(given["checkpoint"]).expanduser()
+    return Request(source, out, form, number, given.get("model_factory"))
 
 
 def _read(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -123,10 +120,10 @@ def _read(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         word, sign, value = text.partition("=")
         if not sign:
             problems.append(f"{text}: cannot be read as key=value.")
-        elif word not in WORDS:
+        elif word not in OPTIONS:
             problems.append(
-                f"{word}: not a setting of this command; it has {', '.join(WORDS)}."
-                f"{did_you_mean(word, WORDS)}"
+                f"{word}: not an option of this command; it has {', '.join(OPTIONS)}."
+                f"{did_you_mean(word, OPTIONS)}"
             )
         else:
             given[word] = value
@@ -134,7 +131,7 @@ def _read(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 
 def origin(source: Path, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the metadata say about where the policy comes from.
+    """Return the metadata of where the policy comes from.
 
     The commit is what the run's ``provenance.json`` says, None where there is none.
     """
@@ -154,13 +151,13 @@ def origin(source: Path, payload: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def report(done: Exported, policy: Mads4Policy) -> str:
-    """Return what the user is told."""
+def report(done: Exported, policy: SequencePolicy) -> str:
+    """Return the summary that is printed."""
     about = done.about
     who = f"agent {about['agent']}" if about["agent"] is not None else "any agent"
-    numbers = policy.hand_off.width
+    numbers = 0 if policy.channel is None else policy.channel.width
     message = f"{about['message_bytes']} bytes ({numbers} float32) a step" if numbers else "none"
-    if about["share_action"]:
+    if about["autoregressive"]:
         message += ", and the action taken"
     needs = ", ".join(port["name"] for port in about["inputs"])
     lines = {

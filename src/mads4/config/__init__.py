@@ -27,7 +27,14 @@ from mads4.config.dataset import (
 from mads4.config.env import CustomEnv, EnvConfig, MatrixGameEnv, RwareEnv, SmaxEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
 from mads4.config.fields import Section, SSMParameter
-from mads4.config.model import KernelConfig, Mads4Config, MlpConfig, ModelConfig
+from mads4.config.model import (
+    CustomModelConfig,
+    KernelConfig,
+    Mads4Config,
+    MlpConfig,
+    ModelConfig,
+    TransformerConfig,
+)
 from mads4.config.online import OnlineTrainerConfig
 from mads4.config.smac import SmacEnv, SmacliteEnv
 from mads4.config.trainer import (
@@ -46,6 +53,7 @@ __all__ = [
     "Config",
     "CustomDataset",
     "CustomEnv",
+    "CustomModelConfig",
     "DatasetConfig",
     "DatasetSection",
     "EnvConfig",
@@ -74,4 +82,5 @@ __all__ = [
     "SmacliteEnv",
     "SmaxEnv",
     "TrainerConfig",
+    "TransformerConfig",
 ]

@@ -9,7 +9,7 @@ from pydantic import Field
 from mads4.config.dataset import DatasetConfig, GeneratedDataset
 from mads4.config.env import EnvConfig, RwareEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
-from mads4.config.fields import Device, Name, NotNegative, Positive, Rate, Section, Target
+from mads4.config.fields import Device, Factory, Name, NotNegative, Positive, Rate, Section, Target
 from mads4.config.model import KernelConfig, Mads4Config, ModelConfig
 from mads4.config.trainer import OfflineTrainerConfig, TrainerConfig
 
@@ -59,6 +59,8 @@ class EvaluateConfig(Command):
 
     checkpoint: str
     """Run directory, or a checkpoint file."""
+    model_factory: Factory | None = None
+    """For a policy of model=custom: its factory, which is not imported unless given here."""
     name: Name = "mads4"
     """Folder of the evaluation: outputs/evaluate/<name>/<time>."""
     device: Device = "auto"
@@ -75,6 +77,8 @@ class ProbeConfig(Command):
 
     checkpoint: str
     """Run directory, or a checkpoint file."""
+    model_factory: Factory | None = None
+    """For a policy of model=custom: its factory, which is not imported unless given here."""
     name: Name = "mads4"
     """Folder of the analysis: outputs/probe/<name>/<time>."""
     device: Device = "auto"

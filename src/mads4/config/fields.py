@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from mads4.settings import Settings
 
 
 def lower(value: object) -> object:
@@ -54,9 +56,5 @@ Payoff: TypeAlias = Annotated[
 SSMParameter: TypeAlias = Literal["A", "B", "C", "dt", "D"]
 
 
-class Section(BaseModel):
+class Section(Settings):
     """Common rules: read-only, no unknown keys, no silent conversion of types."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True
-    )

@@ -85,7 +85,7 @@ def expected(node: Node) -> str:
         words = list(dict.fromkeys(expected(one) for one in flat))
         return " or ".join(sorted(words, key=lambda word: word == "null"))
     if "const" in node or "enum" in node:
-        words = choices(node)
+        words = [str(word) for word in node.get("enum", [node.get("const")])]
         return f"one of {', '.join(words)}" if len(words) > 1 else words[0]
     if node.get("type") == "array":
         return f"a list of: {expected(node['items'])}"

@@ -16,7 +16,6 @@ from mads4.config import (
     Command,
     EvaluatorConfig,
     GeneratedDataset,
-    Mads4Config,
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
     OnlineTrainerConfig,
@@ -73,7 +72,7 @@ def parse(
 def validate(config: Command) -> list[str]:
     """Return one line for each combination of values that cannot work together."""
     model, trainer = getattr(config, "model", None), getattr(config, "trainer", None)
-    problems = _validate_model(model) if isinstance(model, Mads4Config) else []
+    problems = [] if model is None else model.problems("model")
     if isinstance(trainer, OfflineTrainerConfig):
         problems += _validate_offline(trainer, "trainer")
     if isinstance(trainer, OfflineOnlineTrainerConfig):
@@ -115,28 +114,6 @@ def _validate_online(trainer: OnlineTrainerConfig, where: str) -> list[str]:
         f"{where}.kept_episodes: got {trainer.kept_episodes}, but nothing is cloned from them "
         f"with {where}.cloning_weight=0; give a weight"
     ]
-
-
-def _validate_model(model: Mads4Config) -> list[str]:
-    problems = []
-    if model.parameterization == "dplr":
-        if model.discretization == "zoh":
-            problems.append(
-                "model.discretization: 'zoh' does not go with model.parameterization=dplr; "
-                "use model.discretization=bilinear"
-            )
-        if model.initialization != "legs":
-            problems.append(
-                f"model.initialization: '{model.initialization}' does not go with "
-                "model.parameterization=dplr; use model.initialization=legs"
-            )
-    if model.n_ssm is not None and model.d_model % model.n_ssm:
-        problems.append(
-            f"model.n_ssm: got {model.n_ssm}, which does not divide model.d_model {model.d_model}"
-        )
-    if model.dt_min > model.dt_max:
-        problems.append(f"model.dt_min: got {model.dt_min}, above model.dt_max {model.dt_max}")
-    return problems
 
 
 def _validate_dataset(config: Command) -> list[str]:

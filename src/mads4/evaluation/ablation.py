@@ -24,7 +24,7 @@ from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.evaluation.evaluator import tell
 from mads4.evaluation.metrics import Evaluation, mean_interval
-from mads4.models import Mads4Policy, PolicyState, SequencePolicy
+from mads4.models import Mads4Policy, SequencePolicy, State
 from mads4.progress import progress_bar
 from mads4.rollout.rollout import one_thread, rollout
 from mads4.rollout.vector import VectorEnv, make_vector
@@ -64,11 +64,11 @@ class OrderedPolicy:
         self._policy.agent_order = "fixed" if order == "fixed" else "random"
         self._reverse = order == "reverse"
 
-    def initial_state(self, batch: int) -> PolicyState:
+    def initial_state(self, batch: int) -> State:
         """Return the state of `batch` environments before their first step."""
         return self._policy.initial_state(batch)
 
-    def step(self, inputs: PolicyInput, state: PolicyState) -> tuple[PolicyOutput, PolicyState]:
+    def step(self, inputs: PolicyInput, state: State) -> tuple[PolicyOutput, State]:
         """Decide for one time step."""
         if self._reverse:
             batch, n_agents = inputs.observation.shape[:2]
@@ -76,7 +76,7 @@ class OrderedPolicy:
             inputs = replace(inputs, order_key=key.expand(batch, -1))
         return self._policy.step(inputs, state)
 
-    def reset_rows(self, state: PolicyState, rows: Tensor) -> PolicyState:
+    def reset_rows(self, state: State, rows: Tensor) -> State:
         """Return `state` with the environments where `rows` (B,) is True at their beginning."""
         return self._policy.reset_rows(state, rows)
 
@@ -97,12 +97,12 @@ def require_chain(policy: SequencePolicy, source: str) -> Mads4Policy:
             f"The policy of {source} plays with a single agent: there is no chain to probe. "
             "Give one that was trained with at least two agents."
         )
-    if policy.hand_off.width == 0 and policy.hand_off.action_in is None:
+    if not policy.channel.is_open:
         raise UserError(
             f"The agents of {source} hand nothing on (model.message=none, "
-            "model.share_action=false): no loss, cut or order would change what they do. Give a "
+            "model.autoregressive=false): no loss, cut or order would change what they do. Give a "
             "policy that was trained with model.message=output, state or logits, or "
-            "model.share_action=true."
+            "model.autoregressive=true."
         )
     return policy
 

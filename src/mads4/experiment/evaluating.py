@@ -52,13 +52,14 @@ def evaluated(
     began = time.perf_counter()
     settings = _as_in_training(config.evaluator, payload)
     evaluator = Evaluator(make_env, settings, device, config.progress)
-    policy = build.trained_policy(payload, settings.precision).to(device)
+    factory = build.allowed_factory(config)
+    policy = build.trained_policy(payload, settings.precision, factory).to(device)
     targets = target_returns(settings.target_returns, known_returns(payload))
     baselines = evaluator.baselines() if settings.baselines else {}
     results = evaluator.policy(policy, targets, baselines, run_dir)
     earlier: dict[str, Figures] = {}
     if before is not None:
-        began_with = build.trained_policy(before, settings.precision).to(device)
+        began_with = build.trained_policy(before, settings.precision, factory).to(device)
         first = target_returns(settings.target_returns[:1], known_returns(before))
         earlier = evaluator.policy(began_with, first, baselines)
     data = payload["data"]

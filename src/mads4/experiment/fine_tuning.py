@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 
 from mads4.algorithms.mappo import Mappo
-from mads4.config import Config, ModelConfig, OnlineTrainerConfig
+from mads4.config import Config, OnlineTrainerConfig
 from mads4.data.dataset import Dataset
 from mads4.envs.registry import EnvFactory
 from mads4.experiment import build
@@ -78,7 +77,8 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
 
 def _with_model_of(config: Config, before: Mapping[str, Any]) -> Config:
     """Return `config` with the model options of a checkpoint; say which differ."""
-    model: ModelConfig = TypeAdapter(ModelConfig).validate_python(before["model"], strict=False)
+    factory = build.allowed_factory(config)
+    model = build.model_settings(before, factory, "model=custom model.factory")
     given, taken = plain(config.model), plain(model)
     changed = [f"model.{key}={value}" for key, value in taken.items() if given.get(key) != value]
     if changed:

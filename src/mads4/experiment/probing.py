@@ -27,7 +27,8 @@ def probe(config: ProbeConfig, run_dir: Path) -> None:
     device = build.device(config.device, config.threads)
     payload, make_env = trained(config)
     policy = require_chain(
-        build.trained_policy(payload, config.precision).to(device), config.checkpoint
+        build.trained_policy(payload, config.precision, config.model_factory).to(device),
+        config.checkpoint,
     )
     asked = config.target_return
     if asked is None:

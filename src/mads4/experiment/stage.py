@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from mads4.config import Config, Section
+from mads4.config import Config
 from mads4.envs.registry import EnvFactory
 from mads4.experiment import build
 from mads4.io import write_json
@@ -19,6 +19,7 @@ from mads4.kernels.backends import Choice
 from mads4.logging import Tracker
 from mads4.progress import progress_bar
 from mads4.provenance import PROVENANCE_FILE, collect_provenance
+from mads4.settings import Settings
 from mads4.training import checkpoint
 from mads4.training.loop import Checkpoints, Intervals, Trainer, fit
 from mads4.training.state import TrainState
@@ -103,7 +104,7 @@ def _provenance(stage: Stage, device: torch.device, kernel: Choice) -> dict[str,
     )
 
 
-def plain(section: Section) -> dict[str, Any]:
+def plain(section: Settings) -> dict[str, Any]:
     """Return a section as JSON values."""
     return section.model_dump(mode="json")
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from mads4.models import Mads4Policy, PolicyState
+from mads4.models import SequencePolicy
 from mads4.models.agent import Agent
+from mads4.models.state import leaves
 from mads4.types import PolicyInput
 
 Player = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
@@ -20,7 +21,7 @@ BATCH = 3
 
 
 @torch.no_grad()
-def largest_difference(policy: Mads4Policy, agent: Agent, program: Player) -> float:
+def largest_difference(policy: SequencePolicy, agent: Agent, program: Player) -> float:
     """Return by how much `program` departs from `policy` over a few steps on random inputs.
 
     All agents are played by programs that exchange messages only and keep their own memories, so
@@ -30,74 +31,47 @@ def largest_difference(policy: Mads4Policy, agent: Agent, program: Player) -> fl
 
     Args:
         policy: in whatever precision; it plays in that of the program, float32.
-        agent: what was exported; it stands in for those whom `program` does not serve.
-        program: what came of it.
+        agent: what was exported; it plays the agents that `program` does not serve.
+        program: what was read back.
     """
     policy = copy.deepcopy(policy).to("cpu", torch.float32).eval()
-    chain = Chain(policy, agent, program)
+    n_agents, delay = policy.spec.n_agents, policy.message_delay
+    served = [number for number in range(n_agents) if agent.number in (None, number)]
+    others = agent if agent.number is None else Agent(policy)
+    given = [
+        {port.name: port.tensor(BATCH) for port in (agent if k in served else others).inputs}
+        for k in range(n_agents)
+    ]
+    outgoing: list[Tensor | None] = [None] * n_agents
     state = policy.initial_state(BATCH)
     worst = torch.zeros(())
     for inputs in random_inputs(policy):
-        decision, following = policy.step(inputs, state)
-        same = policy.message_time == "same_step"
-        told = decision.action if same else state.previous_action
-        memories = _memories(policy, following)
-        for number, output in chain.step(inputs, state.previous_action, told):
-            worst = torch.maximum(worst, _apart(output["logits"], decision.logits[:, number]))
-            worst = torch.maximum(worst, _apart(output["memory_out"], memories[number]))
+        output, following = policy.step(inputs, state)
+        sent_action = state["previous_action"] if delay else output.action
+        incoming = list(outgoing) if delay else outgoing
+        for number, own in enumerate(given):
+            new = _perceived(inputs, number)
+            new["previous_action"] = state["previous_action"][:, number]
+            if number:
+                new["predecessor_action"] = sent_action[:, number - 1]
+                message = incoming[number - 1]
+                if message is not None:
+                    new["message"] = message
+            own.update({name: value for name, value in new.items() if name in own})
+            result = program(own) if number in served else _in_python(others, own)
+            memory = [result[f"{port.name}_out"] for port in agent.memory]
+            own.update({port.name: value for port, value in zip(agent.memory, memory, strict=True)})
+            outgoing[number] = result.get("message_out")
+            if number in served:
+                wanted = [output.logits[:, number], *leaves(policy.agent_memory(following, number))]
+                for found, value in zip([result["logits"], *memory], wanted, strict=True):
+                    worst = torch.maximum(worst, _apart(found, value))
         state = following
     return float(worst)
 
 
-class Chain:
-    """The agents of `BATCH` environments, each with a memory of its own."""
-
-    def __init__(self, policy: Mads4Policy, agent: Agent, program: Player) -> None:
-        self._served = [
-            number
-            for number in range(policy.spec.n_agents)
-            if agent.number is None or agent.number == number
-        ]
-        self._players = [
-            program if number in self._served else _in_python(Agent(policy), number)
-            for number in range(policy.spec.n_agents)
-        ]
-        self._same_step = policy.message_time == "same_step"
-        self._given = [
-            {port.name: port.tensor(BATCH) for port in agent.inputs} for _ in self._players
-        ]
-        self._said: list[Tensor | None] = [None] * len(self._players)
-
-    def step(
-        self, inputs: PolicyInput, previous_action: Tensor, told: Tensor
-    ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """Let all agents decide; yield number and outputs of those that `program` serves.
-
-        Args:
-            inputs: what they perceive.
-            previous_action: (B, N), their own.
-            told: (B, N), the actions that each one's successor is told of.
-        """
-        heard = self._said if self._same_step else list(self._said)
-        for number, play in enumerate(self._players):
-            given = self._given[number]
-            new = _perceived(inputs, number)
-            new["previous_action"] = previous_action[:, number]
-            if number:
-                new["predecessor_action"] = told[:, number - 1]
-                message = heard[number - 1]
-                if message is not None:
-                    new["message"] = message
-            given.update({name: value for name, value in new.items() if name in given})
-            output = play(given)
-            given["memory"] = output["memory_out"]
-            self._said[number] = output.get("message_out")
-            if number in self._served:
-                yield number, output
-
-
 def _perceived(inputs: PolicyInput, number: int) -> dict[str, Tensor]:
-    """Return what agent `number` is given besides what agents tell each other."""
+    """Return the inputs of agent `number` that do not come from agents."""
     batch, n_agents = inputs.observation.shape[:2]
     return {
         "observation": inputs.observation[:, number],
@@ -108,18 +82,13 @@ def _perceived(inputs: PolicyInput, number: int) -> dict[str, Tensor]:
     }
 
 
-def _in_python(agent: Agent, number: int) -> Player:
-    """Return the player that was not exported."""
-
-    def play(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        known = {**given, "agent": torch.full((BATCH,), number)}
-        values = agent(*[known[port.name] for port in agent.inputs])
-        return {port.name: value for port, value in zip(agent.outputs, values, strict=True)}
-
-    return play
+def _in_python(agent: Agent, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what the agent that was not exported computes."""
+    values = agent(*[given[port.name] for port in agent.inputs])
+    return {port.name: value for port, value in zip(agent.outputs, values, strict=True)}
 
 
-def random_inputs(policy: Mads4Policy) -> Iterator[PolicyInput]:
+def random_inputs(policy: SequencePolicy) -> Iterator[PolicyInput]:
     """Yield `STEPS` time steps of `BATCH` environments, distributed as the training data were."""
     spec, embedding = policy.spec, policy.embedding
     generator = torch.Generator().manual_seed(0)
@@ -132,32 +101,21 @@ def random_inputs(policy: Mads4Policy) -> Iterator[PolicyInput]:
         uniform = torch.rand(BATCH, spec.n_agents, generator=generator, dtype=torch.float64)
         available = torch.rand(BATCH, spec.n_agents, spec.n_actions, generator=generator) < 0.6
         available[..., 0] |= ~available.any(-1)
+        states = spec.n_agents if spec.state_per_agent else 1
         yield PolicyInput(
             observation=normal(
                 embedding.observation_mean, embedding.observation_std, spec.n_agents
             ),
-            state=normal(
-                embedding.state_mean,
-                embedding.state_std,
-                spec.n_agents if spec.state_per_agent else 1,
-            ),
+            state=normal(embedding.state_mean, embedding.state_std, states),
             available_actions=available,
             return_to_go=embedding.return_scale * torch.rand(BATCH, generator=generator),
             uniform=uniform,
         )
 
 
-def _memories(policy: Mads4Policy, state: PolicyState) -> list[Tensor]:
-    """Return every agent's S4 states as its program lays them out, (B, blocks, H, N)."""
-    if policy.waits_in_steps:
-        return [torch.stack(stack, dim=1) for stack in state.stacks]
-    rows = torch.stack(state.stacks[0], dim=1)
-    return list(rows.view(BATCH, policy.spec.n_agents, *rows.shape[1:]).unbind(1))
-
-
 def _apart(found: Tensor, wanted: Tensor) -> Tensor:
     """Return the largest difference; equal infinities are no difference."""
-    finite = wanted[wanted.isfinite()]
+    finite = wanted[wanted.isfinite()].float()
     scale = finite.abs().amax().clamp(min=1.0) if finite.numel() else torch.ones(())
-    difference = torch.where(found == wanted, torch.zeros(()), (found - wanted).abs())
+    difference = torch.where(found == wanted, 0.0, (found - wanted).abs().float())
     return difference.amax() / scale

@@ -3,7 +3,7 @@
 The file, an ONNX model or a `torch.export` archive, holds `mads4.models.agent.Agent` and, as JSON
 under the key ``mads4.json``, what its runner has to know: names, shapes and order of inputs and
 outputs, how many agents there are, when a message is read, and where the policy comes from.
-Nothing is written that has not been played beside the policy first (`largest_difference`).
+A program is compared with the policy, step by step, before it is kept (`largest_difference`).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from mads4 import __version__
 from mads4.errors import UserError
 from mads4.export.check import largest_difference
 from mads4.io import atomic_path, json_safe
-from mads4.models.agent import Agent
-from mads4.models.policy import Mads4Policy
+from mads4.models import SequencePolicy
+from mads4.models.agent import Agent, Port
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 """Format → the ending of its files."""
@@ -70,17 +70,17 @@ class Exported:
 
 
 def export_agent(
-    policy: Mads4Policy,
+    policy: SequencePolicy,
     path: Path,
     form: str,
     *,
     number: int | None = None,
     origin: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write an agent of `policy` to `path`, read it back and play it beside the policy.
+    """Write an agent of `policy` to `path`, read it back and compare it with the policy.
 
     Args:
-        policy: the trained policy.
+        policy: the trained policy, of any architecture that defines `agent_step`.
         path: the file; replaced only by a program that has passed.
         form: one of `SUFFIXES`.
         number: the agent whose program it shall be; None for one that serves all of them and
@@ -112,11 +112,11 @@ def export_agent(
 def describe(agent: Agent) -> dict[str, Any]:
     """Return the metadata that follow from the policy alone."""
     policy = agent.policy
-    sizes = {port.name: _size(port.shape) for port in agent.outputs}
+    channel = policy.channel
     normalized = ("observation", "global_state", "return_to_go")
     return {
         "format": "mads4-agent",
-        "schema": 1,
+        "schema": 2,
         "versions": {"mads4": __version__, "torch": torch.__version__},
         "inputs": [asdict(port) for port in agent.inputs],
         "outputs": [asdict(port) for port in agent.outputs],
@@ -124,18 +124,18 @@ def describe(agent: Agent) -> dict[str, Any]:
         "agent": agent.number,
         "n_agents": policy.spec.n_agents,
         "n_actions": policy.spec.n_actions,
-        "message": policy.hand_off.message,
-        "message_time": policy.message_time,
-        "message_bytes": sizes.get("message_out", 0),
-        "share_action": policy.hand_off.action_in is not None,
+        "message": "none" if channel is None else channel.message,
+        "message_delay": policy.message_delay,
+        "message_bytes": 4 * (0 if channel is None else channel.width),
+        "autoregressive": channel is not None and channel.autoregressive,
         "agent_order": policy.agent_order,
-        "memory_bytes": sizes["memory_out"],
+        "memory_bytes": sum(map(_size, agent.memory)),
     }
 
 
-def _size(shape: Sequence[int]) -> int:
-    """Return the bytes of a float32 tensor."""
-    return 4 * int(torch.Size(shape).numel())
+def _size(port: Port) -> int:
+    """Return the bytes of one row."""
+    return port.tensor(1).nbytes
 
 
 def read_program(path: Path) -> Program:
@@ -158,7 +158,7 @@ def _trace(agent: Agent) -> torch.export.ExportedProgram:
     shapes = (tuple({0: batch} for _ in example),)
     with torch.no_grad():
         program = torch.export.export(agent, example, dynamic_shapes=shapes)
-    for node in program.graph.nodes:  # the paths of this machine are nobody's business
+    for node in program.graph.nodes:  # leave out the paths of this machine
         node.meta.pop("stack_trace", None)
     return program
 
@@ -238,7 +238,7 @@ def _foreign(path: Path) -> UserError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' remarks about absent packages and their own future to themselves."""
+    """Silence the exporters' remarks about absent packages and deprecations."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

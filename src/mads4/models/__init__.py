@@ -1,8 +1,32 @@
 """Policies: what maps histories of agents to their next actions."""
 
-from mads4.models.base import SequencePolicy
-from mads4.models.mlp import MlpPolicy
-from mads4.models.policy import Mads4Policy
-from mads4.models.policy_state import PolicyState
+from mads4.models.base import (
+    MODELS,
+    CustomModelConfig,
+    ModelSettings,
+    NetworkSettings,
+    PolicySequence,
+    SequencePolicy,
+)
+from mads4.models.independent import IndependentPolicy
+from mads4.models.mads4 import Mads4Config, Mads4Policy
+from mads4.models.mlp import MlpConfig, MlpPolicy
+from mads4.models.state import State
+from mads4.models.transformer import TransformerConfig, TransformerPolicy
 
-__all__ = ["Mads4Policy", "MlpPolicy", "PolicyState", "SequencePolicy"]
+__all__ = [
+    "MODELS",
+    "CustomModelConfig",
+    "IndependentPolicy",
+    "Mads4Config",
+    "Mads4Policy",
+    "MlpConfig",
+    "MlpPolicy",
+    "ModelSettings",
+    "NetworkSettings",
+    "PolicySequence",
+    "SequencePolicy",
+    "State",
+    "TransformerConfig",
+    "TransformerPolicy",
+]

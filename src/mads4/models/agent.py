@@ -1,27 +1,26 @@
-"""One agent on its own: the recurrent step of the policy as a function of tensors only.
+"""One agent on its own: the step of a policy as a function of tensors only.
 
-What an agent needs at each step is what `Agent.inputs` lists: its own observation, action and
-memory, the return still asked for, what its predecessor handed on, and the global state if the
-policy was trained with it. With ``model.use_global_state=false`` nothing is left that is not the
-agent's own or its predecessor's: such agents are truly decentralized. (The return-to-go is a
-number that whoever measures the team's reward makes known, or the operator's constant wish.)
+`Agent.inputs` lists what an agent needs at each step: its own observation, previous action and
+memory, the return-to-go, the incoming message, and the global state if the policy was trained with
+it. With ``model.use_global_state=false`` nothing is left that is not the agent's own or its
+predecessor's: such agents are truly decentralized. (The return-to-go is the operator's constant
+target, less the rewards of the team, for which somebody has to measure them.)
 
-``message_time=same_step`` means that an agent waits for its predecessor's message of this step;
-with ``previous_step`` it takes the one of the step before, and all act at the same time. The
-program is the same in both cases.
+With ``message_delay=0`` an agent waits for its predecessor's message of this step; with 1 it takes
+that of the step before, and all act at the same time. The program is the same in both cases.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mads4.models.policy import Mads4Policy
-from mads4.nn.frozen import freeze
+from mads4.errors import UserError
+from mads4.models.base import SequencePolicy
+from mads4.models.state import leaves, unflatten
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Port:
     """Without the batch."""
     dtype: str = "float32"
     initial: int = 0
-    """What an input is filled with before the first step, or where there is no predecessor."""
+    """Value of an input before the first step, or where there is no predecessor."""
 
     def tensor(self, batch: int) -> Tensor:
         """Return the input before the first step, (`batch`, …)."""
@@ -42,87 +41,76 @@ class Port:
 
 
 class Agent(nn.Module):
-    """The step of one agent: what it perceives and remembers → logits, message, new memory.
+    """The step of one agent: inputs and memory → logits, outgoing message, new memory.
 
-    It consists of the policy's own parts and takes the step that `Mads4Policy.decide` defines, in
-    float32, with the inputs normalized as in training and discretized systems for constants.
+    Computes `SequencePolicy.agent_step` in float32, with the inputs normalized as in training.
+    Every tensor of the memory is a port of its own, ``memory_0``, ``memory_1``, …
 
     Args:
-        policy: whose parts are copied, whatever its precision.
-        number: which agent this is; None for a program that serves all and is told by an input.
+        policy: a copy of it is used, whatever its precision.
+        number: which agent this is; None for a program that serves all and takes it as an input.
 
     Raises:
         ValueError: if there is no agent of that number.
+        UserError: the policy does not define the step of a single agent.
     """
 
-    def __init__(self, policy: Mads4Policy, number: int | None = None) -> None:
+    def __init__(self, policy: SequencePolicy, number: int | None = None) -> None:
         super().__init__()
         if number is not None and not 0 <= number < policy.spec.n_agents:
             raise ValueError(f"agent {number} is not one of 0 … {policy.spec.n_agents - 1}")
         self.number = number
-        self.policy = copy.deepcopy(policy)
-        self.policy.stack = freeze(policy.stack)
-        self.policy.to("cpu", torch.float32).eval().requires_grad_(False)
-        self.inputs = tuple(_inputs(policy, number))
-        self.outputs = tuple(_outputs(policy))
+        self.policy = policy.exportable()
+        try:
+            memory = policy.agent_memory(policy.initial_state(1), 0)
+        except NotImplementedError:
+            raise UserError(
+                f"A {type(policy).__name__} cannot be exported: it does not define agent_memory "
+                "and agent_step (see mads4.models.SequencePolicy)."
+            ) from None
+        self._memory = memory
+        self.memory = tuple(
+            Port(f"memory_{k}", tuple(leaf.shape[1:]), _dtype(leaf))
+            for k, leaf in enumerate(leaves(memory))
+        )
+        self.inputs = tuple(self._inputs())
+        self.outputs = tuple(self._outputs())
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the values of `outputs` from those of `inputs`, in their order."""
         given = {port.name: value for port, value in zip(self.inputs, inputs, strict=True)}
-        unused = given["observation"].new_zeros(0)
+        agent = given["agent"] if self.number is None else torch.tensor(self.number)
+        memory = unflatten(self._memory, [given[port.name] for port in self.memory])
+        logits, message, memory = self.policy.agent_step(given, agent, memory)
+        return (logits, *(() if message is None else (message,)), *leaves(memory))
 
-        def alone(name: str) -> Tensor:
-            return given[name].unsqueeze(1) if name in given else unused
+    def _inputs(self) -> Iterator[Port]:
+        spec, channel, reads = self.policy.spec, self.policy.channel, self.policy.optional_inputs
+        yield Port("observation", (spec.obs_dim,))
+        if "global_state" in reads:
+            yield Port("global_state", (spec.state_dim,))
+        if "previous_action" in reads:
+            yield Port("previous_action", (), "int64", initial=-1)
+        if "return_to_go" in reads:
+            yield Port("return_to_go", ())
+        if channel is not None and channel.width:
+            yield Port("message", (channel.width,))
+        if channel is not None and channel.autoregressive:
+            yield Port("predecessor_action", (), "int64", initial=-1)
+        if self.number is None:
+            yield Port("agent", (), "int64")
+        yield from self.memory
+        yield Port("available_actions", (spec.n_actions,), "bool", initial=1)
 
-        number = self.number
-        embedded = self.policy.embedding(
-            alone("observation"),
-            alone("global_state"),
-            alone("previous_action"),
-            given.get("return_to_go", unused),
-            alone("agent") if number is None else torch.tensor([number]),
-        )
-        logits, message, memory = self.policy.decide(
-            embedded.squeeze(1),
-            given.get("message"),
-            given.get("predecessor_action"),
-            None,
-            given["available_actions"],
-            given["memory"].unbind(1),
-        )
-        written = () if message is None else (message,)
-        return (logits, *written, torch.stack(memory, dim=1))
-
-
-def _inputs(policy: Mads4Policy, number: int | None) -> Iterator[Port]:
-    """Yield what an agent of this policy is given."""
-    spec, embedding, hand_off = policy.spec, policy.embedding, policy.hand_off
-    yield Port("observation", (spec.obs_dim,))
-    if embedding.state is not None:
-        yield Port("global_state", (spec.state_dim,))
-    if embedding.previous_action is not None:
-        yield Port("previous_action", (), "int64", initial=-1)
-    if embedding.return_to_go is not None:
-        yield Port("return_to_go", ())
-    if hand_off.width:
-        yield Port("message", (hand_off.width,))
-    if hand_off.action_in is not None:
-        yield Port("predecessor_action", (), "int64", initial=-1)
-    if number is None:
-        yield Port("agent", (), "int64")
-    yield Port("memory", _memory_shape(policy))
-    yield Port("available_actions", (spec.n_actions,), "bool", initial=1)
+    def _outputs(self) -> Iterator[Port]:
+        """Yield what the program returns; unavailable actions have logits of -inf."""
+        channel = self.policy.channel
+        yield Port("logits", (self.policy.spec.n_actions,))
+        if channel is not None and channel.width:
+            yield Port("message_out", (channel.width,))
+        for port in self.memory:
+            yield Port(f"{port.name}_out", port.shape, port.dtype)
 
 
-def _outputs(policy: Mads4Policy) -> Iterator[Port]:
-    """Yield what it gives; unavailable actions have logits of -inf."""
-    yield Port("logits", (policy.spec.n_actions,))
-    if policy.hand_off.width:
-        yield Port("message_out", (policy.hand_off.width,))
-    yield Port("memory_out", _memory_shape(policy))
-
-
-def _memory_shape(policy: Mads4Policy) -> tuple[int, ...]:
-    """Return (blocks, H, N) of the S4 states."""
-    states = policy.stack.initial_state(1)
-    return (len(states), *states[0].shape[1:])
+def _dtype(values: Tensor) -> str:
+    return "float32" if values.is_floating_point() else str(values.dtype).removeprefix("torch.")

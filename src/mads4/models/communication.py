@@ -1,8 +1,8 @@
-"""What an agent hands to the next one within the chain: a message, and the action it took.
+"""What an agent sends to the next one in the chain: a message, and the action it took.
 
-The message is a projection of the writer's network output, a linear read-out of its S4 state, or
-its action logits; gradients of the reader's loss reach the writer through it. It cannot carry what
-is drawn after it was written, so the action itself may be handed on, too: without it the joint
+The message is a projection of the sender's network output, a linear read-out of its S4 state, or
+its action logits; gradients of the receiver's loss reach the sender through it. It cannot carry
+what is drawn after it was written, so the action itself may be sent, too: without it the joint
 policy factorizes given the messages and cannot agree on one of several good joint actions.
 """
 
@@ -13,22 +13,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 MESSAGES = ("none", "output", "state", "logits")
-MESSAGE_TIMES = ("same_step", "previous_step")
-AGENT_ORDERS = ("fixed", "random")
 
 
 class MessageChannel(nn.Module):
-    """Writes messages and reads what was handed on. Axes: any leading ones (...).
+    """Writes outgoing messages and reads incoming ones. Axes: any leading ones (...).
 
     Args:
         d_model: H, the network's width.
         n_actions: how many actions there are.
         message: ``none``; ``output`` and ``state``: `message_dim` numbers, a projection of the
-            writer's normalized network output or of read-outs of its S4 state; ``logits``: its
+            sender's normalized network output or of read-outs of its S4 state; ``logits``: its
             action logits as they are.
         message_dim: features of a message (``output``, ``state``).
-        share_action: hand on the action that was taken.
-        detach_message: keep gradients from flowing back through the message.
+        autoregressive: send the action that was taken.
+        detach_message: stop gradients at the message.
     """
 
     def __init__(
@@ -38,7 +36,7 @@ class MessageChannel(nn.Module):
         *,
         message: str,
         message_dim: int,
-        share_action: bool,
+        autoregressive: bool,
         detach_message: bool,
     ) -> None:
         super().__init__()
@@ -48,12 +46,22 @@ class MessageChannel(nn.Module):
         """Features of a message; 0 for none."""
         self.project = nn.Linear(d_model, message_dim) if message in ("output", "state") else None
         self.message_in = nn.Linear(self.width, d_model, bias=False) if self.width else None
-        self.action_in = nn.Embedding(n_actions + 1, d_model) if share_action else None
+        self.action_in = nn.Embedding(n_actions + 1, d_model) if autoregressive else None
         if self.action_in is not None:
             nn.init.normal_(self.action_in.weight, std=0.1)
 
+    @property
+    def autoregressive(self) -> bool:
+        """Whether actions are sent."""
+        return self.action_in is not None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything is sent."""
+        return self.width > 0 or self.autoregressive
+
     def write(self, output: Tensor, readout: Tensor | None, logits: Tensor) -> Tensor | None:
-        """Return the message (..., `width`), or None if there is none.
+        """Return the outgoing message (..., `width`), or None if there is none.
 
         Args:
             output: (..., H) normalized network output.
@@ -69,23 +77,23 @@ class MessageChannel(nn.Module):
         return message.detach() if self.detach_message else message
 
     def read(
-        self, message: Tensor | None, action: Tensor | None, lost: Tensor | None
+        self, incoming: Tensor | None, action: Tensor | None, dropped: Tensor | None
     ) -> Tensor | float:
-        """Return the term (..., H) that a hand-off adds to its reader's embedded input.
+        """Return the term (..., H) that the predecessor adds to its successor's embedded input.
 
-        Nothing handed on (the first agent, or a loss) is a message of zeros and no action.
+        For the first agent, and where dropped, it is that of a message of zeros and no action.
 
         Args:
-            message: (..., `width`) from the predecessor, None if there is none to read.
-            action: (...) int64 that the predecessor took, -1 for none; None if it is not shared.
-            lost: (...) bool, True where the hand-off did not arrive; None if all did.
+            incoming: (..., `width`) from the predecessor, None if there is none.
+            action: (...) int64 that the predecessor took, -1 for none; None if it is not sent.
+            dropped: (...) bool, True where nothing arrived; None if everything did.
         """
         term: Tensor | float = 0.0
-        if self.message_in is not None and message is not None:
-            kept = message if lost is None else message.masked_fill(lost.unsqueeze(-1), 0.0)
+        if self.message_in is not None and incoming is not None:
+            kept = incoming if dropped is None else incoming.masked_fill(dropped.unsqueeze(-1), 0.0)
             term = self.message_in(kept)
         if self.action_in is not None and action is not None:
-            known = action if lost is None else action.masked_fill(lost, -1)
+            known = action if dropped is None else action.masked_fill(dropped, -1)
             term = term + functional.embedding(known + 1, self.action_in.weight)
         return term
 
@@ -111,6 +119,6 @@ def to_agents(values: Tensor, order: Tensor | None, dim: int) -> Tensor:
 
 
 def from_predecessor(values: Tensor, dim: int, nothing: float) -> Tensor:
-    """Shift axis `dim` from writers to readers: the first position gets `nothing`."""
+    """Shift axis `dim` from senders to receivers: the first position gets `nothing`."""
     first = torch.full_like(values.narrow(dim, 0, 1), nothing)
     return torch.cat([first, values.narrow(dim, 0, values.shape[dim] - 1)], dim=dim)

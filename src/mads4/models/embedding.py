@@ -18,13 +18,13 @@ class InputEmbedding(nn.Module):
 
     The paper encodes each input linearly and projects the concatenation linearly; two linear maps
     in a row are one, so here each input has a single matrix to the network's width. All agents
-    share the weights and are told apart by a learned vector.
+    share the weights and differ by a learned vector.
 
     Args:
         spec: gives every width.
         d_model: H, the network's width.
-        use_return: condition on the return-to-go.
-        use_state: feed the global state.
+        return_conditioning: condition on the return-to-go.
+        use_global_state: feed the global state.
         use_previous_action: feed the agent's own previous action.
         normalization: ``shared``: the same statistics scale all agents' inputs; ``per_agent``:
             each agent's own, for agents whose features differ in kind or range.
@@ -44,8 +44,8 @@ class InputEmbedding(nn.Module):
         spec: EnvSpec,
         d_model: int,
         *,
-        use_return: bool = True,
-        use_state: bool = True,
+        return_conditioning: bool = True,
+        use_global_state: bool = True,
         use_previous_action: bool = True,
         normalization: str = "shared",
     ) -> None:
@@ -56,8 +56,8 @@ class InputEmbedding(nn.Module):
         self.normalization = normalization
         self.observation = nn.Linear(spec.obs_dim, d_model)
         self.agent = nn.Embedding(spec.n_agents, d_model)
-        self.state = nn.Linear(spec.state_dim, d_model, bias=False) if use_state else None
-        self.return_to_go = nn.Linear(1, d_model, bias=False) if use_return else None
+        self.state = nn.Linear(spec.state_dim, d_model, bias=False) if use_global_state else None
+        self.return_to_go = nn.Linear(1, d_model, bias=False) if return_conditioning else None
         self.previous_action = (
             nn.Embedding(spec.n_actions + 1, d_model) if use_previous_action else None
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast, overload
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from mads4.nn.norm import channel_norm
+from mads4.nn.recurrence import FrozenS4
 from mads4.nn.s4 import S4Layer, SequenceKernel
 
 MIXINGS = ("gelu", "glu")
@@ -19,7 +22,7 @@ StackState = tuple[Tensor, ...]
 
 
 class StackOutput(NamedTuple):
-    """What a stack makes of a sequence or a time step."""
+    """A stack's outputs for a sequence or a time step."""
 
     y: Tensor
     """(B, T, H), with memory order (H, B, T)."""
@@ -56,8 +59,11 @@ class S4Block(nn.Module):
             state-space models were given, (B, T, H).
         """
         u = channel_norm(x).permute(1, 2, 0)
-        result = self.s4(u, state, kernel, return_state=return_state)
-        y, final = result if return_state else (result, None)
+        final: Tensor | None = None
+        if return_state:
+            y, final = self.s4.sequence(u, state, kernel)
+        else:
+            y = self.s4(u, state, kernel)
         y = functional.gelu(y.permute(2, 0, 1)).flatten(1)
         return self._add_mixed(x, y), final, u
 
@@ -146,56 +152,32 @@ class S4Stack(nn.Module):
         """
         return [block.s4.kernel(length) for block in self._layers()]
 
-    @overload
-    def forward(
-        self,
-        u: Tensor,
-        *,
-        kernels: Sequence[SequenceKernel] | None = ...,
-        state: StackState | None = ...,
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self,
-        u: Tensor,
-        *,
-        kernels: Sequence[SequenceKernel] | None = ...,
-        state: StackState | None = ...,
-        return_state: bool,
-    ) -> Tensor | tuple[Tensor, StackState]: ...
-
     def forward(
         self,
         u: Tensor,
         *,
         kernels: Sequence[SequenceKernel] | None = None,
         state: StackState | None = None,
+    ) -> Tensor:
+        """Return y (B, T, H) of `sequence`, with memory order (H, B, T)."""
+        return self.sequence(u, kernels, state).y
+
+    def sequence(
+        self,
+        u: Tensor,
+        kernels: Sequence[SequenceKernel] | None = None,
+        state: StackState | None = None,
         return_state: bool = False,
-    ) -> Tensor | tuple[Tensor, StackState]:
-        """Return y (B, T, H), and the state after the last step if `return_state`.
+    ) -> StackOutput:
+        """Return outputs, read-outs and the final state of a sequence.
 
         Args:
             u: (B, T, H), of any strides; a permuted (H, B, T) tensor is taken without a copy.
             kernels: From `kernels`, for at least T steps; computed here if None.
             state: State left by the preceding steps; None for zero.
             return_state: Also return the final state.
-
-        Returns:
-            y with memory order (H, B, T), and one (B, H, N) tensor per block.
         """
         kernels = kernels if kernels is not None else self.kernels(u.shape[1])
-        y, _, final = self.sequence(u, kernels, state, return_state)
-        return (y, final) if final is not None else y
-
-    def sequence(
-        self,
-        u: Tensor,
-        kernels: Sequence[SequenceKernel],
-        state: StackState | None = None,
-        return_state: bool = False,
-    ) -> StackOutput:
-        """Return all that the stack makes of a sequence; arguments are those of `forward`."""
         x = u.permute(2, 0, 1).contiguous()
         inner, finals = u, []
         before: Sequence[Tensor | None] = [None] * len(self.blocks) if state is None else state
@@ -219,3 +201,38 @@ class S4Stack(nn.Module):
             u, after = block.step(u, before)
             following.append(after)
         return u, tuple(following)
+
+    def frozen(self) -> S4Stack:
+        """Return a copy that can only be stepped and read, its coefficients fixed."""
+        made = copy.deepcopy(self)
+        for block, own in zip(made._layers(), self._layers(), strict=True):
+            block.add_module("s4", FrozenS4(own.s4))
+        return made
+
+
+class _ChannelNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        normal = x - x.mean(0)
+        scale = torch.square(normal).mean(0).add_(eps).rsqrt_()
+        normal.mul_(scale)
+        ctx.save_for_backward(normal, scale)
+        return normal
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        normal, scale = ctx.saved_tensors
+        shared = (grad * normal).mean(0)
+        result = torch.addcmul(grad, normal, shared, value=-1.0)
+        result.sub_(grad.mean(0)).mul_(scale)
+        return result, None
+
+
+def channel_norm(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Normalize (H, B, T) to zero mean and unit variance over H.
+
+    Without scale and shift: the state-space model that follows is linear per channel, so its C and
+    D already carry a scale. A hand-written pass because PyTorch's kernel wants H last.
+    """
+    return cast(Tensor, _ChannelNorm.apply(x, eps))  # type: ignore[no-untyped-call]

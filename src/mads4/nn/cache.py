@@ -75,7 +75,7 @@ def kept_for_one_graph(module: nn.Module) -> Iterator[None]:
     """Let the caches in `module` hold one value for a graph of many steps.
 
     The parameters must not change inside. Without this every step of a differentiated unrolling
-    would derive the value, and back-propagate through that, anew.
+    would derive the value, and back-propagate through that, again.
     """
     caches = [
         value

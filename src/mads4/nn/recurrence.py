@@ -6,7 +6,7 @@ modes as they are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -126,10 +126,10 @@ def _decayed(state: Tensor, decay: Tensor, out: Tensor | None) -> Tensor:
 
 
 class Recurrent(nn.Module):
-    """The recurrent view of a layer; who derives from it says where the coefficients come from."""
+    """The recurrent view of a layer; subclasses define where the coefficients come from."""
 
     def coefficients(self) -> StepCoefficients:
-        """Return what a time step multiplies with."""
+        """Return the coefficients of a time step."""
         raise NotImplementedError
 
     def step(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,3 +146,28 @@ class Recurrent(nn.Module):
         if weights is None:
             raise ValueError("S4Layer(…, readout=True) is needed to read its states.")
         return (state * weights).sum(-1)
+
+
+class FrozenS4(Recurrent):
+    """The recurrent view alone, its coefficients fixed: for programs that leave Python.
+
+    `S4Layer` discretizes its parameters in complex double precision whenever they change; here
+    the result is kept in buffers, so that what is traced from `step` is real single-precision
+    arithmetic on constants.
+
+    Args:
+        layer: whose coefficients, as they are now, are copied.
+    """
+
+    def __init__(self, layer: Recurrent) -> None:
+        super().__init__()
+        with torch.no_grad():
+            coefficients = layer.coefficients()
+        self._names = [f.name for f in fields(StepCoefficients)]
+        for name in self._names:
+            value = getattr(coefficients, name)
+            self.register_buffer(name, None if value is None else value.clone().contiguous())
+
+    def coefficients(self) -> StepCoefficients:
+        """Return the buffers."""
+        return StepCoefficients(**{name: getattr(self, name) for name in self._names})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class S4Layer(Recurrent):
         backend: Who computes kernels: ``auto``, ``torch``, ``keops`` or ``cuda``; looked up when
             a kernel is made, so that the layer may move between devices.
         **ssm: Options of `mads4.nn.ssm.StateSpace`: ``parameterization``, ``discretization``,
-            ``initialization``, ``n_ssm``, ``dt_min``, ``dt_max``, ``trainable``, ``memory``,
+            ``initialization``, ``n_ssm``, ``dt_min``, ``dt_max``, ``trainable``, ``stateless``,
             ``readout``. With ``readout`` each channel has a second output, C' x_{t+1}: a learned
             linear function of its state, in either view (`read_sequence`, `read`).
 
@@ -131,35 +131,15 @@ class S4Layer(Recurrent):
         products = CachedBackend(backend)
         return SequenceKernel(taps, convolution_operator(taps), system, products, readout)
 
-    @overload
     def forward(
-        self, u: Tensor, state: Tensor | None = ..., kernel: SequenceKernel | None = ...
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self,
-        u: Tensor,
-        state: Tensor | None = ...,
-        kernel: SequenceKernel | None = ...,
-        *,
-        return_state: bool,
-    ) -> Tensor | tuple[Tensor, Tensor]: ...
-
-    def forward(
-        self,
-        u: Tensor,
-        state: Tensor | None = None,
-        kernel: SequenceKernel | None = None,
-        return_state: bool = False,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the outputs y (B, T, H), and the state after the last step if `return_state`.
+        self, u: Tensor, state: Tensor | None = None, kernel: SequenceKernel | None = None
+    ) -> Tensor:
+        """Return the outputs y (B, T, H).
 
         Args:
             u: (B, T, H) inputs.
-            state: (B, H, N) state left by what came before, None for zero.
+            state: (B, H, N) state left by the steps before, None for zero.
             kernel: From `kernel`, for at least T steps; computed here if None.
-            return_state: Also return the final state (B, H, N).
 
         Raises:
             ValueError: If the sequence is longer than the kernel.
@@ -168,9 +148,14 @@ class S4Layer(Recurrent):
         kernel = kernel or self.kernel(length)
         if length > kernel.length:
             raise ValueError(f"{length} steps do not fit a kernel made for {kernel.length}.")
-        outputs = _convolve(kernel, u, state)
-        if not return_state:
-            return outputs
+        return _convolve(kernel, u, state)
+
+    def sequence(
+        self, u: Tensor, state: Tensor | None = None, kernel: SequenceKernel | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return y (B, T, H) and the state after the last step (B, H, N); arguments as above."""
+        kernel = kernel or self.kernel(u.shape[1])
+        outputs = self(u, state, kernel)
         inputs = u.permute(2, 0, 1).to(torch.float64)
         final = final_state(kernel.system, inputs, _modes(kernel, state), kernel.backend)
         return outputs, as_real(final.transpose(0, 1)).to(outputs.dtype)

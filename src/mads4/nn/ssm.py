@@ -52,7 +52,7 @@ class StateSpace(nn.Module):
         dt_min: Smallest initial step size Δ; Δ is log-uniform over the channels.
         dt_max: Largest initial step size.
         trainable: Which of A (with P), B, C, dt, D receive gradients.
-        memory: False replaces Ā by zero, which leaves only the kernel's first tap in either view.
+        stateless: Replace Ā by zero, which leaves only the kernel's first tap in either view.
         readout: Have a second output vector C' besides C, see `S4Layer`.
 
     Raises:
@@ -88,7 +88,7 @@ class StateSpace(nn.Module):
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
         trainable: Sequence[str] = TRAINABLE,
-        memory: bool = True,
+        stateless: bool = False,
         readout: bool = False,
     ) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class StateSpace(nn.Module):
         self.d_model, self.d_state = d_model, d_state
         self.parameterization, self.discretization = parameterization, discretization
         self.real = initialization == "real"
-        self.memory = memory
+        self.stateless = stateless
 
         eigenvalues, low_rank, column = _initial(parameterization, initialization, copies, d_state)
         self._add("log_decay", torch.log(-eigenvalues.real), trainable)
@@ -171,7 +171,7 @@ class StateSpace(nn.Module):
                 feedback = _bilinear_feedback(resolvent, self._double(self.low_rank), dt)
                 share = read_out(feedback.row, column).unsqueeze(-1)
                 discrete_column = discrete_column + 0.5 * dt * feedback.column * share
-        if not self.memory:
+        if self.stateless:
             decay, feedback = torch.zeros_like(decay), None
         return DiscreteSystem(
             decay, discrete_column, row, self.feedthrough.to(torch.float64), feedback

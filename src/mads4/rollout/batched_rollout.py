@@ -194,7 +194,7 @@ class EnvGroup:
             return_to_go=tensor(self._return_to_go.astype(np.float32)),
             uniform=tensor(streams.action_numbers(running)) if game.sample else None,
             order_key=tensor(streams.order_key.copy()),
-            message_lost=self._lost_messages(running),
+            message_dropped=self._lost_messages(running),
         )
         with torch.inference_mode():
             if self._begun.any():

@@ -20,7 +20,7 @@ from mads4.algorithms.mappo import Mappo, Weights
 from mads4.config import OnlineTrainerConfig
 from mads4.errors import UserError
 from mads4.models import SequencePolicy
-from mads4.models.unroll import unroll
+from mads4.models.base import unroll
 from mads4.rollout.rollout import EpisodeResult, threads
 from mads4.training.async_collector import AsyncCollector, Turn
 from mads4.training.best_tracker import BestTracker

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from mads4.algorithms.ppo import advantages, log_probabilities
-from mads4.models import PolicyState, SequencePolicy
+from mads4.models import SequencePolicy
 from mads4.models.critic import Critic
-from mads4.models.policy_state import join
+from mads4.models.state import State, join, select
 from mads4.rollout.rollout import EpisodeResult
 from mads4.types import SequenceBatch
 
@@ -115,7 +115,7 @@ class Experience:
     """(R, L, …)."""
     order: Tensor | None
     """(R, N)."""
-    state: PolicyState | None
+    state: State | None
     """At the beginning of each segment; None if all are whole episodes."""
     logits: Tensor
     """(R, L, N, n_actions) of the policy that played."""
@@ -144,9 +144,7 @@ class Experience:
                 return SequenceBatch(
                     **{f.name: getattr(value, f.name)[rows] for f in fields(value)}
                 )
-            if isinstance(value, PolicyState):
-                return value.select(rows)
-            return None if value is None else value[rows]
+            return select(value, rows)
 
         return Experience(**{f.name: pick(getattr(self, f.name)) for f in fields(self)})
 
@@ -215,7 +213,7 @@ def assess(
 
 def _run(
     policy: SequencePolicy, episodes: Episodes, length: int
-) -> tuple[Tensor, Tensor, list[PolicyState]]:
+) -> tuple[Tensor, Tensor, list[State]]:
     """Return logits and latents (E, T + 1, …), and the states at which segments begin."""
     batch = episodes.batch
     total = batch.action.shape[1]

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mads4.models import PolicyState, SequencePolicy
+from mads4.models import SequencePolicy
+from mads4.models.state import State, detach
 from mads4.types import BoolArray, SequenceBatch
 
 
@@ -23,7 +24,7 @@ class TruncatedBPTT:
 
     def __init__(self, policy: SequencePolicy) -> None:
         self._policy = policy
-        self._state: PolicyState | None = None
+        self._state: State | None = None
         self._order: Tensor | None = None
 
     def logits(self, batch: SequenceBatch, begins: BoolArray) -> Tensor:
@@ -34,29 +35,28 @@ class TruncatedBPTT:
             begins: (B,) rows that begin an episode.
         """
         first = torch.from_numpy(begins).to(batch.action.device)
-        state = self._state or self._policy.initial_state(len(first))
-        order, lost = self._policy.draw(batch.action)
+        state = self._state
+        if state is None:
+            state = self._policy.initial_state(len(first))
+        order, dropped = self._policy.draw(batch.action)
         if order is not None and self._order is not None:
             order = torch.where(first[:, None], order, self._order)
         found = self._policy.sequence(
             batch,
             order=order,
-            lost=lost,
+            dropped=dropped,
             state=self._policy.reset_rows(state, first),
             return_state=True,
         )
-        assert found.state is not None
-        self._state, self._order = found.state.detach(), order
+        self._state, self._order = detach(found.state), order
         return found.logits
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs; empty before the first window."""
         if self._state is None:
             return {}
-        return {**vars(self._state), "order": self._order}
+        return {"state": self._state, "order": self._order}
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        known = dict(values)
-        self._order = known.pop("order", None)
-        self._state = PolicyState(**known) if known else None
+        self._state, self._order = values.get("state"), values.get("order")

@@ -120,6 +120,12 @@ def test_every_input_of_the_transformer_counts() -> None:
     assert not torch.allclose(changed[torch.isfinite(logits)], logits[torch.isfinite(logits)])
 
 
+def previous_actions(state: object) -> torch.Tensor:
+    values = state if isinstance(state, dict) else vars(state)
+    taken: torch.Tensor = values["previous_action"]
+    return taken
+
+
 def test_actions_are_drawn_as_asked() -> None:
     policy, batch = transformer(), episode(1)
     inputs = PolicyInput(
@@ -132,7 +138,7 @@ def test_actions_are_drawn_as_asked() -> None:
     first, state = policy.step(inputs, policy.initial_state(2))
     again, _ = policy.step(inputs, policy.initial_state(2))
     assert torch.equal(first.action, again.action)
-    assert torch.equal(state.previous_action, first.action)
+    assert torch.equal(previous_actions(state), first.action)
     assert state.steps == 1
     assert inputs.available_actions.gather(-1, first.action.unsqueeze(-1)).all()
 
@@ -157,8 +163,8 @@ def test_names_describe_messages() -> None:
     assert set(USUAL) < set(POLICIES)
     assert MESSAGES_OF["state-previous+action"] == {
         "message": "state",
-        "message_time": "previous_step",
-        "share_action": True,
+        "message_delay": 1,
+        "autoregressive": True,
     }
 
 
@@ -175,14 +181,14 @@ def test_every_policy_trains_and_decides(policy: str) -> None:
     with deciding.context():
         decision, state = deciding.forward()  # type: ignore[misc]
     assert decision.action.shape == (2, 3)
-    assert torch.equal(state.previous_action, decision.action)
+    assert torch.equal(previous_actions(state), decision.action)
 
 
 def test_what_is_remembered_is_the_size_of_the_state() -> None:
     cell = replace(CELL, case=DECISION)
     state = policy_of(cell).initial_state(1)
     assert remembered_bytes(cell) == 3 * (3 * 8 * 4 * 4 + 8)
-    assert sum(s.numel() for stack in state.stacks for s in stack) == 3 * 3 * 8 * 4  # type: ignore[union-attr]
+    assert sum(s.numel() for stack in state["stacks"] for s in stack) == 3 * 3 * 8 * 4  # type: ignore[union-attr]
     assert remembered_bytes(replace(cell, steps=100)) == remembered_bytes(cell)
     attending = replace(cell, policy=TRANSFORMER)
     grown = remembered_bytes(replace(attending, steps=100)) - remembered_bytes(attending)

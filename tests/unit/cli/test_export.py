@@ -22,7 +22,7 @@ from mads4.training import checkpoint
 
 Cli = Callable[..., int]
 THREE = replace(SPEC, n_agents=3)
-OPTIONS = {"message": "state", "share_action": True}
+OPTIONS = {"message": "state", "autoregressive": True}
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_the_program_runs_by_itself(
         given["available_actions"][:, 1] = False
         outputs = program(given)
         wanted = agent(*[given[port.name] for port in agent.inputs])
-        assert list(outputs) == ["logits", "message_out", "memory_out"]
+        assert list(outputs) == ["logits", "message_out", "memory_0_out", "memory_1_out"]
         for value, expected in zip(outputs.values(), wanted, strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
         assert (outputs["logits"][:, 1] == -torch.inf).all()
@@ -82,13 +82,17 @@ def test_what_the_file_says(cli: Cli, run_dir: Path, tmp_path: Path) -> None:
     assert about["env"]["name"] == "custom"
     assert (about["agent"], about["n_agents"], about["n_actions"]) == (2, 3, 4)
     assert about["normalized_inputs"] == ["observation", "global_state", "return_to_go"]
-    assert (about["message"], about["message_bytes"], about["share_action"]) == ("state", 12, True)
-    assert (about["message_time"], about["agent_order"]) == ("same_step", "fixed")
+    assert (about["message"], about["message_bytes"], about["autoregressive"]) == (
+        "state",
+        12,
+        True,
+    )
+    assert (about["message_delay"], about["agent_order"]) == (0, "fixed")
     ports = {port["name"]: port for port in about["inputs"]}
     assert "agent" not in ports
-    assert ports["memory"] == {
-        "name": "memory",
-        "shape": [2, 8, 6],
+    assert ports["memory_1"] == {
+        "name": "memory_1",
+        "shape": [8, 6],
         "dtype": "float32",
         "initial": 0,
     }
@@ -134,9 +138,9 @@ def test_requests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        ("chekpoint=run out=a.onnx", "chekpoint: not a setting.*Did you mean 'checkpoint'?"),
+        ("chekpoint=run out=a.onnx", "chekpoint: not an option.*Did you mean 'checkpoint'?"),
         ("checkpoint=run", "out: missing. Example: mads4 export checkpoint="),
         ("run out=a.onnx", "run: cannot be read as key=value"),
         ("checkpoint=run out=a.onx", "out: got 'a.onx', expected one of onnx"),
@@ -146,8 +150,8 @@ def test_requests() -> None:
         ("checkpoint=run out=a.onnx agent=-1", "agent: got '-1', expected an agent's number"),
     ],
 )
-def test_mistakes(words: str, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_mistakes(words: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         parse(words.split())
 
 

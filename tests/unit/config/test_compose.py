@@ -31,7 +31,7 @@ MISTAKES = [
     (["train", "trainer.steps=10.5"], ["trainer.steps: got 10.5, expected a whole number >= 1"]),
     (["train", "trainer.steps=true"], ["trainer.steps: got true, expected a whole number >= 1"]),
     (["train", "seed=null"], ["seed: got null, expected a whole number >= 0"]),
-    (["train", "model.memory=1"], ["model.memory: got 1, expected true or false"]),
+    (["train", "model.stateless=1"], ["model.stateless: got 1, expected true or false"]),
     (["train", "model.dropout=1"], ["model.dropout: got 1, expected a number >= 0 and < 1"]),
     (["train", "model.d_state=33"], ["model.d_state: got 33, expected a whole number >= 2 and"]),
     (

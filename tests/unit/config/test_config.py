@@ -24,7 +24,6 @@ from mads4.config import (
     OfflineTrainerConfig,
     OnlineTrainerConfig,
     RwareEnv,
-    Section,
 )
 from mads4.config.messages import expectations, fields, suggest
 from mads4.config.validation import ConfigError, parse, validate
@@ -55,7 +54,7 @@ def problems(values: dict[str, Any]) -> list[str]:
 def test_every_field_says_what_it_means(section: type[BaseModel]) -> None:
     for name, field in section.model_fields.items():
         members = [field.annotation, *get_args(field.annotation)]
-        group = any(isinstance(one, type) and issubclass(one, Section) for one in members)
+        group = any(isinstance(one, type) and issubclass(one, BaseModel) for one in members)
         assert group or field.description, f"{section.__name__}.{name} has no docstring"
 
 
@@ -110,7 +109,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         {
             "sede": 1,
             "env": {"name": "rware", "reward": "money"},
-            "model": {"name": "mads4", "mesage": "none", "trainable": ["A", "E"]},
+            "model": {"name": "mads4", "mesage": "none", "message_delay": 2},
             "trainer": {"name": "offline", "learning_rate": "fast", "window": 0},
             "logger": 3,
         }
@@ -119,7 +118,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "env.reward: got 'money', expected one of deliveries, alberdice",
         "logger: got 3, expected a group of settings",
         "model.mesage: unknown key. Did you mean 'message'?",
-        "model.trainable: got 'E', expected a list of: one of A, B, C, dt, D",
+        "model.message_delay: got 2, expected one of 0, 1",
         "sede: unknown key. Did you mean 'seed'?",
         "trainer.learning_rate: got 'fast', expected a number > 0",
         "trainer.window: got 0, expected a whole number >= 1 or null",
@@ -187,9 +186,8 @@ def test_a_saved_configuration_reads_back() -> None:
     assert parse(config.model_dump(mode="json"), Config) == config
 
 
-def test_configuration_needs_neither_torch_nor_hydra() -> None:
+def test_configuration_needs_no_hydra() -> None:
     code = (
-        "import sys, mads4.config.validation;"
-        "assert not {'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)"
+        "import sys, mads4.config.validation;assert not {'hydra', 'omegaconf'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

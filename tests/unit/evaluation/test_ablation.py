@@ -34,10 +34,10 @@ SPEC3: EnvSpec = MatchingEnv(**THREE).spec
 
 def chained(**options: Any) -> Mads4Policy:
     """Return a policy whose agents heed what is handed on."""
-    policy = make_policy(SPEC3, **({"message": "output", "share_action": True} | options))
-    assert policy.hand_off.action_in is not None
+    policy = make_policy(SPEC3, **({"message": "output", "autoregressive": True} | options))
+    assert policy.channel.action_in is not None
     with torch.no_grad():
-        policy.hand_off.action_in.weight.mul_(30.0)
+        policy.channel.action_in.weight.mul_(30.0)
     return policy
 
 
@@ -56,10 +56,10 @@ def probed(policy: Mads4Policy, **settings: Any) -> dict[str, Any]:
 def deaf(policy: Mads4Policy) -> Mads4Policy:
     """Return the policy with everything that reads hand-offs made to read nothing handed on."""
     with torch.no_grad():
-        if policy.hand_off.message_in is not None:
-            policy.hand_off.message_in.weight.zero_()
-        if policy.hand_off.action_in is not None:
-            weight = policy.hand_off.action_in.weight
+        if policy.channel.message_in is not None:
+            policy.channel.message_in.weight.zero_()
+        if policy.channel.action_in is not None:
+            weight = policy.channel.action_in.weight
             weight.copy_(weight[0].expand_as(weight))
     return policy
 
@@ -76,11 +76,11 @@ def recorded(policy: Mads4Policy) -> Dataset:
     return Dataset.from_episodes(policy.spec, episodes)
 
 
-@pytest.mark.parametrize("time", ["same_step", "previous_step"])
-def test_losing_everything_is_having_no_chain(time: str) -> None:
-    policy = chained(message_time=time)
+@pytest.mark.parametrize("delay", [0, 1])
+def test_losing_everything_is_having_no_chain(delay: int) -> None:
+    policy = chained(message_delay=delay)
     lost = probed(policy)["message_loss"][-1]
-    alone = play(deaf(chained(message_time=time)))
+    alone = play(deaf(chained(message_delay=delay)))
     assert lost["drop"] == [1.0, 1.0, 1.0]
     assert lost["return_mean"] == np.mean([p.episode_return for p in alone])
     assert lost["return_mean"] != probed(policy)["message_loss"][0]["return_mean"]
@@ -129,9 +129,9 @@ def test_orders() -> None:
 
 
 @pytest.mark.parametrize("message", ["output", "state", "logits"])
-@pytest.mark.parametrize("time", ["same_step", "previous_step"])
-def test_gradients_reach_predecessors_only(message: str, time: str) -> None:
-    policy = make_policy(SPEC3, message=message, message_time=time)
+@pytest.mark.parametrize("delay", [0, 1])
+def test_gradients_reach_predecessors_only(message: str, delay: int) -> None:
+    policy = make_policy(SPEC3, message=message, message_delay=delay)
     norms = chain_gradients(policy, recorded(policy), CPU)
     assert (norms[np.tril_indices(3)] > 0).all()
     assert (norms[np.triu_indices(3, k=1)] == 0).all()
@@ -141,7 +141,7 @@ def test_gradients_reach_predecessors_only(message: str, time: str) -> None:
 
 @pytest.mark.parametrize("options", [{"detach_message": True}, {"message": "none"}])
 def test_no_gradient_without_a_message_to_carry_it(options: dict[str, Any]) -> None:
-    policy = make_policy(SPEC3, **({"share_action": True} | options))
+    policy = make_policy(SPEC3, **({"autoregressive": True} | options))
     norms = chain_gradients(policy, recorded(policy), CPU)
     assert (np.diag(norms) > 0).all()
     assert np.count_nonzero(norms) == 3
@@ -174,7 +174,7 @@ def test_users_mistakes() -> None:
     alone = make_policy(MatchingEnv(n_agents=1).spec)
     with pytest.raises(UserError, match="some/run plays with a single agent"):
         require_chain(alone, "some/run")
-    with pytest.raises(UserError, match=r"some/run hand nothing on .*model\.share_action=true"):
+    with pytest.raises(UserError, match=r"some/run hand nothing on .*model\.autoregressive=true"):
         require_chain(make_policy(message="none"), "some/run")
-    require_chain(make_policy(message="none", share_action=True), "some/run")
+    require_chain(make_policy(message="none", autoregressive=True), "some/run")
     require_chain(make_policy(message="state"), "some/run")

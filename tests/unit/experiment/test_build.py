@@ -180,10 +180,9 @@ def test_every_model_option_reaches_the_policy() -> None:
         discretization="bilinear",
         dt_min=0.01,
         dt_max=0.02,
-        trainable=("C",),
-        memory=False,
+        stateless=True,
         message_dim=5,
-        use_return=False,
+        return_conditioning=False,
         use_global_state=False,
         use_previous_action=False,
     )
@@ -193,13 +192,11 @@ def test_every_model_option_reaches_the_policy() -> None:
     assert block.dropout == 0.25
     assert block.s4.ssm.parameterization == "dplr"
     assert block.s4.ssm.discretization == "bilinear"
-    assert not block.s4.ssm.memory
+    assert block.s4.ssm.stateless
     step = block.s4.ssm.log_dt.exp()
     assert 0.0099 < step.min() <= step.max() < 0.0201
-    trained = {name for name, value in block.s4.ssm.named_parameters() if value.requires_grad}
-    assert trained == {"row"}
-    assert policy.hand_off.width == 5
-    assert build.policy(Mads4Config(message="none"), SPEC).hand_off.width == 0
+    assert policy.channel.width == 5
+    assert build.policy(Mads4Config(message="none"), SPEC).channel.width == 0
     embedding = policy.embedding
     assert embedding.return_to_go is embedding.state is embedding.previous_action is None
     with pytest.raises(UserError, match=r"model: parameterization=dplr cannot"):

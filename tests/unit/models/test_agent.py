@@ -17,18 +17,18 @@ from mads4.models.agent import Agent
 
 THREE = replace(SPEC, n_agents=3)
 CHAINS = [
-    {"message": message, "message_time": time, "share_action": share}
-    for message, time, share in itertools.product(
-        ("none", "output", "state", "logits"), ("same_step", "previous_step"), (False, True)
+    {"message": message, "message_delay": delay, "autoregressive": share}
+    for message, delay, share in itertools.product(
+        ("none", "output", "state", "logits"), (0, 1), (False, True)
     )
 ]
 OTHERS: list[dict[str, Any]] = [
-    {"use_global_state": False, "use_return": False, "use_previous_action": False},
+    {"use_global_state": False, "return_conditioning": False, "use_previous_action": False},
     {"parameterization": "dplr", "discretization": "bilinear", "message": "state"},
     {"initialization": "real", "message": "state"},
-    {"agent_order": "random", "message_drop": 0.3},
+    {"agent_order": "random", "message_dropout": 0.3},
     {"mixing": "glu"},
-    {"memory": False},
+    {"stateless": True},
 ]
 
 
@@ -55,7 +55,7 @@ def test_agents_who_exchange_messages_only_are_the_policy(options: dict[str, Any
 
 @pytest.mark.parametrize("spec", [replace(SPEC, n_agents=1), replace(THREE, state_per_agent=True)])
 def test_one_agent_and_states_of_their_own(spec: Any) -> None:
-    policy = make_policy(spec, share_action=True)
+    policy = make_policy(spec, autoregressive=True)
     agent = Agent(policy)
     assert largest_difference(policy, agent, player(agent)) < 2e-6
     assert ("message" in [port.name for port in agent.inputs]) == (spec.n_agents > 1)
@@ -67,21 +67,23 @@ def names(**options: Any) -> list[str]:
 
 def test_an_agent_asks_for_what_the_policy_uses_only() -> None:
     every = ["observation", "global_state", "previous_action", "return_to_go", "message"]
-    every += ["predecessor_action", "agent", "memory", "available_actions"]
-    assert names(share_action=True) == every
-    bare = {"use_global_state": False, "use_return": False, "use_previous_action": False}
-    assert names(message="none", **bare) == ["observation", "agent", "memory", "available_actions"]
+    every += ["predecessor_action", "agent", "memory_0", "memory_1", "available_actions"]
+    assert names(autoregressive=True) == every
+    bare = {"use_global_state": False, "return_conditioning": False, "use_previous_action": False}
+    few = ["observation", "agent", "memory_0", "memory_1", "available_actions"]
+    assert names(message="none", **bare) == few
     assert "agent" not in [port.name for port in Agent(make_policy(THREE), 1).inputs]
 
 
 def test_before_the_first_step() -> None:
-    ports = {port.name: port for port in Agent(make_policy(THREE, share_action=True)).inputs}
+    ports = {port.name: port for port in Agent(make_policy(THREE, autoregressive=True)).inputs}
     assert ports["previous_action"].tensor(2).tolist() == [-1, -1]
     assert ports["predecessor_action"].tensor(2).tolist() == [-1, -1]
     assert ports["available_actions"].tensor(1).all()
-    memory = ports["memory"].tensor(2)
-    assert (tuple(memory.shape), memory.dtype) == ((2, 2, 8, 6), torch.float32)
-    assert not memory.any()
+    for block in (0, 1):
+        memory = ports[f"memory_{block}"].tensor(2)
+        assert (tuple(memory.shape), memory.dtype) == ((2, 8, 6), torch.float32)
+        assert not memory.any()
 
 
 def test_there_must_be_such_an_agent() -> None:
@@ -104,7 +106,7 @@ def test_the_policy_stays_as_it_was() -> None:
     ("output", "wrong"),
     [
         ("message_out", lambda value: value + 1e-2),
-        ("memory_out", lambda value: value.flip(1)),
+        ("memory_1_out", lambda value: value.flip(1)),
         ("logits", lambda value: value.nan_to_num(neginf=-1e3)),
         ("logits", lambda value: value * torch.nan),
     ],

@@ -11,18 +11,18 @@ import torch
 
 from fakes import SPEC, make_batch, make_policy, time_step
 from mads4.algorithms.losses import behavior_cloning
-from mads4.models import Mads4Policy, sequence_view
+from mads4.models import Mads4Policy, chain
+from mads4.models.base import unroll
 from mads4.models.communication import from_predecessor, to_agents, to_positions
-from mads4.models.policy_state import join
-from mads4.models.unroll import unroll
+from mads4.models.state import join, select
 from mads4.types import SequenceBatch
 
 THREE = replace(SPEC, n_agents=3)
 MESSAGES = ("none", "output", "state", "logits")
-TIMES = ("same_step", "previous_step")
+DELAYS = (0, 1)
 CHAINS = [
-    {"message": message, "message_time": time, "share_action": share}
-    for message, time, share in itertools.product(MESSAGES, TIMES, (False, True))
+    {"message": message, "message_delay": delay, "autoregressive": share}
+    for message, delay, share in itertools.product(MESSAGES, DELAYS, (False, True))
 ]
 
 
@@ -34,7 +34,7 @@ def play(
     policy: Mads4Policy,
     batch: SequenceBatch,
     order: torch.Tensor | None = None,
-    lost: torch.Tensor | None = None,
+    dropped: torch.Tensor | None = None,
 ) -> tuple[SequenceBatch, torch.Tensor]:
     """Let the policy act on recorded inputs; return what it did as data, and its logits."""
     generator = torch.Generator().manual_seed(0)
@@ -45,7 +45,7 @@ def play(
         inputs = replace(
             time_step(batch, t, uniform),
             order_key=None if order is None else order.argsort(1).double(),
-            message_lost=None if lost is None else lost[:, t],
+            message_dropped=None if dropped is None else dropped[:, t],
         )
         decision, state = policy.step(inputs, state)
         actions.append(decision.action)
@@ -69,9 +69,9 @@ def test_forward_is_step_unrolled(options: dict[str, Any], agent_order: str, dro
     policy = make_policy(THREE, agent_order=agent_order, **options)
     order = random_order(batch) if agent_order == "random" else None
     generator = torch.Generator().manual_seed(4)
-    lost = torch.rand(batch.action.shape, generator=generator) < 0.4 if drop else None
-    played, stepped = play(policy, batch, order, lost)
-    forward = policy(played, order=order, lost=lost)
+    dropped = torch.rand(batch.action.shape, generator=generator) < 0.4 if drop else None
+    played, stepped = play(policy, batch, order, dropped)
+    forward = policy(played, order=order, dropped=dropped)
     torch.testing.assert_close(forward, stepped, rtol=1e-9, atol=1e-9)
 
 
@@ -116,16 +116,18 @@ def test_both_views_have_the_same_gradients(options: dict[str, Any]) -> None:
         torch.testing.assert_close(gradients[1][key], gradient, rtol=1e-7, atol=1e-9, msg=key)
 
 
-@pytest.mark.parametrize("share_action", (False, True))
+@pytest.mark.parametrize("autoregressive", (False, True))
 @torch.no_grad()
-def test_a_large_batch_is_run_in_parts(share_action: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    policy = make_policy(THREE, message="none", share_action=share_action)
+def test_a_large_batch_is_run_in_parts(
+    autoregressive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = make_policy(THREE, message="none", autoregressive=autoregressive)
     batch = make_batch(THREE, padded=False)
-    lost = torch.rand(batch.action.shape) < 0.4
+    dropped = torch.rand(batch.action.shape) < 0.4
     begun = policy.sequence(batch, return_state=True).state
-    whole = policy.sequence(batch, lost=lost, state=begun, return_state=True)
-    monkeypatch.setattr(sequence_view, "TOKENS", 2 * batch.action.shape[1])
-    parts = policy.sequence(batch, lost=lost, state=begun, return_state=True)
+    whole = policy.sequence(batch, dropped=dropped, state=begun, return_state=True)
+    monkeypatch.setattr(chain, "TOKENS", 2 * batch.action.shape[1])
+    parts = policy.sequence(batch, dropped=dropped, state=begun, return_state=True)
     torch.testing.assert_close(parts.logits, whole.logits)
     torch.testing.assert_close(parts.latent, whole.latent)
     again = [policy.sequence(batch, state=found.state).logits for found in (parts, whole)]
@@ -138,10 +140,9 @@ def test_states_are_chosen_and_joined_by_environment() -> None:
         policy = make_policy(THREE, **options)
         batch = make_batch(THREE, padded=False)
         state = policy.sequence(batch, return_state=True).state
-        assert state is not None
         rows = torch.tensor([2, 0])
-        parts = [state.select(torch.tensor([row])) for row in (2, 0)]
-        chosen, joined = state.select(rows), join(parts)
+        parts = [select(state, torch.tensor([row])) for row in (2, 0)]
+        chosen, joined = select(state, rows), join(parts)
         again = segment(batch, slice(0, 3))
         picked = again.map(lambda values: values[[2, 0]])
         wanted = policy.sequence(again, state=state).logits[rows]
@@ -176,11 +177,11 @@ def test_influence_runs_down_the_chain_only(options: dict[str, Any], agent: int)
     """Data are given, so shared actions carry nothing here: only messages do."""
     batch, t = make_batch(THREE, padded=False), 4
     reached = influence(make_policy(THREE, **options), batch, agent, t)
-    hears = options["message"] != "none"
-    delay = options["message_time"] == "previous_step"
+    listens = options["message"] != "none"
+    delay = options["message_delay"]
     for other in range(3):
         distance = other - agent
-        if distance < 0 or (distance > 0 and not hears):
+        if distance < 0 or (distance > 0 and not listens):
             assert not reached[:, other].any()
             continue
         first = t + distance * delay
@@ -188,13 +189,13 @@ def test_influence_runs_down_the_chain_only(options: dict[str, Any], agent: int)
         assert reached[first:, other].all()
 
 
-@pytest.mark.parametrize("message_time", TIMES)
+@pytest.mark.parametrize("message_delay", DELAYS)
 @torch.no_grad()
-def test_a_shared_action_is_the_predecessors_at_the_stated_time(message_time: str) -> None:
+def test_a_shared_action_is_the_predecessors_at_the_stated_time(message_delay: int) -> None:
     batch, t = make_batch(THREE, padded=False), 4
     policy = make_policy(
-        THREE, message="none", share_action=True, message_time=message_time,
-        use_previous_action=False, memory=False,
+        THREE, message="none", autoregressive=True, message_delay=message_delay,
+        use_previous_action=False, stateless=True,
     )  # fmt: skip
     action = batch.action.clone()
     action[:, t, 1] = (action[:, t, 1] + 1) % SPEC.n_actions
@@ -205,16 +206,16 @@ def test_a_shared_action_is_the_predecessors_at_the_stated_time(message_time: st
     )
     change = policy(replace(before, action=action, previous_action=previous)) - policy(before)
     noticed = (change.nan_to_num().abs().amax(dim=(0, 3)) > 1e-9).nonzero().tolist()
-    assert noticed == [[t if message_time == "same_step" else t + 1, 2]]
+    assert noticed == [[t + message_delay, 2]]
 
 
 @pytest.mark.parametrize("message", MESSAGES[1:])
-@pytest.mark.parametrize("message_time", TIMES)
+@pytest.mark.parametrize("message_delay", DELAYS)
 @pytest.mark.parametrize("detach", (False, True))
 def test_gradients_reach_the_predecessor_unless_detached(
-    message: str, message_time: str, detach: bool
+    message: str, message_delay: int, detach: bool
 ) -> None:
-    policy = make_policy(THREE, message=message, message_time=message_time, detach_message=detach)
+    policy = make_policy(THREE, message=message, message_delay=message_delay, detach_message=detach)
     batch = make_batch(THREE, padded=False)
     observation = batch.observation.clone().requires_grad_()
     policy(replace(batch, observation=observation))[:, :, 2].nan_to_num(neginf=0).sum().backward()
@@ -224,9 +225,9 @@ def test_gradients_reach_the_predecessor_unless_detached(
 
 
 @torch.no_grad()
-def test_a_lost_hand_off_is_as_for_the_first_agent() -> None:
-    """With agents told apart by nothing but their place, a reader that hears nothing is a first."""
-    policy = make_policy(THREE, share_action=True)
+def test_a_dropped_message_is_as_for_the_first_agent() -> None:
+    """With agents that differ in nothing but their place, a receiver of nothing is a first."""
+    policy = make_policy(THREE, autoregressive=True)
     policy.embedding.agent.weight.zero_()
     batch = make_batch(THREE, padded=False)
     same = {
@@ -234,14 +235,14 @@ def test_a_lost_hand_off_is_as_for_the_first_agent() -> None:
         for key in ("observation", "available_actions", "action", "previous_action")
     }
     batch = replace(batch, **same)
-    deaf = policy(batch, lost=torch.ones_like(batch.action, dtype=torch.bool))
+    deaf = policy(batch, dropped=torch.ones_like(batch.action, dtype=torch.bool))
     torch.testing.assert_close(deaf[:, :, 1], deaf[:, :, 0])
     assert not torch.allclose(policy(batch)[:, :, 1], deaf[:, :, 1])
 
 
 @torch.no_grad()
 def test_agents_keep_their_identity_in_any_order() -> None:
-    """Without a hand-off the order does not matter; with one, it does."""
+    """Without a channel the order does not matter; with one, it does."""
     batch = make_batch(THREE, padded=False)
     order = torch.tensor([[2, 0, 1]]).expand(len(batch.action), 3)
     silent = make_policy(THREE, message="none", agent_order="random")
@@ -254,7 +255,7 @@ def test_agents_keep_their_identity_in_any_order() -> None:
 
 def test_training_draws_order_and_losses_and_validation_does_not() -> None:
     batch = make_batch(THREE, padded=False)
-    for options in ({"agent_order": "random"}, {"message_drop": 0.5}):
+    for options in ({"agent_order": "random"}, {"message_dropout": 0.5}):
         policy = make_policy(THREE, dropout=0.0, **options)
         with torch.no_grad():
             torch.manual_seed(1)
@@ -292,7 +293,7 @@ def test_agents_without_a_choice_teach_nothing() -> None:
 
 @pytest.mark.parametrize("options", CHAINS, ids=name)
 @torch.no_grad()
-def test_reset_rows_begin_anew(options: dict[str, Any]) -> None:
+def test_reset_rows_are_at_their_beginning(options: dict[str, Any]) -> None:
     batch = make_batch(THREE, padded=False)
     policy = make_policy(THREE, **options)
     _, state = policy.step(time_step(batch, 0), policy.initial_state(3))
@@ -318,11 +319,11 @@ def test_positions_and_agents_are_each_others_inverse() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     (
-        ({"message": "telepathy"}, "none, output, state, logits"),
-        ({"message_time": "next_step"}, "same_step, previous_step"),
-        ({"agent_order": "sorted"}, "fixed, random"),
+        ({"message": "telepathy"}, "message.*'none', 'output', 'state' or 'logits'.*'telepathy'"),
+        ({"message_delay": 2}, "message_delay.*0 or 1.*2"),
+        ({"agent_order": "sorted"}, "agent_order.*'fixed' or 'random'.*'sorted'"),
     ),
 )
-def test_unknown_choices_are_refused(options: dict[str, str], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_unknown_choices_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         Mads4Policy(SPEC, **options)

@@ -10,8 +10,8 @@ import torch
 
 from fakes import SPEC, make_batch, time_step
 from mads4.models import MlpPolicy
-from mads4.models.policy_state import join
-from mads4.models.unroll import unroll
+from mads4.models.base import unroll
+from mads4.models.state import join, select
 
 
 def make_mlp(seed: int = 0, **options: Any) -> MlpPolicy:
@@ -41,7 +41,7 @@ def test_unavailable_actions_are_impossible_and_never_taken() -> None:
         uniform = torch.rand(3, 2, dtype=torch.float64)
         decision, state = policy.step(time_step(batch, t, uniform), state)
         assert batch.available_actions[:, t].gather(-1, decision.action[..., None]).all()
-        assert torch.equal(state.previous_action, decision.action)
+        assert torch.equal(state["previous_action"], decision.action)
     given = replace(time_step(batch, 0), action=batch.action[:, 0])
     decision, state = policy.step(given, policy.initial_state(3))
     assert torch.equal(decision.action, batch.action[:, 0])
@@ -57,7 +57,7 @@ def test_nothing_is_remembered_but_the_action() -> None:
     assert not same[:, 3].any()
 
 
-def test_agents_do_not_hear_of_each_other() -> None:
+def test_agents_exchange_nothing() -> None:
     policy, batch = make_mlp(), make_batch(padded=False)
     seen = batch.observation.double().requires_grad_()
     policy.sequence(replace(batch, observation=seen)).latent[:, :, 1].sum().backward()
@@ -68,8 +68,8 @@ def test_agents_do_not_hear_of_each_other() -> None:
 
 def test_states_are_chosen_joined_and_reset_by_environment() -> None:
     policy = make_mlp()
-    state = replace(policy.initial_state(3), previous_action=torch.arange(6).view(3, 2))
-    assert state.select(torch.tensor([2])).previous_action.tolist() == [[4, 5]]
-    assert join([state, state]).previous_action.shape == (6, 2)
+    state = policy.initial_state(3) | {"previous_action": torch.arange(6).view(3, 2)}
+    assert select(state, torch.tensor([2]))["previous_action"].tolist() == [[4, 5]]
+    assert join([state, state])["previous_action"].shape == (6, 2)
     begun = policy.reset_rows(state, torch.tensor([False, True, False]))
-    assert begun.previous_action.tolist() == [[0, 1], [-1, -1], [4, 5]]
+    assert begun["previous_action"].tolist() == [[0, 1], [-1, -1], [4, 5]]

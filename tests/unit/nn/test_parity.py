@@ -149,7 +149,7 @@ def test_steps_chunks_and_whole_sequences_agree(
 ) -> None:
     layer = make_layer(options, torch.float64, backend)
     u, start = torch.randn(3, 101, H).double(), torch.randn(3, H, N).double()
-    whole, final = layer(u, start, return_state=True)
+    whole, final = layer.sequence(u, start)
     stepped, state = [], start
     for u_t in u.unbind(1):
         y, state = layer.step(u_t, state)
@@ -158,7 +158,7 @@ def test_steps_chunks_and_whole_sequences_agree(
     assert relative_error(state, final) <= 1e-10
     chunks, state = [], start
     for chunk in u.split((40, 1, 53, 7), dim=1):
-        y, state = layer(chunk, state, return_state=True)
+        y, state = layer.sequence(chunk, state)
         chunks.append(y)
     assert relative_error(torch.cat(chunks, 1), whole) <= 1e-10
     assert relative_error(state, final) <= 1e-10

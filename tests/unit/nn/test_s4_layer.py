@@ -20,11 +20,15 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
 def make_layer(
-    variant: tuple[str, str], dtype: torch.dtype, seed: int, d_state: int = 8, memory: bool = True
+    variant: tuple[str, str],
+    dtype: torch.dtype,
+    seed: int,
+    d_state: int = 8,
+    stateless: bool = False,
 ) -> S4Layer:
     torch.manual_seed(seed)
     layer = S4Layer(
-        5, d_state, parameterization=variant[0], discretization=variant[1], memory=memory
+        5, d_state, parameterization=variant[0], discretization=variant[1], stateless=stateless
     )
     with torch.no_grad():
         for value in layer.parameters():
@@ -92,7 +96,7 @@ def test_step_forward_and_dense_reference_agree(
     state = layer.initial_state(3)
     if prefix:
         state = torch.randn_like(state)
-    y, final = layer(u, state if prefix else None, return_state=True)
+    y, final = layer.sequence(u, state if prefix else None)
     stepped, stepped_final = unroll(layer, u, state)
     dense, dense_final = dense_views(layer, u, state)
     for value, expected in (
@@ -107,7 +111,7 @@ def test_step_forward_and_dense_reference_agree(
 def test_views_agree_at_full_size(variant: tuple[str, str], dtype: torch.dtype) -> None:
     layer = make_layer(variant, dtype, seed=0, d_state=96)
     u, state = torch.randn(2, 500, 5, dtype=dtype), torch.randn(2, 5, 96, dtype=dtype)
-    y, final = layer(u, state, return_state=True)
+    y, final = layer.sequence(u, state)
     stepped, stepped_final = unroll(layer, u, state)
     assert relative_error(y, stepped) <= TOLERANCE[dtype]
     assert relative_error(final, stepped_final) <= TOLERANCE[dtype]
@@ -121,9 +125,9 @@ def test_chunks_equal_the_whole(variant: tuple[str, str]) -> None:
     kernel = layer.kernel(23)
     parts, state = [], None
     for chunk in (u[:, :23], u[:, 23:24], u[:, 24:40], u[:, 40:]):
-        y, state = layer(chunk, state, kernel, return_state=True)
+        y, state = layer.sequence(chunk, state, kernel)
         parts.append(y)
-    whole, final = layer(u, return_state=True)
+    whole, final = layer.sequence(u)
     torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(state, final, rtol=1e-10, atol=1e-10)
 
@@ -138,7 +142,7 @@ def test_gradients_flow_from_chunk_to_chunk(variant: tuple[str, str]) -> None:
     def in_chunks(detach: bool) -> tuple[torch.Tensor, ...]:
         kernel, state, loss = layer.kernel(10), None, torch.zeros(())
         for chunk in u.split(10, dim=1):
-            y, state = layer(chunk, state, kernel, return_state=True)
+            y, state = layer.sequence(chunk, state, kernel)
             loss = loss + y.square().sum()
             state = state.detach() if detach else state
         return torch.autograd.grad(loss, leaves)
@@ -158,7 +162,7 @@ def test_gradients_of_both_views_agree(variant: tuple[str, str]) -> None:
     leaves = [u, state, *layer.parameters()]
     weight = torch.randn(2, 17, 5, dtype=torch.float64)
     gradients = []
-    for y, final in (layer(u, state, return_state=True), unroll(layer, u, state)):
+    for y, final in (layer.sequence(u, state), unroll(layer, u, state)):
         loss = (y * weight).sum() + final.square().sum()
         gradients.append(torch.autograd.grad(loss, leaves))
     for convolved, stepped in zip(*gradients, strict=True):
@@ -168,7 +172,7 @@ def test_gradients_of_both_views_agree(variant: tuple[str, str]) -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_without_memory_only_the_present_counts(variant: tuple[str, str]) -> None:
-    layer = make_layer(variant, torch.float64, seed=3, memory=False)
+    layer = make_layer(variant, torch.float64, seed=3, stateless=True)
     kernel = layer.kernel(9)
     assert kernel.taps[:, 1:].abs().max() < 1e-14
     u, state = torch.randn(2, 9, 5).double(), torch.randn(2, 5, 8).double()

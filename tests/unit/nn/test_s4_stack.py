@@ -7,14 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from mads4.nn.blocks import S4Stack
-from mads4.nn.norm import channel_norm
+from mads4.nn.blocks import S4Stack, channel_norm
 
 OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"mixing": "glu"},
     {"parameterization": "dplr", "discretization": "bilinear"},
-    {"memory": False},
+    {"stateless": True},
 )
 
 
@@ -39,8 +38,8 @@ def test_step_equals_forward_in_chunks(
     u = torch.randn(2, 40, 6, dtype=dtype)
     stepped, final = unroll(stack, u, stack.initial_state(2))
     kernels = stack.kernels(25)
-    first, state = stack(u[:, :25], kernels=kernels, return_state=True)
-    second, state = stack(u[:, 25:], kernels=kernels, state=state, return_state=True)
+    first, _, state = stack.sequence(u[:, :25], kernels, return_state=True)
+    second, _, state = stack.sequence(u[:, 25:], kernels, state, return_state=True)
     pairs = [(stack(u), stepped), (torch.cat([first, second], 1), stepped)]
     for value, expected in [*pairs, *zip(state, final, strict=True)]:
         assert (value - expected).abs().max() <= tolerance * expected.abs().max()

@@ -323,7 +323,7 @@ def test_order_and_losses_are_drawn_as_promised(
         play_in(spy, envs, message_drop=drop)
         seen = {}
         for inputs in spy.inputs:
-            drawn = [inputs.uniform, inputs.order_key, inputs.message_lost]
+            drawn = [inputs.uniform, inputs.order_key, inputs.message_dropped]
             assert [d.dtype for d in drawn if d is not None] == [torch.float64] * 2 + [torch.bool]
             for rows in zip(*[d.tolist() for d in drawn if d is not None], strict=True):
                 uniform, order, message = map(tuple, rows)
@@ -335,10 +335,10 @@ def test_order_is_known_and_nothing_lost_unless_asked_for() -> None:
     spy = Spy()
     play(spy, 3, sample=False)
     assert all(inputs.order_key is not None for inputs in spy.inputs)
-    assert all(inputs.message_lost is None for inputs in spy.inputs)
+    assert all(inputs.message_dropped is None for inputs in spy.inputs)
     play(spy, 3, message_drop=1.0)
-    assert spy.inputs[-1].message_lost is not None
-    assert spy.inputs[-1].message_lost.all()
+    assert spy.inputs[-1].message_dropped is not None
+    assert spy.inputs[-1].message_dropped.all()
 
 
 def test_long_episodes_draw_on_the_same_stream() -> None:

@@ -18,7 +18,7 @@ from mads4.config import OnlineTrainerConfig
 from mads4.envs.matrix_game import PENALTY_XOR, MatrixGame
 from mads4.errors import UserError
 from mads4.models import Mads4Policy, MlpPolicy, SequencePolicy
-from mads4.models.unroll import unroll
+from mads4.models.base import unroll
 from mads4.nn.ssm import ssm_parameters
 from mads4.training import online
 from mads4.training.cloning import Cloning
@@ -35,9 +35,9 @@ FAST: dict[str, Any] = {
 }
 CHAINS: list[dict[str, Any]] = [
     {"message": "output"},
-    {"message": "state", "message_time": "previous_step"},
-    {"message": "none", "share_action": True},
-    {"message": "logits", "share_action": True, "agent_order": "random"},
+    {"message": "state", "message_delay": 1},
+    {"message": "none", "autoregressive": True},
+    {"message": "logits", "autoregressive": True, "agent_order": "random"},
 ]
 
 
@@ -119,13 +119,13 @@ def test_gradients_reach_predecessors_through_the_message(make: Make, options: A
     part = experience(trainer)
     part.advantage[..., 0] = 0.0
     trainer.learner.actor_step(part, None)
-    written = [p for n, p in trainer.policy.named_parameters() if n.startswith("hand_off")]
+    written = [p for n, p in trainer.policy.named_parameters() if n.startswith("channel")]
     assert written
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in written)
 
 
 def test_ratios_are_one_at_first(make: Make) -> None:
-    trainer = make(make_policy(agent_order="random", share_action=True))
+    trainer = make(make_policy(agent_order="random", autoregressive=True))
     trainer.learner.critic.double()
     found = trainer.learner.actor_step(experience(trainer), None)
     assert abs(found["objective"].item()) < 1e-9, "the mean of standardized advantages"
@@ -392,7 +392,7 @@ def test_it_learns_to_coordinate_from_scratch(make: Make, kind: str) -> None:
     policy: SequencePolicy = MlpPolicy(spec, d_model=16)
     if kind == "mads4":
         policy = Mads4Policy(
-            spec, n_layers=1, d_model=16, d_state=4, message="none", share_action=True
+            spec, n_layers=1, d_model=16, d_state=4, message="none", autoregressive=True
         )
     policy.embedding.set_normalization({"return_scale": torch.tensor(8.0)})
     trainer = make(

@@ -21,9 +21,9 @@ from mads4.types import PolicyInput, PolicyOutput
 COUNT = 7
 CHAINS: list[dict[str, Any]] = [
     {"message": "output"},
-    {"message": "state", "message_time": "previous_step"},
-    {"message": "none", "share_action": True},
-    {"message": "logits", "share_action": True, "agent_order": "random"},
+    {"message": "state", "message_delay": 1},
+    {"message": "none", "autoregressive": True},
+    {"message": "logits", "autoregressive": True, "agent_order": "random"},
     {"message": "none"},
 ]
 
@@ -144,7 +144,7 @@ def test_probabilities_are_those_with_which_the_actions_were_drawn(options: Any)
 
 
 def test_the_order_is_each_episodes_own() -> None:
-    policy = make_policy(agent_order="random", share_action=True)
+    policy = make_policy(agent_order="random", autoregressive=True)
     played = play(policy, 12)
     episodes, found, _ = experience(policy, played, 4)
     assert episodes.order is not None and found.order is not None

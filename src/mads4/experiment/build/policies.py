@@ -1,4 +1,4 @@
-"""Policies from the groups `model` and `kernel`, or from a checkpoint."""
+"""Policies from the group `model`, or from a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,26 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
+from pydantic import ValidationError
 
-from mads4.config import MlpConfig, ModelConfig
 from mads4.data.dataset import Dataset
 from mads4.data.statistics import normalization
 from mads4.errors import UserError
 from mads4.kernels.backends import AUTO
-from mads4.models import Mads4Policy, MlpPolicy, SequencePolicy
+from mads4.models import MODELS, CustomModelConfig, ModelSettings, SequencePolicy
 from mads4.types import EnvSpec
 
 
-def policy(config: ModelConfig, spec: EnvSpec, backend: str = AUTO) -> SequencePolicy:
+def policy(config: ModelSettings, spec: EnvSpec, backend: str = AUTO) -> SequencePolicy:
     """Return a freshly initialized policy that computes its kernels, if any, with `backend`."""
-    options = config.model_dump(exclude={"name"})
-    if isinstance(config, MlpConfig):
-        return MlpPolicy(spec, **options)
-    try:
-        return Mads4Policy(spec, backend=backend, **options)
-    except ValueError as error:
-        raise UserError(f"model: {error}") from error
+    return config.build(spec, backend)
 
 
 def normalize(model: SequencePolicy, training: Dataset, least_return: float = 1e-6) -> None:
@@ -46,9 +39,55 @@ def normalize(model: SequencePolicy, training: Dataset, least_return: float = 1e
     )
 
 
-def trained_policy(payload: Mapping[str, Any], precision: str = "float32") -> SequencePolicy:
-    """Return the policy that a checkpoint holds, ready to act in a floating-point type."""
-    options: ModelConfig = TypeAdapter(ModelConfig).validate_python(payload["model"], strict=False)
-    model = policy(options, EnvSpec.from_dict(payload["spec"]))
+def allowed_factory(config: Any) -> str | None:
+    """Return the factory of a policy that a command's configuration names, if any."""
+    model = getattr(config, "model", None)
+    if isinstance(model, CustomModelConfig):
+        return model.factory
+    return getattr(config, "model_factory", None)
+
+
+def model_settings(
+    payload: Mapping[str, Any], factory: str | None = None, option: str = "model_factory"
+) -> ModelSettings:
+    """Return the settings of the policy that a checkpoint holds.
+
+    Args:
+        payload: a checkpoint's.
+        factory: function that the user gave on the command line for a policy of their own.
+        option: the command-line option that it is given by, for error messages.
+
+    Raises:
+        UserError: the checkpoint names a factory, which is not imported unless it is `factory`.
+    """
+    values = payload["model"]
+    try:
+        settings = MODELS.schema(str(values["name"])).model_validate(values, strict=False)
+    except ValidationError as error:
+        raise UserError(
+            f"The checkpoint's model settings do not fit this version of mads4: {error}"
+        ) from error
+    if isinstance(settings, CustomModelConfig) and settings.factory != factory:
+        raise UserError(
+            f"The checkpoint's policy comes from the factory '{settings.factory}', and code that a "
+            f"file names is not imported. If you trust it, give {option}={settings.factory}."
+        )
+    return settings
+
+
+def trained_policy(
+    payload: Mapping[str, Any], precision: str = "float32", factory: str | None = None
+) -> SequencePolicy:
+    """Return the policy that a checkpoint holds, ready to act in a floating-point type.
+
+    Args:
+        payload: a checkpoint's.
+        precision: ``float32`` or ``float64``.
+        factory: as for `model_settings`.
+
+    Raises:
+        UserError: as `model_settings` does.
+    """
+    model = policy(model_settings(payload, factory), EnvSpec.from_dict(payload["spec"]))
     model.load_state_dict(payload["policy"])
     return model.to(getattr(torch, precision)).eval()

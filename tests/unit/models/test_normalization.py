@@ -54,5 +54,5 @@ def test_equal_statistics_per_agent_are_shared_ones() -> None:
 
 
 def test_an_unknown_normalization_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"normalization: got 'mine', expected one of shared"):
+    with pytest.raises(ValueError, match=r"(?s)normalization.*'shared' or 'per_agent'.*'mine'"):
         make_policy(normalization="mine")
