@@ -5,7 +5,7 @@ message=output, random weights). For each number of worker processes, in turns, 
 machine's drift:
 
 * environments: random actions without a policy, as fast as the processes go;
-* whole: `mads4.rollout.rollout.rollout`, its share of the above, and the policy's time in it.
+* whole: `mads4.rollout.rollout`, its share of the above, and the policy's time in it.
 
 Beside them the policy's time for one call on its own, for 1 and 32 environments, and a 2048 x 2048
 float32 product on one thread as control. Starting the processes is timed, too, and not part of
@@ -32,11 +32,11 @@ import numpy as np
 import torch
 
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import RESET, STEP, VectorEnv, WorkerLost
 from mads4.models import Mads4Policy
+from mads4.rollout import rollout
 from mads4.rollout.processes import keep_freed_memory
-from mads4.rollout.rollout import rollout
-from mads4.rollout.shared_buffers import RESET, STEP
-from mads4.rollout.vector import VectorEnv, WorkerLost, make_vector
+from mads4.rollout.vector import make_vector
 from mads4.types import PolicyInput, PolicyOutput
 
 EPISODES, PARALLEL = 32, 32
@@ -189,14 +189,14 @@ def _environments_alone(envs: VectorEnv, steps: int) -> float:
     _order(envs, RESET)
     groups = envs.groups(PARALLEL)
     began = time.perf_counter()
-    envs.board.order[:] = STEP
+    envs.buffers.order[:] = STEP
     for group in groups:
-        envs.board.action[group] = actions[0, group]
+        envs.buffers.action[group] = actions[0, group]
         envs.send(group)
     for action in actions[1:]:
         for group in groups:
             _require_none_lost(envs.wait(group))
-            envs.board.action[group] = action[group]
+            envs.buffers.action[group] = action[group]
             envs.send(group)
     for group in groups:
         _require_none_lost(envs.wait(group))
@@ -219,7 +219,7 @@ def _whole(envs: VectorEnv, policy: Mads4Policy, steps: int) -> dict[str, float]
 
 def _order(envs: VectorEnv, order: int) -> None:
     """Let all environments do the same, and wait for them."""
-    envs.board.order[:] = order
+    envs.buffers.order[:] = order
     for group in envs.groups(PARALLEL):
         envs.send(group)
         _require_none_lost(envs.wait(group))

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mads4.report.style import FAINT, INK, grouped, quiet
 from matplotlib.figure import Figure
 
 from mads4.report.compare import find_runs
+from mads4.report.drawing import FAINT, INK, grouped, quiet
 
 AVERAGED_EPISODES = 32
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")

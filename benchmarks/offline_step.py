@@ -24,11 +24,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from mads4.algorithms.base import Context
+from mads4.algorithms.bc import BCConfig
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
 from mads4.models import Mads4Policy
 from mads4.models.base import parameter_count
-from mads4.training.offline import OfflineSettings, OfflineTrainer
+from mads4.training.offline import OfflineTrainer
 from mads4.types import EnvSpec, Episode
 
 BATCH, STEPS, AGENTS = 16, 500, 2
@@ -87,17 +89,10 @@ def make_trainer() -> OfflineTrainer:
     spec = EnvSpec("random", "benchmark", AGENTS, OBS_DIM, STATE_DIM, ACTIONS, STEPS, "none")
     rng = np.random.default_rng(0)
     data = Dataset.from_episodes(spec, [_episode(rng, k) for k in range(BATCH)])
-    settings = OfflineSettings(
-        steps=10_000,
-        learning_rate=1e-3,
-        ssm_learning_rate={"A": 1e-3, "B": 1e-3, "C": None, "dt": 1e-3, "D": None},
-        weight_decay=0.01,
-        warmup_steps=0,
-        schedule="constant",
-        grad_clip=1.0,
-    )
     policy = Mads4Policy(spec, dropout=0.1)
-    return OfflineTrainer(policy, SequenceSampler(data, BATCH), data, settings, torch.device("cpu"))
+    settings = BCConfig(warmup_steps=0, schedule="constant")
+    algorithm = settings.build(policy, Context(0, torch.device("cpu"), steps=10_000))
+    return OfflineTrainer(algorithm, SequenceSampler(data, BATCH), data)
 
 
 def _episode(rng: np.random.Generator, index: int) -> Episode:

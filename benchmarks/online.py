@@ -5,7 +5,7 @@ In turns, against the machine's drift, for each number of worker processes:
 * environments: random actions without a policy, as fast as the processes go;
 * whole: iterations of `mads4.training.online.OnlineTrainer` (random weights), playing and
   learning in turn, and the share of the time that is spent playing;
-* overlapped: the same with `trainer.overlap=true`, the next episodes played while learning.
+* overlapped: the same with `trainer.async_rollout=true`, the next episodes played while learning.
 
 Then one optimizer step of the policy on 10 segments of 100 steps, differentiated in the
 convolutional and in the recurrent view, and a 2048 x 2048 float32 product as control.
@@ -30,16 +30,16 @@ import numpy as np
 import torch
 
 from harness.measure import Control
-from mads4.algorithms.mappo import Mappo
+from mads4.algorithms.base import Context
+from mads4.algorithms.mappo import MAPPO, MAPPOConfig
+from mads4.algorithms.rollout_buffer import Episodes
 from mads4.config import OnlineTrainerConfig
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import RESET, STEP, VectorEnv
 from mads4.models import Mads4Policy
-from mads4.rollout.shared_buffers import RESET, STEP
-from mads4.rollout.vector import VectorEnv, make_vector
-from mads4.training.cloning import Cloning
+from mads4.rollout.vector import make_vector
 from mads4.training.collector import Collector
 from mads4.training.online import OnlineTrainer
-from mads4.training.rollout_buffer import Episodes
 
 EPISODES = 32
 ITERATIONS = 2
@@ -67,10 +67,10 @@ def main() -> None:
             rate, share = training(make_env, workers, args)
             whole.append(rate)
             playing.append(share)
-            overlapped.append(training(make_env, workers, args, overlap=True)[0])
+            overlapped.append(training(make_env, workers, args, async_rollout=True)[0])
         rows.append(
             {
-                "workers": workers,
+                "num_workers": workers,
                 "environments_alone": round(statistics.median(alone)),
                 "whole": round(statistics.median(whole)),
                 "playing_share": round(statistics.median(playing), 2),
@@ -86,7 +86,7 @@ def main() -> None:
         "scenario": args.scenario,
         "epochs": args.epochs,
         "width": args.width,
-        "segment": args.segment,
+        "bptt_length": args.segment,
         "cores": len(os.sched_getaffinity(0)),
         "loop": rows,
         "update_ms": updates(make_env, args),
@@ -105,10 +105,10 @@ def environments_alone(make_env: EnvFactory, workers: int, steps: int = 250) -> 
         began = time.perf_counter()
         for _ in range(steps):
             for rows in groups:
-                envs.board.action[rows] = rng.integers(
-                    envs.spec.n_actions, size=envs.board.action[rows].shape
+                envs.buffers.action[rows] = rng.integers(
+                    envs.spec.n_actions, size=envs.buffers.action[rows].shape
                 )
-                envs.board.order[rows] = STEP
+                envs.buffers.order[rows] = STEP
                 envs.send(rows)
             for rows in groups:
                 envs.wait(rows)
@@ -117,7 +117,7 @@ def environments_alone(make_env: EnvFactory, workers: int, steps: int = 250) -> 
 
 def _order(envs: VectorEnv, groups: list[slice], order: int) -> None:
     for rows in groups:
-        envs.board.order[rows] = order
+        envs.buffers.order[rows] = order
         envs.send(rows)
     for rows in groups:
         envs.wait(rows)
@@ -126,14 +126,16 @@ def _order(envs: VectorEnv, groups: list[slice], order: int) -> None:
 def trainer(make_env: EnvFactory, args: Any, **options: Any) -> OnlineTrainer:
     """Return a trainer of a randomly initialized policy, with a KL penalty."""
     torch.manual_seed(0)
-    config = OnlineTrainerConfig(
-        episodes=EPISODES, epochs=args.epochs, critic_warmup=0, stop_divergence=None, **options
-    )
+    known = MAPPOConfig.model_fields
+    given = {"epochs": args.epochs, "critic_warmup": 0, "target_kl": None, **options}
+    settings = MAPPOConfig(**{key: given[key] for key in given if key in known})
+    rest = {key: given[key] for key in given if key not in known}
+    config = OnlineTrainerConfig(episodes=EPISODES, **rest)
     with closing(make_env()) as env:
         policy = Mads4Policy(env.spec, d_model=args.width, d_state=args.width)
-    cloning = Cloning(policy.spec, None, 1, 0, 0)
-    learner = Mappo(policy, pretrained=True, cloning=cloning, config=config, seed=0, device=CPU)
-    return OnlineTrainer(learner, Collector(make_env, config, 0, CPU), config, 1.0, CPU)
+    context = Context(0, CPU, config.iterations, pretrained=True)
+    algorithm = MAPPO(policy, settings, context)
+    return OnlineTrainer(algorithm, Collector(make_env, config, 0, CPU), config, 1.0, CPU)
 
 
 def training(
@@ -141,7 +143,12 @@ def training(
 ) -> tuple[float, float]:
     """Return environment steps per second of the whole loop, and the share spent playing."""
     online = trainer(
-        make_env, args, workers=workers, segment=args.segment, overlap=overlap, iterations=99
+        make_env,
+        args,
+        num_workers=workers,
+        bptt_length=args.segment,
+        async_rollout=overlap,
+        iterations=99,
     )
     playing = [0.0]
     play = online.collector.play
@@ -168,14 +175,14 @@ def updates(make_env: EnvFactory, args: Any) -> dict[str, float]:
     """Return the milliseconds of one optimizer step of the policy in each view."""
     found = {}
     for view in ("convolutional", "recurrent"):
-        online = trainer(make_env, args, gradients=view, workers=0)
+        online = trainer(make_env, args, unroll_mode=view, num_workers=0)
         with closing(online):
             played = online.collector.play(online.policy, 0, 1.0)[:2]
-        part = online.learner.assess(Episodes.of(played, random_order=False))
+        part = online.algorithm.assess(Episodes.of(played, random_order=False))
         times = []
         for _ in range(5):
             began = time.perf_counter()
-            online.learner.actor_step(part, None)
+            online.algorithm.actor_step(part, None)
             times.append(time.perf_counter() - began)
         found[view] = round(1e3 * statistics.median(times), 1)
     return found

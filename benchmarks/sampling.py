@@ -31,13 +31,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from mads4.algorithms.base import Context
+from mads4.algorithms.bc import BCConfig
 from mads4.data.dataset import Dataset
 from mads4.data.on_demand import on_demand
 from mads4.data.sampler import SequenceSampler
 from mads4.data.store import read_dataset, write_dataset
 from mads4.envs.registry import EnvFactory
 from mads4.models import Mads4Policy
-from mads4.training.offline import OfflineSettings, OfflineTrainer
+from mads4.training.offline import OfflineTrainer
 from mads4.training.prefetch import DeviceBatches
 from mads4.types import EnvSpec, Episode
 
@@ -133,9 +135,10 @@ def _step_times(memory: Dataset, plain: Dataset, steps: int) -> dict[str, list[f
 
 def _trainer(data: Dataset, ahead: bool) -> OfflineTrainer:
     torch.manual_seed(0)
-    settings = OfflineSettings(10_000, 1e-3, {}, 0.01, 0, "constant", 1.0)
+    settings = BCConfig(warmup_steps=0, schedule="constant")
     sampler = SequenceSampler(data, BATCH)
-    trainer = OfflineTrainer(Mads4Policy(data.spec, dropout=0.1), sampler, data, settings, CPU)
+    policy = Mads4Policy(data.spec, dropout=0.1)
+    trainer = OfflineTrainer(settings.build(policy, Context(0, CPU, 10_000)), sampler, data)
     trainer._batches = DeviceBatches(sampler.batch, CPU, ahead=ahead, steps=settings.steps)
     return trainer
 

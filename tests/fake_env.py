@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mads4.envs.protocol import BrokenEpisodeError
+from mads4.envs.vector import Supervision
 from mads4.errors import UserError
-from mads4.rollout.supervision import Supervision
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 SPEC = EnvSpec(

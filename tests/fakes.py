@@ -107,6 +107,9 @@ def make_batch(
         "action": action,
         "previous_action": previous,
         "return_to_go": returns_to_go(reward),
+        "reward": reward,
+        "terminated": np.arange(steps) == lengths[:, None] - 1,
+        "follows": np.arange(steps) < lengths[:, None] - 1,
         "mask": mask,
     }
     return SequenceBatch(**{name: torch.from_numpy(value) for name, value in arrays.items()})

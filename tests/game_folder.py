@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mads4.envs.smac import starcraft
+from mads4.envs.smac import installation
 
 
 def install_game(builds: Iterable[int] = (75689,), maps: Iterable[str] = ()) -> Path:
     """Put builds with their programs, and SMAC's maps, where ``$SC2PATH`` says; return where."""
-    folder = starcraft.folder()
+    folder = installation.game_folder()
     for build in builds:
-        program = starcraft.program(build)
+        program = installation.game_program(build)
         program.parent.mkdir(parents=True, exist_ok=True)
         program.touch(mode=0o755)
     for name in maps:

@@ -176,6 +176,9 @@ def _sequences(cell: AgentCell) -> SequenceBatch:
         action=action,
         previous_action=previous,
         return_to_go=torch.rand(cell.batch, cell.steps),
+        reward=torch.rand(cell.batch, cell.steps),
+        terminated=torch.zeros(cell.batch, cell.steps, dtype=torch.bool),
+        follows=torch.ones(cell.batch, cell.steps, dtype=torch.bool),
         mask=torch.ones(cell.batch, cell.steps, dtype=torch.bool),
     ).to(cell.device)
 

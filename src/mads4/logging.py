@@ -1,4 +1,4 @@
-"""What a run leaves to look at: ``metrics.jsonl`` and TensorBoard events, side by side.
+"""What a run logs: ``metrics.jsonl`` and TensorBoard events, side by side; progress bars.
 
 ``metrics.jsonl`` is the record (one JSON object per line, readable by anything); TensorBoard
 shows the same scalars, and figures and texts besides.
@@ -9,11 +9,23 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mads4.errors import UserError
 from mads4.io import json_safe, write_text
@@ -161,3 +173,43 @@ def _writer(folder: Path, start_step: int | None) -> SummaryWriter:
 
     purge_step = None if start_step is None else start_step + 1
     return SummaryWriter(str(folder), purge_step=purge_step)
+
+
+LOG_SECONDS = 30.0
+"""Time between two log lines where there is no terminal."""
+
+Advance = Callable[[int, str], None]
+"""Called with what is done in all and a few words on how it goes."""
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None, enabled: bool = True) -> Iterator[Advance]:
+    """Show how far `what` has come out of `total` (None: unknown); yields the function to call."""
+    if enabled and sys.stderr.isatty():
+        bar = Progress(
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[words]}"),
+            console=Console(stderr=True),
+        )
+        with bar:
+            task = bar.add_task(what, total=total, words="")
+            yield lambda done, words: bar.update(task, completed=done, words=words)
+        return
+    yield _logging_advance(what, total) if enabled else lambda done, words: None
+
+
+def _logging_advance(what: str, total: int | None) -> Advance:
+    last = time.monotonic()
+
+    def advance(done: int, words: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LOG_SECONDS or (total is not None and done >= total):
+            last = time.monotonic()
+            _LOG.info("%s: %d of %s %s", what, done, total or "unknown", words)
+
+    return advance

@@ -159,6 +159,12 @@ class SequenceBatch:
     """(B, T, N) int64, each agent's own action one step earlier; -1 at an episode's first step."""
     return_to_go: torch.Tensor
     """(B, T) float32, R^t paired with observation t, in the environment's reward units."""
+    reward: torch.Tensor
+    """(B, T) float32, the team reward of the step; 0 where padded."""
+    terminated: torch.Tensor
+    """(B, T) bool, True on a last real step whose task ended (not on truncation)."""
+    follows: torch.Tensor
+    """(B, T) bool, True where row t + 1 of this batch is the true successor."""
     mask: torch.Tensor
     """(B, T) bool, True on real steps."""
 

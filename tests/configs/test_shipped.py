@@ -13,6 +13,8 @@ from mads4.config.compose import SCHEMAS, check
 
 ROOT = files("mads4.conf")
 NEEDS = {
+    "algorithm=custom": ["algorithm.factory=pkg.mod:make"],
+    "algorithm=mappo": ["trainer=online"],
     "env=custom": ["env.factory=pkg.mod:make", "dataset.behavior_policy=random"],
     "dataset=custom": ["dataset.factory=pkg.mod:make"],
     "dataset=file": ["dataset.path=some.h5"],
@@ -36,7 +38,17 @@ CHOICES = [f"{group}={option}" for group in GROUPS for option in options(ROOT / 
 
 
 def test_the_groups_are_all_there() -> None:
-    expected = ["dataset", "env", "evaluator", "experiment", "kernel", "logger", "model", "trainer"]
+    expected = [
+        "algorithm",
+        "dataset",
+        "env",
+        "evaluator",
+        "experiment",
+        "kernel",
+        "logger",
+        "model",
+        "trainer",
+    ]
     assert expected == GROUPS
     assert options(ROOT) == sorted(SCHEMAS)
 
@@ -51,7 +63,8 @@ def test_every_option_composes(choice: str) -> None:
     else:
         saved = yaml.safe_load((ROOT / group / f"{option}.yaml").read_text())
         section: Any = getattr(config, group)
-        parts = [entry.partition("@")[2] for entry in saved.pop("defaults", [])]
+        entries = [entry for entry in saved.pop("defaults", []) if isinstance(entry, str)]
+        parts = [entry.partition("@")[2] for entry in entries]
         given = {*saved, *parts}
         assert given == set(type(section).model_fields), "a setting has no line in the YAML"
 

@@ -15,7 +15,7 @@ from fakes import SMALL, SPEC, make_policy
 from mads4.config import Mads4Config
 from mads4.envs.registry import EnvFactory
 from mads4.experiment import build
-from mads4.rollout.rollout import rollout
+from mads4.rollout import rollout
 from mads4.training import checkpoint
 
 Cli = Callable[..., int]

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from mads4.algorithms.mappo import MAPPOConfig
 from mads4.experiment import training
 from mads4.training import checkpoint
 
@@ -27,13 +28,17 @@ DATA = ("dataset.behavior_policy=random", "dataset.episodes=8", "dataset.workers
 SMALL = ("model.n_layers=1", "model.d_model=16", "model.d_state=4", "model.message_dim=2")
 OFFLINE = ("steps=6", "warmup_steps=1", "batch_size=2", "checkpoint_interval=2")
 ONLINE = (
-    *("iterations=4", "episodes=4", "workers=0", "critic_warmup=1", "smoothing=2", "segment=4"),
-    *("checkpoint_interval=2", "critic_width=8", "actor_learning_rate=0.01"),
+    *("iterations=4", "episodes=4", "num_workers=0", "critic_warmup=1", "return_window=2"),
+    *("checkpoint_interval=2", "critic_width=8", "actor_learning_rate=0.01", "bptt_length=4"),
 )
 
 
 def given(words: tuple[str, ...], group: str = "trainer") -> list[str]:
-    return [f"{group}.{word}" for word in words]
+    """Return overrides: what the algorithm has goes there, all else to the trainer's `group`."""
+    algorithm = "online_algorithm" if group.endswith("online") else "algorithm"
+    known = set(MAPPOConfig.model_fields) | {"warmup_steps"}
+    known -= {"batch_size"} if group != "trainer.online" and "steps=6" in words else set()
+    return [f"{algorithm if word.partition('=')[0] in known else group}.{word}" for word in words]
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +77,15 @@ def assert_same_weights(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 def test_a_pretrained_policy_goes_on_learning(cli: Cli, pretrained: Any, tmp_path: Path) -> None:
     before, run_dir = pretrained(cli), tmp_path / "run"
-    words = (*given((*ONLINE, "rollback=null")), f"init_from={before}", "hydra.run.dir=run")
+    words = (
+        *given((*ONLINE, "rollback_tolerance=null")),
+        f"init_from={before}",
+        "hydra.run.dir=run",
+    )
     assert cli(*GAME, "trainer=online", *words) == 0
     for name in ("return_mean", "target_return", "return_average", "value_loss"):
         assert set(logged(run_dir, f"online/{name}")) == {1, 2, 3, 4}, name
-    assert set(logged(run_dir, "online/objective")) == {2, 3, 4}, "the critic warms up"
+    assert set(logged(run_dir, "online/policy_loss")) == {2, 3, 4}, "the critic warms up"
     told, data = summary_of(run_dir), summary_of(before)["data"]
     assert told["train"]["trainer"] == "online"
     assert told["train"]["environment_steps"] == 4 * 4 * 6
@@ -100,7 +109,9 @@ def test_a_real_warehouse(cli: Cli, smoke: tuple[str, ...], tmp_path: Path, caps
     words = (
         *("train", "trainer=online", "init_from=offline", "env.options.max_steps=40"),
         *("device=cpu", "threads=1", "evaluator.baselines=false", "evaluator.episodes=2"),
-        *given(("iterations=2", "episodes=3", "smoothing=1", "critic_warmup=0", "segment=15")),
+        *given(
+            ("iterations=2", "episodes=3", "return_window=1", "critic_warmup=0", "bptt_length=15")
+        ),
     )
     assert cli(*words, "hydra.run.dir=run") == 0
     assert summary_of(tmp_path / "run")["train"]["environment_steps"] == 2 * 3 * 40
@@ -118,7 +129,7 @@ def test_a_real_warehouse(cli: Cli, smoke: tuple[str, ...], tmp_path: Path, caps
 
 def test_from_scratch(cli: Cli, tmp_path: Path) -> None:
     """No data set is looked for; no leash; what was never averaged enough is still evaluated."""
-    short = ("iterations=1", "kept_episodes=0", "cloning_weight=0")
+    short = ("iterations=1", "elite_buffer_size=0", "bc_coef=0")
     assert cli(*GAME, *SMALL, "trainer=online", *given((*ONLINE, *short)), "hydra.run.dir=run") == 0
     told = summary_of(tmp_path / "run")
     assert not told["data"]
@@ -154,8 +165,8 @@ def test_a_feed_forward_policy(cli: Cli, tmp_path: Path, capsys: Any) -> None:
 BOTH = (
     *(*GAME, *DATA, *SMALL, "trainer=offline_online", "model.dropout=0.2"),
     *given(OFFLINE, "trainer.offline"),
-    *given((*ONLINE, "iterations=40", "cloning_weight=0.1", "cloning_batch=2"), "trainer.online"),
-    *("trainer.online.kept_episodes=2", "trainer.offline.steps=40"),
+    *given((*ONLINE, "iterations=40", "bc_coef=0.1", "bc_batch_size=2"), "trainer.online"),
+    *("online_algorithm.elite_buffer_size=2", "trainer.offline.steps=40"),
 )
 
 
@@ -236,7 +247,7 @@ def test_stopped_between_the_stages(
     [
         (["trainer=online", "trainer.steps=3"], "trainer.steps: does not go with trainer=online"),
         (["trainer.iterations=3"], "trainer.iterations: does not go with trainer=offline"),
-        (["trainer=online", "trainer.freeze=[E]"], "trainer.freeze: got 'E', expected"),
+        (["trainer=online", "algorithm.freeze=[E]"], "algorithm.freeze: got 'E', expected"),
         (["trainer=online", "trainer.iteration=3"], "Did you mean 'iterations'?"),
         (["trainer=online", "init_from=nowhere"], "There is no nowhere"),
         (["model=mlp", "model.message=none"], "model.message: does not go with model=mlp"),

@@ -13,7 +13,7 @@ import pytest
 
 Cli = Callable[..., int]
 SHORT = (
-    *("trainer.steps=3", "trainer.warmup_steps=1", "trainer.validation_interval=3"),
+    *("trainer.steps=3", "algorithm.warmup_steps=1", "trainer.validation_interval=3"),
     *("trainer.batch_size=2", "model.n_layers=1", "model.d_model=8", "model.d_state=4"),
     *("evaluator.episodes=2", "evaluator.baseline_episodes=2", "device=cpu", "threads=1"),
     *("logger=none", "hydra.run.dir=run"),

@@ -157,10 +157,10 @@ def test_the_generated_data_set_is_recorded_and_reused(cli: Cli, tmp_path: Path)
 
 def test_init_from_takes_the_weights(cli: Cli, trained: Any, smoke: Any, tmp_path: Path) -> None:
     run_dir = trained(cli)
-    words = (*smoke, "trainer.steps=1", "trainer.learning_rate=1e-12", "seed=7")
+    words = (*smoke, "trainer.steps=1", "algorithm.learning_rate=1e-12", "seed=7")
     tiny = (
-        "trainer.ssm_learning_rate={A: 1e-12, B: 1e-12, dt: 1e-12}",
-        "trainer.weight_decay=0",
+        "algorithm.ssm_learning_rate={A: 1e-12, B: 1e-12, dt: 1e-12}",
+        "algorithm.weight_decay=0",
         "hydra.run.dir=next",
     )
     assert cli(*words, *tiny, f"init_from={run_dir}") == 0
@@ -246,3 +246,20 @@ def test_a_bug_in_a_users_reader_keeps_its_traceback(cli: Cli, tmp_path: Path) -
     failed = (tmp_path / "run/FAILED").read_text()
     assert "Traceback" in failed
     assert "a bug in the user's reader" in failed
+
+
+def test_periodic_evaluations_are_logged_and_change_nothing(
+    cli: Cli, smoke: tuple[str, ...], tmp_path: Path, recording: Path
+) -> None:
+    words = ("trainer.eval_interval=2", "trainer.eval_episodes=1")
+    assert cli(*smoke, "hydra.run.dir=plain") == 0
+    assert cli(*smoke, *words, "hydra.run.dir=watched") == 0
+    metrics = read_metrics(tmp_path / "watched").set_index("step")
+    assert metrics["eval/return_mean"].dropna().index.tolist() == [2, 4]
+    assert "eval/return_mean" not in read_metrics(tmp_path / "plain")
+    plain, watched = (
+        checkpoint.load(tmp_path / run / "checkpoints" / "last.pt") for run in ("plain", "watched")
+    )
+    for name, value in plain["policy"].items():
+        assert torch.equal(value, watched["policy"][name]), name
+    assert torch.equal(plain["random"]["cpu"], watched["random"]["cpu"])

@@ -12,7 +12,7 @@ from PIL import Image
 Cli = Callable[..., int]
 TRAIN = (
     *("train", "env=matrix_game", "env.episode_limit=6", "dataset.behavior_policy=random"),
-    *("dataset.episodes=8", "trainer.steps=3", "trainer.warmup_steps=1", "trainer.batch_size=2"),
+    *("dataset.episodes=8", "trainer.steps=3", "algorithm.warmup_steps=1", "trainer.batch_size=2"),
     *("model.n_layers=1", "model.d_model=8", "model.d_state=4", "evaluator.target_returns=[3]"),
     *("evaluator.episodes=2", "evaluator.baselines=false", "device=cpu", "threads=1"),
     *("logger=none", "hydra.run.dir=run"),

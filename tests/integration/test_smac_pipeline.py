@@ -16,7 +16,7 @@ import pytest
 from mads4.data.formats.madt_write import write_madt
 from mads4.envs.registry import EnvFactory
 from mads4.evaluation.metrics import RandomPolicy
-from mads4.rollout.rollout import rollout
+from mads4.rollout import rollout
 from mads4.rollout.vector import make_vector
 
 Cli = Callable[..., int]
@@ -55,7 +55,7 @@ def game(tmp_path: Path) -> tuple[str, ...]:
 
 
 TRAINING = (
-    *("trainer.steps=4", "trainer.batch_size=2", "trainer.warmup_steps=1"),
+    *("trainer.steps=4", "trainer.batch_size=2", "algorithm.warmup_steps=1"),
     *("trainer.validation_interval=2", "trainer.checkpoint_interval=2", "trainer.log_interval=1"),
     *("model.n_layers=1", "model.d_model=16", "model.d_state=8", "model.message_dim=4"),
     *("dataset.validation_fraction=0.34", "device=cpu", "threads=1"),

@@ -15,26 +15,25 @@ FOUNDATION = {"errors", "types", "io", "settings"}
 NETWORK = FOUNDATION | {"kernels", "nn", "models"}
 PLAYED = FOUNDATION | {"envs", "rollout"}
 DATA = PLAYED | {"behavior", "data"}
-BELOW = DATA | NETWORK | {"algorithms", "config", "evaluation", "logging", "progress", "provenance"}
+BELOW = DATA | NETWORK | {"algorithms", "config", "evaluation", "logging", "provenance"}
 
 ALLOWED = {
     "errors": set(),
     "types": {"errors"},
     "io": FOUNDATION,
     "settings": {"errors"},
-    "progress": FOUNDATION,
     "provenance": FOUNDATION,
     "logging": FOUNDATION,
-    "config": DATA | NETWORK | {"config"},
+    "config": DATA | NETWORK | {"algorithms", "config"},
     "kernels": FOUNDATION | {"kernels"},
     "nn": FOUNDATION | {"kernels", "nn"},
     "models": NETWORK,
     "export": NETWORK | {"export"},
-    "envs": PLAYED,
+    "envs": FOUNDATION | {"envs"},
     "rollout": PLAYED,
     "behavior": PLAYED | {"behavior"},
     "data": DATA,
-    "algorithms": NETWORK | PLAYED | {"algorithms", "config", "training"},
+    "algorithms": NETWORK | DATA | {"algorithms"},
     "training": BELOW | {"training"},
     "evaluation": BELOW,
     "report": FOUNDATION | {"report", "logging", "evaluation"},

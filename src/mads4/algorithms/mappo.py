@@ -1,93 +1,186 @@
-"""Multi-agent PPO on segments of played episodes: the networks, their losses and optimizers.
+"""Multi-agent PPO through the agents' chain (`algorithm=mappo`; Yu et al. 2022).
 
-The objective is the joint chain's: every agent's action has a ratio of its own, and messages are
-written anew with the present weights, so that gradients of an agent's ratio reach its predecessors.
+The objective is the joint chain's: every agent's action has its own ratio, and messages are
+recomputed with the current weights, so that gradients of an agent's ratio reach its predecessors.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from mads4.algorithms.kl_controller import AdaptiveKLController
-from mads4.algorithms.ppo import (
-    clipped_objective,
+from mads4.algorithms.base import (
+    ALGORITHMS,
+    Algorithm,
+    AlgorithmSettings,
+    Context,
+    Phase,
+    SSMParameter,
+)
+from mads4.algorithms.elite_buffer import EliteBuffer
+from mads4.algorithms.losses import (
+    clipped_surrogate,
     clipped_value_loss,
-    divergence,
     entropy,
+    kl_divergence,
     log_probabilities,
     masked_mean,
 )
-from mads4.config import OnlineTrainerConfig
+from mads4.algorithms.rollout_buffer import Episodes, Experience, assess
 from mads4.models import SequencePolicy
 from mads4.models.base import unroll
 from mads4.models.critic import Critic
-from mads4.nn.ssm import ssm_parameters
-from mads4.training.cloning import Cloning
-from mads4.training.rollout_buffer import Episodes, Experience, assess
+from mads4.settings import NotNegative, Positive, Rate, Share, Weight
 from mads4.types import SequenceBatch
 
 Weights = dict[str, dict[str, Tensor]]
 
+KL_TOLERANCE = 1.5
+"""Factor by which the KL divergence may miss its target before the coefficient is changed."""
+KL_STEP = 1.5
+"""Factor by which the coefficient is changed."""
+KL_COEF_BOUNDS = (1e-4, 1e3)
 
-class Mappo:
-    """Learns from episodes that its policy has played (Yu et al. 2022).
+
+@ALGORITHMS.register("mappo")
+class MAPPOConfig(AlgorithmSettings):
+    """Multi-agent PPO through the agents' chain."""
+
+    phase: ClassVar[Phase] = "online"
+    name: Literal["mappo"] = "mappo"
+    """Algorithm."""
+    actor_learning_rate: Rate = 1e-5
+    """Learning rate of the policy."""
+    critic_learning_rate: Rate = 1e-4
+    """Learning rate of the critic."""
+    critic_width: Positive = 128
+    """Width of the critic, in features."""
+    critic_warmup: NotNegative = 10
+    """Iterations at the start in which only the critic is updated."""
+    freeze: Annotated[tuple[SSMParameter, ...], Field(strict=False)] = ("A", "dt")
+    """State-space parameters that keep their values."""
+    bptt_length: Positive | None = 100
+    """Time steps of backpropagation through time, from a stored state; null for whole episodes."""
+    unroll_mode: Literal["convolutional", "recurrent"] = "convolutional"
+    """View in which segments are differentiated; same gradients, the first is faster."""
+    batch_size: Positive = 64
+    """Segments per optimizer step."""
+    epochs: Positive = 4
+    """Passes over an iteration's segments."""
+    gamma: Share = 0.99
+    """Discount per step."""
+    gae_lambda: Share = 0.95
+    """λ of generalized advantage estimation."""
+    clip_range: Rate = 0.2
+    """PPO clip range."""
+    clip_range_vf: Rate | None = 0.2
+    """Clip range of the value function, in standard deviations of the returns; null for none."""
+    ent_coef: Weight = 0.001
+    """Entropy coefficient."""
+    max_grad_norm: Rate = 1.0
+    """Gradient norm, of policy and critic each, above which gradients are clipped."""
+    target_kl: Rate | None = 0.02
+    """KL divergence from the policy that played at which an iteration's epochs stop, in nats."""
+    kl_coef: Weight = 0.1
+    """Initial coefficient of the KL penalty to the pretrained policy; 0 for none."""
+    kl_target: Rate = 0.1
+    """KL divergence to the pretrained policy that the coefficient is adapted to, in nats."""
+    bc_coef: Weight = 0.0
+    """Coefficient of behavior cloning on the data set and on elite episodes."""
+    bc_batch_size: Positive = 8
+    """Trajectories per optimizer step for behavior cloning."""
+    elite_buffer_size: NotNegative = 0
+    """Best own episodes that are kept for behavior cloning, with the returns they achieved."""
+
+    def build(self, policy: SequencePolicy, context: Context) -> MAPPO:
+        """Return the algorithm, which trains `policy`."""
+        return MAPPO(policy, self, context)
+
+    def problems(self, where: str, steps: int) -> list[str]:
+        """Return a line if elite episodes are kept but not learned from."""
+        if self.elite_buffer_size == 0 or self.bc_coef > 0.0:
+            return []
+        return [
+            f"{where}.elite_buffer_size: got {self.elite_buffer_size}, but {where}.bc_coef=0 makes "
+            f"no use of it; set {where}.bc_coef"
+        ]
+
+
+class AdaptiveKLController:
+    """Adapts a KL coefficient so that the divergence stays near its target (PPO, section 4).
 
     Args:
-        policy: pretrained or fresh, already on `device`; it learns without dropout.
-        pretrained: keep the policy on a leash to what it is now.
-        cloning: what behavior cloning is mixed in from.
-        config: all the numbers.
-        seed: of the order of minibatches.
-        device: where tensors live.
+        coef: initial coefficient; 0 for none, for good.
+        target: nats per agent-step.
     """
 
-    def __init__(
-        self,
-        policy: SequencePolicy,
-        *,
-        pretrained: bool,
-        cloning: Cloning,
-        config: OnlineTrainerConfig,
-        seed: int,
-        device: torch.device,
-    ) -> None:
-        self.policy = policy.eval()
-        self.cloning = cloning
-        self.leash = AdaptiveKLController(
-            config.leash_weight if pretrained else 0.0, config.leash_divergence
+    def __init__(self, coef: float, target: float) -> None:
+        self.coef = coef
+        self.target = target
+
+    def update(self, kl: float) -> None:
+        """Raise the coefficient after a divergence well above the target, lower it well below."""
+        if self.coef == 0.0:
+            return
+        if kl > self.target * KL_TOLERANCE:
+            self.coef = min(self.coef * KL_STEP, KL_COEF_BOUNDS[1])
+        elif kl < self.target / KL_TOLERANCE:
+            self.coef = max(self.coef / KL_STEP, KL_COEF_BOUNDS[0])
+
+
+class MAPPO(Algorithm):
+    """Learns from episodes that its policy has played.
+
+    Args:
+        policy: pretrained or fresh, already on the device; it learns without dropout.
+        settings: see `MAPPOConfig`.
+        context: seed of the minibatches' order, device, data for cloning; a `pretrained` policy is
+            kept near its present self by a KL penalty.
+    """
+
+    def __init__(self, policy: SequencePolicy, settings: MAPPOConfig, context: Context) -> None:
+        self.buffer = EliteBuffer(
+            policy.spec,
+            context.data,
+            settings.bc_batch_size,
+            settings.elite_buffer_size,
+            context.seed,
         )
-        self.reference = copy.deepcopy(policy).requires_grad_(False) if self.leash.weight else None
+        policy.eval()
+        coef = settings.kl_coef if context.pretrained else 0.0
+        self.kl_controller = AdaptiveKLController(coef, settings.kl_target)
+        self.reference = copy.deepcopy(policy).requires_grad_(False) if coef else None
         self.critic = Critic(
             policy.spec,
             policy.latent_dim,
-            width=config.critic_width,
+            width=settings.critic_width,
             normalization=policy.embedding.normalization,
-        ).to(device)
+        ).to(context.device)
         self.critic.embedding.set_normalization(dict(policy.embedding.named_buffers()))
-        _freeze(policy, config.freeze)
+        super().__init__(policy, context, settings.freeze)
         self.actor_optimizer = torch.optim.Adam(
-            [p for p in policy.parameters() if p.requires_grad], config.actor_learning_rate
+            [p for p in policy.parameters() if p.requires_grad], settings.actor_learning_rate
         )
         self.critic_optimizer = torch.optim.Adam(
-            self.critic.parameters(), config.critic_learning_rate
+            self.critic.parameters(), settings.critic_learning_rate
         )
-        self._config, self._seed, self._device = config, seed, device
+        self._config = settings
 
     def assess(self, episodes: Episodes, policy: SequencePolicy | None = None) -> Experience:
-        """Return episodes played by `policy`, None for the present one, as learning needs them."""
+        """Return the experience of episodes played by `policy` (None: as it is now)."""
         config = self._config
         return assess(
             episodes,
             policy or self.policy,
             self.critic,
             self.reference,
-            segment=config.segment,
+            segment=config.bptt_length,
             gamma=config.gamma,
             lam=config.gae_lambda,
         )
@@ -99,27 +192,27 @@ class Mappo:
         counts: dict[str, int] = {}
         self.critic.value.update(experience.value_target[experience.batch.mask])
         with_actor = step >= config.critic_warmup
-        draws = torch.Generator().manual_seed(_mixed(self._seed, step))
+        draws = torch.Generator().manual_seed(_mixed(self.context.seed, step))
         for epoch in range(config.epochs):
             moved: list[Tensor] = []
             order = torch.randperm(len(experience), generator=draws)
             for number, rows in enumerate(torch.split(order, config.batch_size)):
-                part = experience.select(rows.to(self._device))
+                part = experience.select(rows.to(self.device))
                 found = self.critic_step(part)
                 if with_actor:
-                    cloned = self.cloning.batch(step, epoch, number)
+                    cloned = self.buffer.batch(step, epoch, number)
                     found |= self.actor_step(part, cloned)
-                    moved.append(found["divergence"].detach())
+                    moved.append(found["approx_kl"].detach())
                 for name, value in found.items():
                     sums[name] = sums.get(name, 0.0) + value.detach()
                     counts[name] = counts.get(name, 0) + 1
-            limit = config.stop_divergence
+            limit = config.target_kl
             if with_actor and limit is not None and float(torch.stack(moved).mean()) > limit:
-                with_actor = False  # the critic may go on
+                with_actor = False  # the critic goes on
         metrics = {name: float(total) / counts[name] for name, total in sums.items()}
-        if "leash_divergence" in metrics:
-            self.leash.follow(metrics["leash_divergence"])
-            metrics["leash_weight"] = self.leash.weight
+        if "kl_to_pretrained" in metrics:
+            self.kl_controller.update(metrics["kl_to_pretrained"])
+            metrics["kl_coef"] = self.kl_controller.coef
         real = experience.batch.mask
         metrics["explained_variance"] = _explained(
             experience.value[real], experience.value_target[real]
@@ -133,13 +226,13 @@ class Mappo:
             self.critic(part.batch, part.latent),
             head.normalize(part.value),
             head.normalize(part.value_target),
-            self._config.value_clip,
+            self._config.clip_range_vf,
             part.batch.mask,
         )
         self.critic_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(
-            self.critic.parameters(), self._config.grad_clip, error_if_nonfinite=True
+            self.critic.parameters(), self._config.max_grad_norm, error_if_nonfinite=True
         )
         self.critic_optimizer.step()
         return {"value_loss": loss}
@@ -151,29 +244,31 @@ class Mappo:
         change = log_probabilities(logits, part.batch.action) - part.log_probability
         ratio = torch.where(mask.unsqueeze(-1), change, 0.0).exp()
         metrics = {
-            "objective": clipped_objective(ratio, part.advantage, config.clip, mask),
+            "policy_loss": -clipped_surrogate(ratio, part.advantage, config.clip_range, mask),
             "entropy": entropy(logits, mask),
-            "divergence": divergence(part.logits, logits, mask),
-            "clipped": masked_mean(((ratio - 1.0).abs() > config.clip).to(ratio.dtype), mask),
+            "approx_kl": kl_divergence(part.logits, logits, mask),
+            "clip_fraction": masked_mean(
+                ((ratio - 1.0).abs() > config.clip_range).to(ratio.dtype), mask
+            ),
         }
-        loss = -metrics["objective"] - config.entropy * metrics["entropy"]
+        loss = metrics["policy_loss"] - config.ent_coef * metrics["entropy"]
         if part.reference is not None:
-            metrics["leash_divergence"] = divergence(logits, part.reference, mask)
-            loss = loss + self.leash.weight * metrics["leash_divergence"]
+            metrics["kl_to_pretrained"] = kl_divergence(logits, part.reference, mask)
+            loss = loss + self.kl_controller.coef * metrics["kl_to_pretrained"]
         if cloned is not None:
-            metrics["cloning_loss"] = self.cloning.loss(self.policy, cloned.to(self._device))
-            loss = loss + config.cloning_weight * metrics["cloning_loss"]
+            metrics["bc_loss"] = self.buffer.loss(self.policy, cloned.to(self.device))
+            loss = loss + config.bc_coef * metrics["bc_loss"]
         self.actor_optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         metrics["gradient_norm"] = nn.utils.clip_grad_norm_(
-            self.policy.parameters(), config.grad_clip, error_if_nonfinite=True
+            self.policy.parameters(), config.max_grad_norm, error_if_nonfinite=True
         )
         self.actor_optimizer.step()
         return metrics
 
     def _logits(self, part: Experience) -> Tensor:
         """Return the present policy's logits (R, L, N, n_actions), in the chosen view."""
-        if self._config.gradients == "recurrent":
+        if self._config.unroll_mode == "recurrent":
             return unroll(self.policy, part.batch, part.order, part.state)
         return self.policy.sequence(part.batch, order=part.order, state=part.state).logits
 
@@ -184,8 +279,8 @@ class Mappo:
             for name, network in (("policy", self.policy), ("critic", self.critic))
         }
 
-    def go_back(self, weights: Weights) -> None:
-        """Take earlier weights, and forget where the optimizers were heading."""
+    def restore(self, weights: Weights) -> None:
+        """Take earlier weights, and reset the optimizers."""
         self._set(weights)
         self.actor_optimizer.state.clear()
         self.critic_optimizer.state.clear()
@@ -195,14 +290,14 @@ class Mappo:
         self.critic.load_state_dict(weights["critic"])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return networks, optimizers and leash."""
+        """Return networks, optimizers, KL coefficient and elite episodes."""
         return {
             **self.weights(),
             "reference": None if self.reference is None else self.reference.state_dict(),
             "actor_optimizer": self.actor_optimizer.state_dict(),
             "critic_optimizer": self.critic_optimizer.state_dict(),
-            "leash_weight": self.leash.weight,
-            "kept": self.cloning.state_dict(),
+            "kl_coef": self.kl_controller.coef,
+            "elite": self.buffer.state_dict(),
         }
 
     def load_state_dict(self, values: Mapping[str, Any]) -> None:
@@ -212,16 +307,8 @@ class Mappo:
             self.reference.load_state_dict(values["reference"])
         self.actor_optimizer.load_state_dict(values["actor_optimizer"])
         self.critic_optimizer.load_state_dict(values["critic_optimizer"])
-        self.leash.weight = values["leash_weight"]
-        self.cloning.load_state_dict(values["kept"])
-
-
-def _freeze(policy: SequencePolicy, names: tuple[str, ...]) -> None:
-    """Let the named groups of state-space parameters keep their values."""
-    for name, parameters in ssm_parameters(policy).items():
-        if name in names:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
+        self.kl_controller.coef = values["kl_coef"]
+        self.buffer.load_state_dict(values["elite"])
 
 
 def _mixed(seed: int, step: int) -> int:

@@ -8,7 +8,7 @@ a loaded one only along highways, except into the empty slot that it is bound fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -24,8 +24,10 @@ WAIT, FORWARD, LEFT, RIGHT, TOGGLE = range(5)
 UNREACHABLE = 1 << 20
 """Steps to a target that cannot be reached (larger than any true distance)."""
 _STEP = ((0, -1), (1, 0), (0, 1), (-1, 0))
+_ORDER = ((3, FORWARD), (1, LEFT), (2, RIGHT))
+"""Position in `MotionTables.successors` and action, in the order in which ties are broken."""
 _MAX_TABLE_ENTRIES = 1 << 24
-"""Numbers kept in all tables of one kind before they are thrown away and built anew."""
+"""Numbers kept in all tables of one kind before they are discarded and rebuilt."""
 _MAX_LEGS = 1 << 15
 
 
@@ -54,7 +56,7 @@ class Leg:
         return not (self.loaded and slot) or cell in self.targets
 
     def steps(self, pose: int) -> int:
-        """Return the steps from `pose` to the end of the route when nobody is in the way."""
+        """Return the steps from `pose` to the end of the route when no robot is in the way."""
         return min(self.table[pose] + self.offset, UNREACHABLE)
 
 
@@ -229,3 +231,89 @@ class MotionTables:
 @lru_cache(maxsize=8)
 def _tables_of(width: int, slots: tuple[bool, ...], goals: tuple[int, ...]) -> MotionTables:
     return MotionTables(width, slots, goals)
+
+
+@dataclass(frozen=True)
+class Way:
+    """The beginning of a way."""
+
+    action: int
+    cost: int
+    """Actions to the way's end."""
+    cells: tuple[int, ...]
+    """Cells that it leads through, the present one not included; at least the next one."""
+
+
+NOWHERE = Way(WAIT, UNREACHABLE, ())
+
+
+def straight(motion: MotionTables, leg: Leg, pose: int, horizon: int) -> Way:
+    """Return a cheapest way along `leg`, its next `horizon` cells at most."""
+    cost = leg.steps(pose)
+    if cost >= UNREACHABLE:
+        return NOWHERE
+    first: int | None = None
+    cells: list[int] = []
+    while pose >> 2 not in leg.targets and len(cells) < horizon:
+        action, following = _descend(motion, leg, pose)
+        first = action if first is None else first
+        if action == FORWARD:
+            cells.append(following >> 2)
+        pose = following
+    return Way(WAIT if first is None else first, cost, tuple(cells))
+
+
+def around(
+    motion: MotionTables, leg: Leg, pose: int, ends: Set[int], blocked: Set[int], limit: int
+) -> Way:
+    """Return a cheapest way to a cell of `ends` that avoids the cells `blocked`.
+
+    Breadth-first; `NOWHERE` if there is none of at most `limit` actions. `leg` says what the
+    robot may enter.
+    """
+    came: dict[int, tuple[int, int]] = {pose: (pose, WAIT)}
+    frontier, cost = [pose], 0
+    while frontier and cost <= limit:
+        reached: list[int] = []
+        for here in frontier:
+            if here >> 2 in ends:
+                return _trace(came, pose, here, cost)
+            following = motion.successors[here]
+            for position, action in _ORDER[4 - len(following) :]:
+                there = following[position]
+                if there in came:
+                    continue
+                cell = there >> 2
+                if action == FORWARD and (
+                    cell in blocked or not leg.admits(cell, motion.slots[cell])
+                ):
+                    continue
+                came[there] = (here, action)
+                reached.append(there)
+        frontier, cost = reached, cost + 1
+    return NOWHERE
+
+
+def _descend(motion: MotionTables, leg: Leg, pose: int) -> tuple[int, int]:
+    """Return the first action of a cheapest way along `leg`, and the pose after it."""
+    following = motion.successors[pose]
+    table, wanted = leg.table, leg.table[pose] - 1
+    for position, action in _ORDER[4 - len(following) :]:
+        there = following[position]
+        if table[there] == wanted and (
+            action != FORWARD or leg.admits(there >> 2, motion.slots[there >> 2])
+        ):
+            return action, there
+    raise AssertionError("a pose that reaches the target has a neighbor nearer to it")
+
+
+def _trace(came: dict[int, tuple[int, int]], start: int, end: int, cost: int) -> Way:
+    cells: list[int] = []
+    action = WAIT
+    here = end
+    while here != start:
+        before, action = came[here]
+        if action == FORWARD:
+            cells.append(here >> 2)
+        here = before
+    return Way(action, cost, tuple(reversed(cells)))

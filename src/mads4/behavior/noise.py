@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mads4.behavior.protocol import BehaviorPolicy
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.behavior.registry import register
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
 from mads4.types import IntArray, TimeStep
 
 BURST = 3.0
@@ -63,7 +63,8 @@ def random_actions(now: TimeStep, rng: np.random.Generator) -> IntArray:
     return chosen
 
 
-class Random:
+@register("random")
+class Random(BehaviorPolicy):
     """Random actions, uniform over those available (a `BehaviorPolicy`)."""
 
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
@@ -73,7 +74,3 @@ class Random:
     def act(self, now: TimeStep) -> IntArray:
         """Return random actions (N,)."""
         return random_actions(now, self._rng)
-
-    def metrics(self) -> dict[str, float]:
-        """Nothing to tell."""
-        return {}

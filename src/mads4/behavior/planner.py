@@ -13,27 +13,26 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import linear_sum_assignment
 
 from mads4.behavior.motion import TOGGLE, UNREACHABLE, WAIT, Leg, MotionTables
+from mads4.behavior.registry import register
 from mads4.behavior.spacetime import Reservations, find_path, first_action
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
 from mads4.envs.rware_state import CLOCKWISE
 from mads4.errors import UserError
+from mads4.types import TimeStep
 
 if TYPE_CHECKING:
     from rware.warehouse import Agent, Warehouse
-
-    from mads4.envs.protocol import MultiAgentEnv
-from mads4.types import TimeStep
 
 WINDOW = 12
 """Steps that are planned ahead."""
 LOYALTY = 3
 """Steps that a new slot or request must save before a robot changes its mind: without this the
-robots' choices chase each other and nobody arrives."""
+robots' choices chase each other and none arrives."""
 PATIENCE = 30
 """Steps without getting nearer after which a robot may give up its errand for a while: a jam in
-which every order of planning leaves somebody walled in ends only if someone makes way."""
+which every order of planning leaves a robot walled in ends only if one makes way."""
 DELIVERING, RETURNING, FETCHING, IDLE = range(4)
 """What a robot is about, in the order in which robots are given way."""
 
@@ -52,10 +51,11 @@ class _Scene:
     free_slots: list[int]
     """Slots in which no shelf stands."""
     open_requests: list[int]
-    """Cells of the requested shelves that nobody carries."""
+    """Cells of the requested shelves that no robot carries."""
 
 
-class CooperativePlanner:
+@register("planner")
+class CooperativePlanner(BehaviorPolicy):
     """Windowed prioritized space-time A* on the true state of an RWARE warehouse.
 
     Args:
@@ -110,10 +110,6 @@ class CooperativePlanner:
                 actions[robot] = TOGGLE
         return actions
 
-    def metrics(self) -> dict[str, float]:
-        """Return nothing: the planner has no parameters that vary between episodes."""
-        return {}
-
     def _look(self, warehouse: Warehouse) -> _Scene:
         motion = self._motion
         requested = {shelf.id for shelf in warehouse.request_queue}
@@ -125,7 +121,7 @@ class CooperativePlanner:
             if not agent.carrying_shelf:
                 return FETCHING
             wanted = agent.carrying_shelf.id in requested
-            # One that cannot get out with its shelf puts it down and starts anew from there.
+            # One that cannot get out with its shelf puts it down and starts again from there.
             reachable = motion.deliver().steps(pose) < UNREACHABLE
             return DELIVERING if wanted and reachable else RETURNING
 
@@ -261,6 +257,8 @@ def _match(
         costs: steps for each of `robots` and `cells`; what cannot be reached is not given.
         before: the cell that each robot of the warehouse had.
     """
+    from scipy.optimize import linear_sum_assignment  # takes half a second; others do without
+
     chosen: list[int | None] = [None] * len(before)
     if not robots or not cells:
         return chosen

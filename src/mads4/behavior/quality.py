@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -20,11 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.behavior.noise import Noisy
-from mads4.behavior.play import TOGETHER, Outcome, Playing, play, play_together
-from mads4.behavior.protocol import BehaviorPolicy
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
 from mads4.errors import UserError, did_you_mean
-from mads4.rollout.vector import VectorEnv, together
+from mads4.rollout import BehaviorEpisode, EpisodeResult, behavior_vector, rollout_behavior
 
 BANDS = {"expert": (0.85, 1.0), "good": (0.6, 0.8), "medium": (0.35, 0.55), "poor": (0.1, 0.25)}
 """Bounds of the data's normalized mean return."""
@@ -108,11 +104,8 @@ def noise_range(
         raise UserError(f"quality: got '{quality}', expected one of {', '.join(BANDS)}.{near}")
     episodes = episodes or (MEASURED_EPISODES if measure else EPISODES)
     rates = [r for r in PILOT_RATES if quality != "expert" or r <= EXPERT_HIGH or r == 1.0]
-    pilots = [
-        _Pilot(make_env, make_expert, rate, seed, 3 * episodes if rate == 0.0 else episodes)
-        for rate in rates
-    ]
-    means = _play_all(pilots, workers)
+    counts = [3 * episodes if rate == 0.0 else episodes for rate in rates]
+    means = _Pilots(make_expert, rates, counts, seed).play(make_env, workers)
     returns = np.array([mean.episode_return for mean in means])
     expert_return, random_return = float(returns[0]), float(returns[-1])
     if expert_return <= random_return:
@@ -154,59 +147,59 @@ def _worth_measuring(measure: str | None, means: Sequence[Outcome]) -> str | Non
 
 
 @dataclass(frozen=True)
-class _Pilot:
-    """A few episodes with a fixed share of random actions; the same starts for every share."""
+class Outcome:
+    """Means over a pilot's episodes."""
 
-    make_env: MakeEnv
+    episode_return: float
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Pilots:
+    """Episodes with fixed shares of random actions, the same starts for every share.
+
+    Numbered through, share after share; a `mads4.rollout.BehaviorPlan`.
+    """
+
     make_expert: MakeBehavior
-    rate: float
+    rates: Sequence[float]
+    counts: Sequence[int]
     seed: int
-    episodes: int
 
-    def mean(self) -> Outcome:
-        """Return the means over the episodes."""
-        behavior = Noisy(self.make_expert(), self.rate, self.rate)
-        with closing(self.make_env()) as env:
-            return _mean([play(env, self._episode(k, behavior)) for k in range(self.episodes)])
-
-    def mean_together(self, vector: VectorEnv) -> Outcome:
-        """Return the same, played in all rows of `vector` at once."""
-        episodes = (
-            self._episode(k, Noisy(self.make_expert(), self.rate, self.rate))
-            for k in range(self.episodes)
+    def __call__(self, index: int) -> BehaviorEpisode:
+        """Return the beginning of an episode."""
+        pilot = self.pilot(index)
+        source = np.random.SeedSequence([self.seed, index - sum(self.counts[:pilot]), _PILOT])
+        return BehaviorEpisode(
+            Noisy(self.make_expert(), self.rates[pilot], self.rates[pilot]),
+            int(source.generate_state(1)[0]) >> 1,
+            np.random.default_rng(source),
         )
-        return _mean(list(play_together(vector, episodes)))
 
-    def _episode(self, index: int, behavior: BehaviorPolicy) -> Playing:
-        source = np.random.SeedSequence([self.seed, index, _PILOT])
-        start = int(source.generate_state(1)[0]) >> 1
-        return Playing(behavior, start, np.random.default_rng(source))
+    def pilot(self, index: int) -> int:
+        """Return the position of an episode's share."""
+        return int(np.searchsorted(np.cumsum(self.counts), index, side="right"))
+
+    def play(self, make_env: MakeEnv, workers: int) -> list[Outcome]:
+        """Return the means at each share."""
+        total = sum(self.counts)
+        results: list[list[EpisodeResult]] = [[] for _ in self.rates]
+        with closing(behavior_vector(make_env, self, total, workers)) as vector:
+            for result in rollout_behavior(self, vector, range(total), seed=self.seed):
+                results[self.pilot(result.index)].append(result)
+        return [_mean(part) for part in results]
 
 
-def _mean(played: Sequence[Playing]) -> Outcome:
+def _mean(results: Sequence[EpisodeResult]) -> Outcome:
     """Return the means over episodes, in any order the same."""
-    outcomes = [episode.outcome for episode in played]
-    names = sorted({name for outcome in outcomes for name in outcome.metrics})
+    names = sorted({name for result in results for name in result.metrics})
     return Outcome(
-        math.fsum(outcome.episode_return for outcome in outcomes) / len(outcomes),
-        round(math.fsum(outcome.length for outcome in outcomes) / len(outcomes)),
+        math.fsum(result.episode_return for result in results) / len(results),
         {
-            name: math.fsum(o.metrics.get(name, 0.0) for o in outcomes) / len(outcomes)
+            name: math.fsum(r.metrics.get(name, 0.0) for r in results) / len(results)
             for name in names
         },
     )
-
-
-def _play_all(pilots: Sequence[_Pilot], workers: int) -> list[Outcome]:
-    vector = together(pilots[0].make_env, min(pilots[0].episodes, TOGETHER))
-    if vector is not None:
-        with closing(vector):
-            return [pilot.mean_together(vector) for pilot in pilots]
-    if workers <= 1:
-        return [pilot.mean() for pilot in pilots]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(pilots)), mp_context=context) as pool:
-        return list(pool.map(_Pilot.mean, pilots))
 
 
 def _decreasing(scores: Curve) -> Curve:

@@ -1,37 +1,63 @@
-"""Behavior policies by name."""
+"""Behavior policies by name, and the user's own by import path."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from pkgutil import iter_modules
+from typing import TypeVar
 
-from mads4.behavior.noise import Noisy
-from mads4.behavior.protocol import BehaviorPolicy
+import mads4.behavior
+from mads4.envs.protocol import BehaviorPolicy
 from mads4.errors import UserError, did_you_mean
 
-BEHAVIORS = {
-    "focus_fire": "mads4.behavior.smax:FocusFire",
-    "greedy": "mads4.behavior.greedy:Greedy",
-    "heuristic": "mads4.behavior.smax:BuiltIn",
-    "planner": "mads4.behavior.planner:CooperativePlanner",
-    "random": "mads4.behavior.noise:Random",
-}
-"""Name → module and class, imported when first asked for."""
+KEY = "dataset.behavior_policy"
+
+_POLICIES: dict[str, Callable[[], BehaviorPolicy]] = {}
+
+PolicyT = TypeVar("PolicyT", bound=BehaviorPolicy)
+
+
+def register(name: str) -> Callable[[type[PolicyT]], type[PolicyT]]:
+    """Return a class decorator that makes a behavior policy available as `name`.
+
+    Any module in `mads4.behavior` may use it; nothing else has to know the policy.
+    """
+
+    def add(policy: type[PolicyT]) -> type[PolicyT]:
+        _POLICIES[name] = policy
+        return policy
+
+    return add
+
+
+def behavior_names() -> list[str]:
+    """Return the names of all registered behavior policies."""
+    for module in iter_modules(mads4.behavior.__path__, "mads4.behavior."):
+        import_module(module.name)
+    return sorted(_POLICIES)
 
 
 def make_behavior(name: str) -> BehaviorPolicy:
-    """Return the behavior policy `name` without noise.
+    """Return the behavior policy `name`, or ``package.module:function``'s, without noise.
 
     Raises:
-        UserError: an unknown name.
+        UserError: an unknown name, or a function that cannot be imported.
     """
-    if name not in BEHAVIORS:
-        near = did_you_mean(name, BEHAVIORS)
-        raise UserError(f"behavior: got '{name}', expected one of {', '.join(BEHAVIORS)}.{near}")
-    module, _, member = BEHAVIORS[name].partition(":")
-    make: Callable[[], BehaviorPolicy] = getattr(import_module(module), member)
-    return make()
+    if ":" in name:
+        from mads4.settings import load  # worker processes do without pydantic
+
+        policy: BehaviorPolicy = load(name, KEY)()
+        return policy
+    names = behavior_names()
+    if name not in names:
+        near = did_you_mean(name, names)
+        raise UserError(
+            f"{KEY}: got '{name}', expected one of {', '.join(names)} or "
+            f"package.module:function.{near}"
+        )
+    return _POLICIES[name]()
 
 
 @dataclass(frozen=True)
@@ -39,7 +65,7 @@ class BehaviorFactory:
     """Makes a behavior policy with its noise; picklable, so that worker processes can call it."""
 
     name: str
-    """One of `BEHAVIORS`."""
+    """As `make_behavior` takes it."""
     low: float = 0.0
     """Smallest share of random actions in an episode."""
     high: float = 0.0
@@ -47,5 +73,7 @@ class BehaviorFactory:
 
     def __call__(self) -> BehaviorPolicy:
         """Return a new behavior policy."""
+        from mads4.behavior.noise import Noisy  # it registers a policy itself
+
         behavior = make_behavior(self.name)
         return Noisy(behavior, self.low, self.high) if self.high > 0.0 else behavior

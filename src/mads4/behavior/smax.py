@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.smax.scenarios import STOP
+from mads4.behavior.registry import register
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
+from mads4.envs.smax.engine import STOP
 from mads4.errors import UserError
 from mads4.types import IntArray, TimeStep
 
@@ -23,10 +24,11 @@ MELEE = 2.5
 KEEP_OFF = 0.5
 """How far beyond its reach a melee enemy is kept while the weapon is not ready."""
 MARGIN = 2.5
-"""Nobody runs nearer than this to the edge of the ground, which kills."""
+"""No unit runs nearer than this to the edge of the ground, which kills."""
 
 
-class FocusFire:
+@register("focus_fire")
+class FocusFire(BehaviorPolicy):
     """Everybody shoots at the enemy that is soonest dead; shooters back off from melee units.
 
     Every decision follows from where units are and how they are, and there is no memory, so that a
@@ -41,10 +43,6 @@ class FocusFire:
         """
         self._env = _battle(env, "focus_fire")
         self._rules = self._env.rules
-
-    def metrics(self) -> dict[str, float]:
-        """Nothing to tell."""
-        return {}
 
     def act(self, now: TimeStep) -> IntArray:
         """Return the actions (N,)."""
@@ -90,7 +88,8 @@ class FocusFire:
         return int(np.argmax(np.where(inside, COMPASS @ push, -np.inf)))
 
 
-class BuiltIn:
+@register("heuristic")
+class BuiltIn(BehaviorPolicy):
     """jaxmarl's own heuristic, which also plays the enemies: the nearest enemy, until it is dead.
 
     It sees what the agents see.
@@ -104,10 +103,6 @@ class BuiltIn:
         """
         self._player = _battle(env, "heuristic").player()
         self._rng = rng
-
-    def metrics(self) -> dict[str, float]:
-        """Nothing to tell."""
-        return {}
 
     def act(self, now: TimeStep) -> IntArray:
         """Return the actions (N,)."""

@@ -47,7 +47,7 @@ class Reservations:
         )
 
     def free_from(self, time: int, cell: int) -> bool:
-        """Return whether nobody takes `cell` from `time` to the end of the window."""
+        """Return whether no robot takes `cell` from `time` to the end of the window."""
         return not any(cell in cells for cells in self.cells[time:])
 
     @contextmanager
@@ -125,7 +125,7 @@ def find_path(
 ) -> list[int] | None:
     """Return the poses at times 0 … ``window`` of the quickest way along `route`, or None.
 
-    Only the window is searched; what lies beyond counts as if nobody were in the way. None means
+    Only the window is searched; what lies beyond counts as if it were free. None means
     that every way, waiting included, runs into a reservation.
     """
     path = _unhindered_path(motion, pose, route, reserved)
@@ -135,7 +135,7 @@ def find_path(
 def _unhindered_path(
     motion: MotionTables, pose: int, route: Leg, reserved: Reservations
 ) -> list[int] | None:
-    """Follow the table downhill for as long as nobody is in the way; None if somebody is."""
+    """Follow the table downhill for as long as it is free; None if it is not."""
     leg, path, left = route, [pose], route.table[pose] + route.offset
     for time in range(1, reserved.window + 1):
         if left == 0:

@@ -14,7 +14,7 @@ from mads4.data.directory import data_directory
 from mads4.data.fetch import fetch
 from mads4.data.store import read_header
 from mads4.errors import UserError
-from mads4.progress import progress_bar
+from mads4.logging import progress_bar
 
 MEBIBYTE = 1 << 20
 WIDE = 130

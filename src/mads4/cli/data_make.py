@@ -15,11 +15,11 @@ from mads4.cli.data_open import Source, open_source
 from mads4.data import edit
 from mads4.data.convert import convert as write_converted
 from mads4.data.dataset import DatasetHeader
+from mads4.data.directory import locked
 from mads4.data.formats.recording import Recording
 from mads4.data.guess import looks_like
-from mads4.data.lock import locked
 from mads4.errors import UserError
-from mads4.progress import Advance, progress_bar
+from mads4.logging import Advance, progress_bar
 from mads4.types import Episode
 
 _WRITERS = {

@@ -18,7 +18,7 @@ from mads4.data.sources import describe
 from mads4.data.store import read_header
 from mads4.errors import UserError
 from mads4.io import json_safe
-from mads4.progress import progress_bar
+from mads4.logging import progress_bar
 from mads4.types import Episode
 
 UNKNOWN_WITHOUT_NAMES = ("env", "scenario", "state_encoding", "reward_definition")

@@ -1,4 +1,4 @@
-"""`mads4 doctor`: what is installed, what this machine offers, and whether it computes right."""
+"""`mads4 doctor`: check the installation, the machine and the kernels' results."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mads4.cli.doctor_text import report
 from mads4.io import json_safe
 
 Facts = dict[str, Any]
-"""Plain values, fit for JSON."""
+"""JSON-compatible values."""
 
 SLOW_MILLISECONDS = 5000.0
-"""A backend whose self-test takes longer has most likely been compiling."""
+"""A backend whose self-test takes longer was most likely compiled in it."""
 
 
 def run(command: str, argv: list[str]) -> int:
-    """Run `mads4 doctor`; the exit code is 1 when something needed is missing or computes wrong."""
+    """Run `mads4 doctor`; return 1 if a requirement is missing or a result is wrong, else 0."""
     parser = argparse.ArgumentParser(prog=f"mads4 {command}", description=__doc__)
     parser.add_argument("--json", action="store_true", help="machine-readable output")
-    parser.add_argument("--no-selftest", action="store_true", help="leave the self-test out")
+    parser.add_argument("--no-selftest", action="store_true", help="skip the self-test")
     args = parser.parse_args(argv)
-    with contextlib.redirect_stdout(sys.stderr):  # backends announce there what they compile
+    with contextlib.redirect_stdout(sys.stderr):  # backends print while they compile
         facts = json_safe(examine(selftest=not args.no_selftest))
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2, allow_nan=False) + "\n")
@@ -39,10 +39,10 @@ def run(command: str, argv: list[str]) -> int:
 
 
 def examine(selftest: bool = True) -> Facts:
-    """Return everything that `mads4 doctor` says, as plain values.
+    """Return everything that `mads4 doctor` reports.
 
     Args:
-        selftest: Whether to compare the kernel backends with plain formulas, too.
+        selftest: whether to compare the kernel backends with reference formulas.
     """
     packages = installation.required_packages()
     facts: Facts = {
@@ -60,7 +60,7 @@ def examine(selftest: bool = True) -> Facts:
     problems = [entry["problem"] for entry in packages.values() if entry["problem"]]
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: one of its libraries does not load
+    except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
         problems.append(f"PyTorch cannot be imported: {error}")
     else:
         facts["cuda"] = installation.cuda()
@@ -78,7 +78,7 @@ def examine(selftest: bool = True) -> Facts:
 
 
 def kernels(device: str) -> Facts:
-    """Return what speaks against each kernel backend on a device, and which `auto` takes."""
+    """Return why each kernel backend cannot run on a device, and which one `auto` selects."""
     from mads4.kernels.backends import AUTO, NAMES, choose
 
     against = {name: _reason_against(name, device) for name in NAMES}
@@ -86,7 +86,7 @@ def kernels(device: str) -> Facts:
     try:
         choice = choose(AUTO, device)
         auto = {"backend": choice.backend.name, "reason": choice.reason}
-    except Exception as error:  # auto asks the same probes
+    except Exception as error:  # auto uses the same probes
         auto = {"backend": None, "reason": _failed_probe(error)}
     return {"device": device, "against": against, "auto": auto}
 
@@ -97,7 +97,7 @@ def _reason_against(name: str, device: str) -> str | None:
     _announce(f"probing {name} on {device}", name)
     try:
         return reason_against(name, device)
-    except Exception as error:  # a broken probe is itself the finding
+    except Exception as error:  # a failing probe is a finding itself
         return _failed_probe(error)
 
 
@@ -106,16 +106,16 @@ def _failed_probe(error: Exception) -> str:
 
 
 def _announce(what: str, backend: str) -> None:
-    """Announce what may take a while: backends other than torch compile at first use."""
+    """Announce a possible wait: backends other than torch are compiled at first use."""
     if backend != "torch" and sys.stderr.isatty():
-        sys.stderr.write(f"{what}; the very first time it compiles, which may take minutes ...\n")
+        sys.stderr.write(f"{what}; compilation at first use may take minutes ...\n")
 
 
 def self_test(devices: list[Facts]) -> list[Facts]:
-    """Compare every backend that can run, on every device, with plain formulas.
+    """Compare every available backend on every device with reference formulas.
 
     Args:
-        devices: From `kernels`.
+        devices: as returned by `kernels`.
 
     Returns:
         One entry per backend, device, operation and precision, see `mads4.kernels.selftest.Check`.
@@ -140,7 +140,7 @@ def self_test(devices: list[Facts]) -> list[Facts]:
 
 
 def wrong_results(results: list[Facts]) -> list[str]:
-    """Return one sentence per backend and device that does not compute what it should."""
+    """Return one sentence per backend and device with wrong results."""
     wrong: dict[tuple[str, str], list[str]] = {}
     for row in results:
         if not row["passed"]:
@@ -148,14 +148,14 @@ def wrong_results(results: list[Facts]) -> list[str]:
             what += f" ({row['failure']})" if row["failure"] else ""
             wrong.setdefault((row["backend"], row["device"]), []).append(what)
     return [
-        f"the {name} backend does not compute right on {device}: {', '.join(what)}. "
-        "Take another one by kernel=<name>."
+        f"the {name} backend gives wrong results on {device}: {', '.join(what)}. "
+        "Select another one with kernel=<name>."
         for (name, device), what in wrong.items()
     ]
 
 
 def notes(facts: Facts) -> list[str]:
-    """Return what hinders nothing yet, or explains what one sees."""
+    """Return warnings and explanations that are no problems."""
     found = [
         f"{place['what']} cannot be written to {place['path']}: {place['against']}. "
         f"Set {place['variable']} to another folder."
@@ -166,8 +166,8 @@ def notes(facts: Facts) -> list[str]:
     for row in facts["selftest"] or []:
         spent[row["backend"]] = spent.get(row["backend"], 0.0) + row["milliseconds"]
     found += [
-        f"the self-test of {name} took {total / 1e3:.0f} s: at first use it compiles, "
-        "and keeps the result for the next time."
+        f"the self-test of {name} took {total / 1e3:.0f} s: it is compiled at first use and cached "
+        "for later ones."
         for name, total in spent.items()
         if total > SLOW_MILLISECONDS
     ]

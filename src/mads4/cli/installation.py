@@ -46,14 +46,15 @@ def required_packages() -> dict[str, Facts]:
     for requirement in map(Requirement, entries):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        name, installed, problem = requirement.name, version(requirement.name), None
+        name, installed = requirement.name, version(requirement.name)
+        problem = ""
         wanted = f"{name}{requirement.specifier}"
         if installed is None:
             problem = f"{name} is missing: pip install '{wanted}'"
         elif not requirement.specifier.contains(installed, prereleases=True):
             problem = f"{name} {installed} does not fit: pip install '{wanted}'"
         needed = str(requirement.specifier)
-        found[name] = {"version": installed, "needed": needed, "problem": problem}
+        found[name] = {"version": installed, "needed": needed, "problem": problem or None}
     return found
 
 

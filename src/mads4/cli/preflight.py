@@ -1,7 +1,7 @@
-"""Whether games, simulators and data sets of a command line are here, asked before it starts.
+"""Checks that games, simulators and data sets are installed, before a command starts.
 
-A run that trains for hours should not end because there is no game to evaluate in, and a sweep
-should not be half done when the first data set is found missing.
+Otherwise a run would train for hours and then fail to evaluate, or a sweep would stop halfway at
+the first missing data set.
 """
 
 from __future__ import annotations
@@ -14,66 +14,46 @@ from mads4.config.dataset import RecordedDataset
 from mads4.config.env import SmaxEnv
 from mads4.config.smac import SmacEnv, SmacliteEnv
 from mads4.data import registry
-from mads4.envs.smac import installation, starcraft
+from mads4.envs.smac import installation
 from mads4.envs.smax import runtime
 from mads4.errors import UserError
 
 
 def require_present(plan: Plan) -> None:
-    """Raise one `UserError` with everything that the plan's jobs in StarCraft's battles lack.
+    """Raise one `UserError` listing everything that the plan's jobs lack, each problem once.
 
-    Of SMAX and SMAClite no package is imported: only whether they are there is asked.
+    The packages jaxmarl and smaclite are located, not imported.
     """
-    checks = (_game, _simulator, _data)
-    found = [p for check in checks for config in plan.configs for p in check(config)]
-    lacking = dict.fromkeys(found)
-    if lacking:
+    checks = (_simulator, _data)
+    problems = [line for check in checks for config in plan.configs for line in check(config)]
+    if problems:
         count = len(plan.configs)
-        raise UserError(
-            "\n".join(
-                [
-                    f"{'the command' if count == 1 else f'some of the {count} jobs'} cannot run "
-                    "on this machine, and nothing was started:",
-                    *(f"- {problem}" for problem in lacking),
-                ]
-            )
-        )
-
-
-def _game(config: AnyConfig) -> Iterable[str]:
-    """Yield what StarCraft II lacks; a name that no map has is told, not looked for as a file."""
-    env = getattr(config, "env", None)
-    if not isinstance(env, SmacEnv) or env.simulator != installation.SIMULATOR:
-        return
-    unknown = installation.unknown_map(env.scenario)
-    if unknown:
-        yield unknown
-    # Without the game all maps are missing, which is said once.
-    any_map = unknown is not None or starcraft.newest_build() is None
-    parts = installation.examine(None if any_map else env.scenario, env.options.game_version)
-    needed = parts if unknown is None else [part for part in parts if part.name != "maps"]
-    yield from (part.problem for part in needed if part.problem)
+        jobs = "the command" if count == 1 else f"some of the {count} jobs"
+        head = f"{jobs} cannot run on this machine, and nothing was started:"
+        raise UserError("\n".join([head, *(f"- {line}" for line in dict.fromkeys(problems))]))
 
 
 def _simulator(config: AnyConfig) -> Iterable[str]:
-    """Yield which packages of a simulator without the game are missing."""
+    """Yield what the environment's game or simulator lacks."""
     env = getattr(config, "env", None)
-    problem = None
-    if isinstance(env, SmaxEnv):
-        problem = runtime.missing()
+    problems: list[str | None] = []
+    if isinstance(env, SmacEnv) and env.simulator == installation.SIMULATOR:
+        parts = installation.examine(env.scenario, env.options.game_version)
+        problems = [part.problem for part in parts]
+    elif isinstance(env, SmaxEnv):
+        problems = [runtime.missing()]
     elif isinstance(env, SmacliteEnv) and (absent := installation.lite().problem):
-        problem = f"env=smaclite: {absent}"
-    if problem:
-        yield problem
+        problems = [f"env=smaclite: {absent}"]
+    yield from filter(None, problems)
 
 
 def _data(config: AnyConfig) -> Iterable[str]:
-    """Yield what is wrong with a data set that is only known by the environment and a quality."""
+    """Yield what is wrong with a data set selected by environment and quality."""
     dataset, env = getattr(config, "dataset", None), getattr(config, "env", None)
     if not isinstance(dataset, RecordedDataset) or not isinstance(env, SmacEnv) or dataset.path:
         return
     if env.simulator == installation.SIMULATOR and installation.unknown_map(env.scenario):
-        return  # there are no data of no map
+        return  # reported by `_simulator`
     try:
         entry = registry.choose(dataset.name, env.name, env.scenario, dataset.quality)
     except UserError as error:

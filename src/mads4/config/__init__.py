@@ -4,6 +4,7 @@ The YAML files of `mads4.conf` hold the values, these classes say what they mean
 allowed; `mads4.config.validation.parse` joins the two. Nothing here imports torch or hydra.
 """
 
+from mads4.config.algorithm import AlgorithmConfig
 from mads4.config.commands import (
     AnyConfig,
     CollectConfig,
@@ -35,18 +36,18 @@ from mads4.config.model import (
     ModelConfig,
     TransformerConfig,
 )
-from mads4.config.online import OnlineTrainerConfig
 from mads4.config.smac import SmacEnv, SmacliteEnv
 from mads4.config.trainer import (
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
-    SSMLearningRates,
+    OnlineTrainerConfig,
     TrainerConfig,
 )
 
 __all__ = [
     "PLAYERS",
     "AlberdiceDataset",
+    "AlgorithmConfig",
     "AnyConfig",
     "CollectConfig",
     "Command",
@@ -75,7 +76,6 @@ __all__ = [
     "ProbeConfig",
     "RecordedDataset",
     "RwareEnv",
-    "SSMLearningRates",
     "SSMParameter",
     "Section",
     "SmacEnv",

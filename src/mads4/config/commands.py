@@ -6,6 +6,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from mads4.algorithms.bc import BCConfig
+from mads4.algorithms.mappo import MAPPOConfig
+from mads4.config.algorithm import AlgorithmConfig
 from mads4.config.dataset import DatasetConfig, GeneratedDataset
 from mads4.config.env import EnvConfig, RwareEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
@@ -40,6 +43,10 @@ class Config(Command):
     dataset: DatasetConfig = GeneratedDataset()
     model: ModelConfig = Mads4Config()
     kernel: KernelConfig = KernelConfig()
+    algorithm: AlgorithmConfig = BCConfig()
+    """Algorithm of the training, or of its offline phase."""
+    online_algorithm: AlgorithmConfig = MAPPOConfig()
+    """Algorithm of the online phase of trainer=offline_online."""
     trainer: TrainerConfig = OfflineTrainerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     logger: LoggerConfig = LoggerConfig()

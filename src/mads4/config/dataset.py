@@ -29,8 +29,11 @@ class GeneratedDataset(DatasetSection):
 
     name: Literal["generated"] = "generated"
     """Kind of data set."""
-    behavior_policy: Literal["greedy", "planner", "focus_fire", "heuristic", "random"] | None = None
-    """Who plays: an expert for the environment, or random; null takes the best to learn from."""
+    behavior_policy: (
+        Literal["greedy", "planner", "focus_fire", "heuristic", "random"] | Factory | None
+    ) = None
+    """Expert for the environment, random, or `package.module:function` that makes a
+    `mads4.envs.protocol.BehaviorPolicy`; null for the expert that is easiest to imitate."""
     quality: Annotated[Literal["expert", "good", "medium", "poor"], BeforeValidator(lower)] = (
         "expert"
     )

@@ -40,7 +40,7 @@ MAY_CHANGE = (
     "logger.",
     "trainer.log_interval",
     "trainer.checkpoint_interval",
-    "trainer.keep_every",
+    "trainer.save_interval",
 )
 """Settings (or groups, with a final dot) that do not change what is trained."""
 

@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from mads4.algorithms.mappo import MAPPOConfig
 from mads4.config import (
     PLAYERS,
     Command,
+    Config,
     EvaluatorConfig,
     GeneratedDataset,
     OfflineOnlineTrainerConfig,
@@ -71,57 +73,49 @@ def parse(
 
 def validate(config: Command) -> list[str]:
     """Return one line for each combination of values that cannot work together."""
-    model, trainer = getattr(config, "model", None), getattr(config, "trainer", None)
+    model = getattr(config, "model", None)
     problems = [] if model is None else model.problems("model")
-    if isinstance(trainer, OfflineTrainerConfig):
-        problems += _validate_offline(trainer, "trainer")
-    if isinstance(trainer, OfflineOnlineTrainerConfig):
-        problems += _validate_offline(trainer.offline, "trainer.offline")
-        problems += _validate_online(trainer.online, "trainer.online")
-    if isinstance(trainer, OnlineTrainerConfig):
-        problems += _validate_online(trainer, "trainer")
+    if isinstance(config, Config):
+        problems += config.trainer.problems("trainer") + _validate_phases(config)
     evaluator, env = getattr(config, "evaluator", None), getattr(config, "env", None)
     if isinstance(evaluator, EvaluatorConfig) and isinstance(env, SmacEnv):
         problems += evaluator.video_problems(env.name)
     return problems + _validate_dataset(config)
 
 
-def _validate_offline(trainer: OfflineTrainerConfig, where: str) -> list[str]:
+def _validate_phases(config: Config) -> list[str]:
+    """Return one line for each algorithm that does not fit the phase that it is chosen for."""
+    trainer = config.trainer
+    if isinstance(trainer, OfflineOnlineTrainerConfig):
+        chosen = [("algorithm", "offline", trainer.offline.steps)]
+        chosen.append(("online_algorithm", "online", trainer.online.iterations))
+    elif isinstance(trainer, OfflineTrainerConfig):
+        chosen = [("algorithm", "offline", trainer.steps)]
+    else:
+        chosen = [("algorithm", "online", trainer.iterations)]
     problems = []
-    if trainer.warmup_steps > trainer.steps:
-        problems.append(
-            f"{where}.warmup_steps: got {trainer.warmup_steps}, more than "
-            f"{where}.steps {trainer.steps}"
-        )
-    if trainer.windows == "consecutive" and trainer.window is None:
-        problems.append(
-            f"{where}.windows: 'consecutive' needs the length of a window; give {where}.window"
-        )
-    if trainer.windows == "consecutive" and trainer.sampling != "uniform":
-        problems.append(
-            f"{where}.sampling: '{trainer.sampling}' does not go with "
-            f"{where}.windows=consecutive, which takes every episode in turn; use uniform"
-        )
-    if trainer.return_temperature is not None and trainer.sampling != "return":
-        problems.append(f"{where}.return_temperature: means something with sampling=return only")
+    for key, phase, steps in chosen:
+        algorithm = getattr(config, key)
+        if algorithm.phase != phase:
+            word = key if key == "algorithm" else f"algorithm@{key}"
+            fitting = "bc or icq" if phase == "offline" else "mappo"
+            problems.append(
+                f"{word}: '{algorithm.name}' learns {algorithm.phase}, and trainer={trainer.name} "
+                f"needs one that learns {phase}; use {word}={fitting}"
+            )
+        else:
+            problems += algorithm.problems(key, steps)
     return problems
-
-
-def _validate_online(trainer: OnlineTrainerConfig, where: str) -> list[str]:
-    if trainer.kept_episodes == 0 or trainer.cloning_weight > 0.0:
-        return []
-    return [
-        f"{where}.kept_episodes: got {trainer.kept_episodes}, but nothing is cloned from them "
-        f"with {where}.cloning_weight=0; give a weight"
-    ]
 
 
 def _validate_dataset(config: Command) -> list[str]:
     dataset, trainer = getattr(config, "dataset", None), getattr(config, "trainer", None)
-    if isinstance(trainer, OnlineTrainerConfig) and trainer.cloning_weight == 0.0:
-        return []  # no data set is looked for
+    if isinstance(trainer, OnlineTrainerConfig) and not _imitates(config):
+        return []  # no data set is needed
     if not isinstance(dataset, GeneratedDataset) or dataset.behavior_policy == "random":
         return []
+    if dataset.behavior_policy is not None and ":" in dataset.behavior_policy:
+        return []  # the user's own
     env = getattr(config, "env", None)
     if env is None:
         return []
@@ -138,6 +132,12 @@ def _validate_dataset(config: Command) -> list[str]:
         f"dataset.behavior_policy: {who} play env={env.name}; use {known}"
         "dataset.behavior_policy=random, dataset=file, dataset=alberdice or dataset=custom"
     ]
+
+
+def _imitates(config: Command) -> bool:
+    """Return whether an online training also clones recorded behavior."""
+    algorithm = getattr(config, "algorithm", None)
+    return isinstance(algorithm, MAPPOConfig) and algorithm.bc_coef > 0.0
 
 
 def describe(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mads4.data.dataset import Dataset
 from mads4.data.stored_array import Array, StoredArray, rows_into
-from mads4.types import IntArray, SequenceBatch
+from mads4.types import BoolArray, IntArray, SequenceBatch
 
 READERS = 4
 """Threads that share a batch's episodes when they are read from a file: the system copies, and
@@ -54,7 +54,9 @@ def gather(
     steps = int(length.max()) if window is None else window
     with _map_for(dataset) as each:
         blocks = _Blocks(dataset.start[episode] + skipped, length, steps, each, pin_memory)
-        return _copied(dataset, blocks, skipped)
+        left = dataset.table.length[episode] - skipped - length
+        ended = dataset.table.terminated[episode] & (left == 0)
+        return _copied(dataset, blocks, skipped, ended)
 
 
 @contextmanager
@@ -119,8 +121,17 @@ class _Blocks:
         return result
 
 
-def _copied(dataset: Dataset, blocks: _Blocks, skipped: IntArray) -> SequenceBatch:
-    """Return the blocks of all arrays; (B,) `skipped` steps of their episodes lie before them."""
+def _copied(
+    dataset: Dataset, blocks: _Blocks, skipped: IntArray, ended: BoolArray
+) -> SequenceBatch:
+    """Return the blocks of all arrays.
+
+    Args:
+        dataset: where they come from.
+        blocks: which rows.
+        skipped: (B,) steps of the episodes before the blocks.
+        ended: (B,) blocks at whose last row the task ended.
+    """
     action = blocks.copy(dataset.action, np.int64)
     mask, previous = blocks.empty((), np.bool_), blocks.empty(tuple(action.shape[2:]), np.int64)
     # NumPy fills them, as PyTorch would share so little work out to threads that may be busy.
@@ -131,6 +142,10 @@ def _copied(dataset: Dataset, blocks: _Blocks, skipped: IntArray) -> SequenceBat
     last = dataset.action[blocks.start - 1].astype(np.int64)
     before[:, 0] = np.where(skipped[:, None] > 0, last, -1)
     before[~real] = 0
+    terminated, follows = blocks.empty((), np.bool_), blocks.empty((), np.bool_)
+    place, last_row = np.arange(blocks.steps), blocks.length[:, None] - 1
+    terminated.numpy()[...] = (place == last_row) & ended[:, None]
+    follows.numpy()[...] = place < last_row
     return SequenceBatch(
         observation=blocks.copy(dataset.observation),
         state=blocks.copy(dataset.state),
@@ -138,5 +153,8 @@ def _copied(dataset: Dataset, blocks: _Blocks, skipped: IntArray) -> SequenceBat
         action=action,
         previous_action=previous,
         return_to_go=blocks.copy(dataset.return_to_go),
+        reward=blocks.copy(dataset.reward),
+        terminated=terminated,
+        follows=follows,
         mask=mask,
     )

@@ -1,4 +1,4 @@
-"""Recording a data set with a behavior policy, in parallel, and never losing what is finished."""
+"""Recording a data set with a behavior policy, in parallel, without losing finished episodes."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mads4.behavior.play import TOGETHER
-from mads4.behavior.protocol import BehaviorPolicy
-from mads4.data.record import Recorder
 from mads4.data.shards import Parts, Settings
 from mads4.data.store import read_header
-from mads4.data.workers import play_in_workers
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
+from mads4.envs.vector import Incidents
 from mads4.errors import UserError
-from mads4.rollout.supervision import Incidents
-from mads4.rollout.vector import VectorEnv, make_vector, together
+from mads4.rollout import SeededPlan, behavior_vector, rollout_behavior
 from mads4.types import EnvSpec, Episode
 
-logger = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
 """At most this much work is lost when the process is killed."""
@@ -34,6 +30,15 @@ FLUSH_BYTES = 1 << 26
 
 Progress = Callable[[int, int], None]
 """Called with (finished episodes, all episodes), first with those of earlier calls."""
+
+STREAM = int.from_bytes(b"data", "big") << 32
+"""Added to the seed, so that no evaluation starts from a recorded episode's initial state."""
+
+_ADVICE = (
+    "Use fewer workers, if memory ran out (exit code -9), or workers=1 to see what happens; if the "
+    "environment is merely slow and has env.supervision, raise its reset_timeout and "
+    "step_timeout. Finished episodes are kept."
+)
 
 
 def collect(
@@ -64,12 +69,12 @@ def collect(
         path: The HDF5 file.
         behavior: Describes the behavior and the environment's options completely: two
             recordings with equal spec, seed and description are taken to be the same.
-        workers: Processes that play; 0 and 1 play in this one. Environments that are many in one
-            process (`mads4.rollout.vector.together`) need no others. If `make_env` has an attribute
-            `supervision`, that is heeded from 1 on: one process for each environment.
+        workers: Processes that play; 0 and 1 play in this one. Environments that one call steps
+            (`mads4.rollout.vector.batched`) need no others. If `make_env` has an attribute
+            `supervision`, it applies from 1 on: one process for each environment.
         name: Name of the data set; the file's stem when empty.
-        on_progress: Told about every finished episode.
-        on_incidents: Told at the end how often supervised environments have failed in this call.
+        on_progress: Called for every finished episode.
+        on_incidents: Called at the end with the failures of supervised environments in this call.
         flush_seconds: Time between two writes of finished episodes.
 
     Returns:
@@ -95,8 +100,9 @@ def collect(
                 parts.open()
                 missing = parts.missing(episodes)
                 keeper = _Keeper(parts, missing, episodes, on_progress, flush_seconds)
-                recorder = Recorder(make_env, make_behavior, seed)
-                _play(recorder, missing, workers, keeper, on_incidents)
+                if missing:
+                    plan = SeededPlan(make_behavior, seed, STREAM)
+                    _play(make_env, plan, missing, workers, keeper, on_incidents)
                 parts.join(path, episodes, name)
     parts.remove()
     return path
@@ -164,7 +170,7 @@ class _Keeper:
     def stop(self) -> None:
         """Write what waits, and say how to go on."""
         self.flush()
-        logger.warning(
+        _LOG.warning(
             "Stopped: %d of %d episodes are kept in %s; the same command goes on from there.",
             self._done,
             self._total,
@@ -173,49 +179,32 @@ class _Keeper:
 
 
 def _play(
-    recorder: Recorder,
+    make_env: Callable[[], MultiAgentEnv],
+    plan: SeededPlan,
     missing: list[int],
     workers: int,
     keeper: _Keeper,
     on_incidents: Callable[[Incidents], None] | None,
 ) -> None:
     """Play the missing episodes; whatever happens, keep those that are finished."""
-    vector = _vector(recorder.make_env, len(missing), workers) if missing else None
-    if vector is not None:
-        played = recorder.play_together(vector, missing)
-    elif workers > 1:
-        played = play_in_workers(recorder, missing, workers)
-    else:
-        played = recorder.play(missing)
-    with closing(played):
+    with closing(behavior_vector(make_env, plan, len(missing), workers)) as vector:
         try:
-            for episode in played:
-                keeper.take(episode)
+            for result in rollout_behavior(plan, vector, missing, seed=plan.seed, advice=_ADVICE):
+                assert result.episode is not None, "behavior policies are recorded"
+                keeper.take(result.episode)
             keeper.flush()
         except BaseException:
             keeper.stop()
             raise
         finally:
-            if vector is not None and _supervised(recorder.make_env):
+            if workers > 0 and getattr(make_env, "supervision", None) is not None:
                 _report(vector.incidents, on_incidents)
-
-
-def _vector(make_env: Callable[[], MultiAgentEnv], episodes: int, workers: int) -> VectorEnv | None:
-    """Return environments to be stepped together, if they are many in one or supervised."""
-    vector = together(make_env, min(TOGETHER, episodes))
-    if vector is None and workers > 0 and _supervised(make_env):
-        return make_vector(make_env, min(workers, episodes))
-    return vector
-
-
-def _supervised(make_env: Callable[[], MultiAgentEnv]) -> bool:
-    return getattr(make_env, "supervision", None) is not None
 
 
 def _report(incidents: Incidents, on_incidents: Callable[[Incidents], None] | None) -> None:
     if incidents != Incidents():
         counts = (f"{name} {count}" for name, count in incidents.to_dict().items())
-        logger.warning("environments: %s", ", ".join(counts))
+        _LOG.warning("environments: %s", ", ".join(counts))
     if on_incidents is not None:
         on_incidents(incidents)
 

@@ -17,7 +17,7 @@ class ConsecutiveSampler:
     `begins` tells which. Rows walk through one shuffled circle of episodes, each from a place of
     its own, an equal number of episodes apart. Once around (as many steps as there are windows)
     each row has seen every episode exactly once, all are between two episodes, and the circle is
-    shuffled anew. So a batch is a function of (seed, step) alone, no window is cut short but an
+    reshuffled. So a batch is a function of (seed, step) alone, no window is cut short but an
     episode's last, and neighboring rows never show the same episode unless rows outnumber them.
     """
 

@@ -111,7 +111,7 @@ class MisfitError(UserError):
 
 def _misfit(number: int, what: str) -> MisfitError:
     return MisfitError(
-        f"Episode {number} cannot be stored: {what}. Mend the environment or reader it comes from."
+        f"Episode {number} cannot be stored: {what}. Fix the environment or reader."
     )
 
 

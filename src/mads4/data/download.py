@@ -15,7 +15,7 @@ from email.message import Message
 from pathlib import Path
 from typing import IO, Any
 
-from mads4.data.lock import locked
+from mads4.data.directory import locked
 from mads4.data.sources import file_sha256
 from mads4.errors import UserError
 from mads4.io import write_json, write_text

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mads4.data.archive import extract
+from mads4.data.directory import locked
 from mads4.data.download import download
-from mads4.data.lock import locked
 from mads4.data.registry import Entry
 from mads4.errors import UserError
 

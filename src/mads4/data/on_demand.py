@@ -15,8 +15,7 @@ import numpy as np
 
 from mads4.data.content import STEP_ARRAYS
 from mads4.data.dataset import Dataset
-from mads4.data.directory import data_directory
-from mads4.data.lock import locked
+from mads4.data.directory import data_directory, locked
 from mads4.data.store import write_dataset
 from mads4.data.store_read import check_returns, open_store, read_dataset, read_header, read_steps
 from mads4.data.store_stream import stream_episodes
@@ -122,7 +121,7 @@ def _samples_fast(path: Path) -> bool:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process may still take, or None where nobody says.
+    """Return the bytes that this process may still take, or None if unknown.
 
     The least of what Linux has to spare and what the control group (a container, a Slurm job)
     leaves; elsewhere all of the physical memory.

@@ -9,8 +9,8 @@ Layout (schema 1)::
     /episodes/<column>   (E,) length, return, terminated, truncated, seed
     /episodes/metrics    (E, M) columns in the alphabetical order of the header's ``metrics``
 
-Chunks are byte-shuffled deflate streams (``gzip``), made in threads by `mads4.data.chunks`: on
-binary features they read as fast as LZF, take half the space, and every HDF5 build reads them.
+Chunks are byte-shuffled deflate streams (``gzip``), which every HDF5 build reads; on binary
+features they read as fast as LZF and take half the space.
 The 1.10 file format puts checksums on HDF5's own structures, Fletcher-32 on the chunks, and
 SHA-256 on the content.
 """
@@ -28,8 +28,13 @@ import h5py
 import numpy as np
 
 import mads4
-from mads4.data.chunks import Encoder, GrowingArray
-from mads4.data.content import Array, content_fingerprint, digest, step_columns
+from mads4.data.content import (
+    Array,
+    StreamDigest,
+    content_fingerprint,
+    digest,
+    step_columns,
+)
 from mads4.data.dataset import DatasetHeader, EpisodeRow, EpisodeTable
 from mads4.data.store_read import FORMAT, SCHEMA_VERSION, read_dataset, read_header
 from mads4.errors import UserError
@@ -84,12 +89,8 @@ def write_dataset(
     if path.is_dir():
         raise UserError(f"Cannot write the data set {path}: it is a folder. Give a file name.")
     try:
-        with (
-            atomic_path(path) as beside,
-            h5py.File(beside, "w", libver="v110") as file,
-            Encoder.started() as encoder,
-        ):
-            writer = _Writer(file, spec, encoder, compress)
+        with atomic_path(path) as beside, h5py.File(beside, "w", libver="v110") as file:
+            writer = _Writer(file, spec, compress)
             for episode in episodes:
                 writer.append(episode)
             about = behavior() if callable(behavior) else behavior or {}
@@ -100,15 +101,44 @@ def write_dataset(
         ) from error
 
 
+class _GrowingArray:
+    """A resizable HDF5 array that is written whole chunks at a time, and its digest."""
+
+    def __init__(self, stored: h5py.Dataset) -> None:
+        self.dtype: np.dtype = stored.dtype
+        self.stream = StreamDigest()
+        self._stored = stored
+        self._chunk = np.empty(stored.chunks, stored.dtype)
+        self._filled = self._written = 0
+
+    def append(self, rows: Array) -> None:
+        """Copy rows, and write them once they fill a chunk."""
+        self.stream.update(rows)
+        done = 0
+        while done < len(rows):
+            count = min(len(rows) - done, len(self._chunk) - self._filled)
+            self._chunk[self._filled : self._filled + count] = rows[done : done + count]
+            self._filled, done = self._filled + count, done + count
+            if self._filled == len(self._chunk):
+                self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        end = self._written + self._filled
+        if self._filled:
+            self._stored.resize(end, axis=0)
+            self._stored[self._written : end] = self._chunk[: self._filled]
+        self._written, self._filled = end, 0
+
+
 class _Writer:
     """Appends episodes to an open HDF5 file and digests them on the way."""
 
-    def __init__(self, file: h5py.File, spec: EnvSpec, encoder: Encoder, compress: bool) -> None:
+    def __init__(self, file: h5py.File, spec: EnvSpec, compress: bool) -> None:
         self._file = file
         self._spec = spec
-        self._encoder = encoder
         self._compress = compress
-        self._steps: dict[str, GrowingArray] = {}
+        self._steps: dict[str, _GrowingArray] = {}
         self._rows: list[EpisodeRow] = []
 
     def append(self, episode: Episode) -> None:
@@ -116,7 +146,7 @@ class _Writer:
         columns = step_columns(self._spec, episode, len(self._rows))
         for name, block in columns.items():
             if name not in self._steps:
-                self._steps[name] = GrowingArray(self._create(name, block), self._encoder)
+                self._steps[name] = _GrowingArray(self._create(name, block))
             stored = self._steps[name]
             if stored.dtype != block.dtype:
                 raise UserError(
@@ -138,9 +168,6 @@ class _Writer:
         group.create_dataset("offsets", data=np.concatenate([[0], np.cumsum(table.length)]))
         for stored in self._steps.values():
             stored.flush()
-        self._encoder.finish()
-        for stored in self._steps.values():
-            stored.close()
         digests = {key: stored.stream.result() for key, stored in self._steps.items()}
         digests |= {key: digest(values) for key, values in columns.items()}
         spec = self._spec.to_dict()

@@ -13,7 +13,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from mads4.data.chunks import read_rows
 from mads4.data.content import (
     STATE_DTYPES,
     STEP_ARRAYS,
@@ -226,7 +225,7 @@ def _read_rows(
     first, last, _ = rows.indices(len(stored))
     array = np.empty((last - first, *stored.shape[1:]), stored.dtype)
     if array.size:
-        read_rows(stored, first, array)
+        stored.read_direct(array, np.s_[first:last])
     return array
 
 

@@ -139,7 +139,7 @@ def _layout(stored: h5py.Dataset) -> tuple[int, list[int]]:
 
 
 class _File:
-    """A file opened for reading at given places; closed when nobody refers to it any more."""
+    """A file opened for reading at given places; closed with the last reference to it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,7 +1,7 @@
-"""Repeated matrix games: one table of payoffs, nothing to see, everything to coordinate.
+"""Repeated matrix games: a payoff table, constant observations, a coordination problem.
 
-The default is the XOR game with a penalty on which AlberDICE (Matsunaga et al. 2023) shows why
-agents that clone a mixture of good joint actions independently of each other play bad ones.
+The default is the XOR game with a penalty. AlberDICE (Matsunaga et al. 2023) shows on it that
+agents that independently clone a mixture of good joint actions play bad ones.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from mads4.envs.rware_render import load_font
 from mads4.errors import UserError
 from mads4.types import EnvSpec, FloatArray, IntArray, TimeStep
 
@@ -22,28 +23,28 @@ VERSION = "1"
 PENALTY_XOR = ((0.0, 1.0), (1.0, -2.0))
 """Two agents: 1 for different actions, 0 for both 0, -2 for both 1."""
 CONSTANT = (0, 1, 0, 1)
-"""What every agent sees, and the global state, at every step: as in AlberDICE's recorded data."""
+"""Every observation and state, as in AlberDICE's recorded data."""
 
 _INK, _FAINT, _PAPER, _MARK = "#26323D", "#6B7784", "#FFFFFF", "#0B4F8A"
 _LOW, _HIGH = np.array([230, 159, 0]), np.array([0, 158, 115])  # Okabe and Ito's orange, green
-_PICTURE, _LARGEST_CELL, _LEAST_LABELLED = 256, 64, 28  # pixels: table, cell, cell with words
-_LEAST_WIDTH = 240  # pixels: what a film's header of three values needs
+_PICTURE, _LARGEST_CELL, _LEAST_LABELED = 256, 64, 28  # pixels: table, cell, cell with text
+_LEAST_WIDTH = 240  # pixels, for a video's header of three values
 
 
 class MatrixGame:
-    """A one-shot game played again and again by the same agents, who are paid as a team.
+    """A one-shot game repeated by the same agents, who share the team reward.
 
     Args:
         payoff: nested lists of numbers, one axis per agent: ``payoff[a0][a1]…`` is the team's
-            reward for the joint action (a0, a1, …). Where axes differ in length, an agent's
-            actions beyond its own axis are unavailable.
-        episode_limit: length of an episode in steps. Its end is a time limit, hence a truncation.
+            reward for the joint action (a0, a1, …). If axes differ in length, an agent's actions
+            beyond its own axis are unavailable.
+        episode_limit: length of an episode in steps; a time limit, hence a truncation.
 
     Raises:
-        UserError: a ragged payoff, or one with anything but finite numbers; no steps.
+        UserError: a ragged or empty payoff, or one that is not finite numbers; no steps.
 
-    Nothing is random: the seed of `reset` is not used. The metric ``coordinated`` counts the steps
-    with the table's highest payoff.
+    The game is deterministic: `reset` ignores its seed. The metric ``coordinated`` counts the steps
+    with the highest payoff of the table.
     """
 
     def __init__(self, payoff: npt.ArrayLike = PENALTY_XOR, episode_limit: int = 50) -> None:
@@ -74,16 +75,16 @@ class MatrixGame:
 
     @property
     def spec(self) -> EnvSpec:
-        """Sizes; the reward's name tells one table of payoffs from another."""
+        """Sizes; the reward's name identifies the payoff table."""
         return self._spec
 
     def reset(self, seed: int) -> TimeStep:
-        """Start an episode; all of them are alike, whatever the seed."""
+        """Start an episode; the seed has no effect."""
         self._step, self._last = 0, None
         return self._time_step(0.0, coordinated=False)
 
     def step(self, actions: IntArray) -> TimeStep:
-        """Pay for the joint action ``actions`` (N,)."""
+        """Play the joint action ``actions`` (N,)."""
         reward = float(self.rewards(np.asarray(actions)))
         self._last = tuple(int(action) for action in actions)
         self._step += 1
@@ -96,18 +97,18 @@ class MatrixGame:
             ValueError: an action that an agent does not have.
         """
         index = np.ravel_multi_index(tuple(np.moveaxis(actions, -1, 0)), self.payoff.shape)
-        paid: FloatArray = self.payoff.reshape(-1)[index]
-        return paid
+        payoffs: FloatArray = self.payoff.reshape(-1)[index]
+        return payoffs
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Return the table of payoffs with the last joint action framed, (height, width, 3) uint8.
+        """Return the payoff table with the last joint action framed, (height, width, 3) uint8 RGB.
 
         Rows are the actions of the first half of the agents, columns those of the others.
         """
         return _picture(self.payoff, self._last)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there is nothing to close."""
 
     def _time_step(self, reward: float, coordinated: bool) -> TimeStep:
         return TimeStep(
@@ -123,13 +124,13 @@ class MatrixGame:
 def _table(payoff: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return the payoffs as an array with one axis per agent."""
     expected = (
-        "expected nested lists of finite numbers, one axis per agent and all rows of an axis "
-        "equally long, for example [[0, 1], [1, -2]]"
+        "expected nested lists of finite numbers, one axis per agent and rows of equal length, "
+        "for example [[0, 1], [1, -2]]"
     )
     given = f"env.payoff: got {reprlib.repr(payoff)}"
     try:
         table = np.asarray(payoff)
-    except ValueError as error:  # NumPy's words for rows of unequal length
+    except ValueError as error:  # rows of unequal length
         raise UserError(f"{given}, whose rows differ; {expected}.") from error
     if table.dtype.kind not in "iuf" or not np.isfinite(table).all():
         raise UserError(f"{given}, not all finite numbers; {expected}.")
@@ -139,7 +140,7 @@ def _table(payoff: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _identity(table: npt.NDArray[np.float64]) -> str:
-    """Return eight characters that tell tables apart: results of two are never averaged."""
+    """Return a hash of 8 characters, so that results of different tables are not averaged."""
     return hashlib.sha256(json.dumps((table + 0.0).tolist()).encode()).hexdigest()[:8]
 
 
@@ -153,7 +154,7 @@ def _picture(
     spread = max(float(np.ptp(table)), 1e-12)
     share = ((table - table.min()) / spread)[..., None]
     cells = (_LOW + share * (_HIGH - _LOW)).round().astype(np.uint8)
-    margin = side // 2 if side >= _LEAST_LABELLED else 2
+    margin = side // 2 if side >= _LEAST_LABELED else 2
     wide = max(margin, (_LEAST_WIDTH - side * table.shape[1] + 1) // 2)
     framed = np.pad(
         cells.repeat(side, axis=0).repeat(side, axis=1),
@@ -162,7 +163,7 @@ def _picture(
     )
     image = Image.fromarray(framed)
     draw = ImageDraw.Draw(image)
-    if side >= _LEAST_LABELLED:
+    if side >= _LEAST_LABELED:
         _write(draw, payoff, side, (wide, margin))
     if marked is not None:
         row, column = divmod(int(np.ravel_multi_index(marked, payoff.shape)), table.shape[1])
@@ -175,35 +176,18 @@ def _picture(
 def _write(
     draw: ImageDraw.ImageDraw, payoff: npt.NDArray[np.float64], side: int, corner: tuple[int, int]
 ) -> None:
-    """Write every payoff into its cell, and the actions beside rows and above columns."""
+    """Write the payoffs into the cells, and the actions next to rows and above columns."""
     half, (left, top) = payoff.ndim // 2, corner
-    rows, columns = list(np.ndindex(payoff.shape[:half])), list(np.ndindex(payoff.shape[half:]))
-    value, action = _font(side * 0.34), _font(side * 0.24)
-    for i, first in enumerate(rows):
+    columns = list(np.ndindex(payoff.shape[half:]))
+    value, action = load_font(side * 0.34), load_font(side * 0.24)
+    for i, first in enumerate(np.ndindex(payoff.shape[:half])):
         middle = top + (i + 0.5) * side
-        draw.text((left - side / 4, middle), _word(first), fill=_FAINT, font=action, anchor="mm")
+        label = ",".join(map(str, first))
+        draw.text((left - side / 4, middle), label, fill=_FAINT, font=action, anchor="mm")
         for j, second in enumerate(columns):
-            center = (left + (j + 0.5) * side, middle)
-            shown = f"{payoff[first + second]:.3g}"
-            draw.text(
-                center,
-                shown,
-                fill=_PAPER,
-                font=value,
-                anchor="mm",
-                stroke_fill=_INK,
-                stroke_width=1,
-            )
+            center, shown = (left + (j + 0.5) * side, middle), f"{payoff[first + second]:.3g}"
+            stroke: dict[str, Any] = {"stroke_fill": _INK, "stroke_width": 1}
+            draw.text(center, shown, fill=_PAPER, font=value, anchor="mm", **stroke)
     for j, second in enumerate(columns):
-        center = (left + (j + 0.5) * side, top / 2)
-        draw.text(center, _word(second), fill=_FAINT, font=action, anchor="mm")
-
-
-def _word(actions: tuple[int, ...]) -> str:
-    return ",".join(map(str, actions))
-
-
-@lru_cache(maxsize=16)
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font, so that pictures do not depend on what is installed."""
-    return ImageFont.load_default(size)
+        center, label = (left + (j + 0.5) * side, top / 2), ",".join(map(str, second))
+        draw.text(center, label, fill=_FAINT, font=action, anchor="mm")

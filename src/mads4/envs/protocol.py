@@ -1,4 +1,4 @@
-"""What an environment must be able to do; everything outside `mads4.envs` uses only this."""
+"""What an environment, and a behavior policy beside it, must be able to do."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy.typing as npt
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 MAX_ATTEMPTS = 3
-"""How often an episode may break, or bring down its process, before it is given up."""
+"""How often an episode may break, or take down its process, before it is given up."""
 
 
 class BrokenEpisodeError(Exception):
-    """A simulator failed, so that the running episode says nothing about whoever plays it.
+    """A simulator failed, so that the running episode says nothing about the policy.
 
-    Raised by an environment's `reset` or `step`. The episode is thrown away and played again, from
+    Raised by an environment's `reset` or `step`. The episode is discarded and played again from
     its beginning; the environment must be able to begin it. The message follows "an environment".
     """
 
@@ -39,12 +39,37 @@ class MultiAgentEnv(Protocol):
         ...
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Return a picture of the present moment, (height, width, 3) uint8."""
+        """Return a picture of the current state, (height, width, 3) uint8."""
         ...
 
     def close(self) -> None:
         """Release processes, windows and files."""
         ...
+
+
+class BehaviorPolicy(Protocol):
+    """Chooses all agents' actions, with access to the environment's internals if it needs them.
+
+    It lives where its environment lives, in a worker process for instance. Data sets are recorded
+    with behavior policies; evaluations use them as baselines.
+    """
+
+    def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
+        """Start an episode in `env`, which has just been reset; all randomness comes from `rng`."""
+        ...
+
+    def act(self, now: TimeStep) -> IntArray:
+        """Return the actions (N,) for the environment's current state, available ones only.
+
+        Args:
+            now: the last time step. The environment may have executed other actions than those
+                returned before.
+        """
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Return facts on this episode that are worth storing, such as its share of noise."""
+        return {}
 
 
 EnvOptions = dict[str, Any]

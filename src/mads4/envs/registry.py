@@ -8,9 +8,8 @@ from importlib import import_module
 from typing import Any
 
 from mads4.envs.protocol import EnvOptions, MultiAgentEnv
+from mads4.envs.vector import Supervision, VectorEnv
 from mads4.errors import UserError, did_you_mean
-from mads4.rollout.supervision import Supervision
-from mads4.rollout.vector import VectorEnv
 from mads4.types import EnvSpec
 
 NAMES = ("matrix_game", "rware", "smac", "smaclite", "smax", "custom")

@@ -1,4 +1,4 @@
-"""The robotic warehouse (RWARE 2.0, Papoudakis et al. 2021) behind our environment protocol."""
+"""The Multi-Robot Warehouse (RWARE 2.0, Papoudakis et al. 2021) as an environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rware.warehouse import ObservationType, RewardType, Warehouse
 
 from mads4.envs.rware_render import render
 from mads4.envs.rware_state import ENCODINGS, StateEncoder
-from mads4.errors import UserError, did_you_mean
+from mads4.errors import UserError, require_choice
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 VERSION = "rware 2.0.0"
@@ -35,27 +35,19 @@ class Scenario:
 
     @classmethod
     def parse(cls, text: str) -> Scenario:
-        """Read ``tiny-2ag``, ``small-4ag-hard`` …; raise `UserError` naming the form otherwise."""
+        """Parse ``tiny-2ag``, ``small-4ag-hard`` …; raise `UserError` for any other form."""
         match = _SCENARIO.fullmatch(text)
         if match is None:
             raise UserError(
                 f"env.scenario: got '{text}', expected {SCENARIO_FORM}, for example 'tiny-2ag'."
             )
         difficulty = match["difficulty"] or "normal"
-        if match["size"] not in SIZES:
-            raise UserError(
-                f"env.scenario: no size '{match['size']}' (in '{text}'); "
-                f"sizes are {', '.join(SIZES)}.{did_you_mean(match['size'], SIZES)}"
-            )
-        if difficulty not in REQUESTS_PER_AGENT:
-            raise UserError(
-                f"env.scenario: no difficulty '{difficulty}' (in '{text}'); leave it out, or take "
-                f"'easy' or 'hard'.{did_you_mean(difficulty, REQUESTS_PER_AGENT)}"
-            )
+        require_choice("env.scenario (size)", match["size"], SIZES)
+        require_choice("env.scenario (difficulty)", difficulty, REQUESTS_PER_AGENT)
         return cls(match["size"], int(match["agents"]), difficulty)
 
     def warehouse_options(self) -> dict[str, Any]:
-        """Return the keyword arguments that make this warehouse, as RWARE's own ids do."""
+        """Return the keyword arguments of RWARE's own ids for this warehouse."""
         rows, columns = SIZES[self.size]
         return {
             "shelf_columns": columns,
@@ -73,21 +65,21 @@ class Scenario:
 
 
 class RwareEnv:
-    """A warehouse whose robots are paid, as a team, for requested shelves that reach a goal.
+    """A warehouse whose robots are rewarded as a team for delivering requested shelves to a goal.
 
     Args:
         scenario: ``<size>-<agents>ag[-easy|-hard]``.
-        reward: ``deliveries`` (the number of shelves delivered, all agents) or ``alberdice`` (the
+        reward: ``deliveries`` (number of shelves delivered by all agents) or ``alberdice`` (the
             reward in AlberDICE's recorded data: agent 0's deliveries plus small shaping terms).
-        state_encoding: how the global state is written, see `mads4.envs.rware_state`.
+        state_encoding: encoding of the global state, see `mads4.envs.rware_state`.
         options: further keyword arguments of `rware.warehouse.Warehouse` (``layout``,
             ``request_queue_size``, ``max_steps``, ``sensor_range`` …).
 
     Raises:
         UserError: an unknown scenario, reward, encoding or option.
 
-    The end of an episode at ``max_steps`` is a time limit, hence a truncation, although RWARE
-    calls it a termination.
+    RWARE reports the end of an episode at ``max_steps`` as a termination; it is a time limit, hence
+    a truncation here.
     """
 
     def __init__(
@@ -98,12 +90,12 @@ class RwareEnv:
         options: dict[str, Any] | None = None,
     ) -> None:
         arguments = Scenario.parse(scenario).warehouse_options() | (options or {})
-        _require("env.reward", reward, REWARDS)
-        _require("env.state_encoding", state_encoding, ENCODINGS)
+        require_choice("env.reward", reward, REWARDS)
+        require_choice("env.state_encoding", state_encoding, ENCODINGS)
         try:
             self.warehouse = Warehouse(**arguments)
         except (TypeError, ValueError, AssertionError) as error:
-            raise UserError(f"env.options: RWARE refuses {options}: {error}") from error
+            raise UserError(f"env.options: RWARE rejects {options}: {error}") from error
         self._reward = reward
         self._encoder: StateEncoder = ENCODINGS[state_encoding](self.warehouse)
         self._available = np.ones((self.warehouse.n_agents, N_ACTIONS), dtype=np.bool_)
@@ -139,11 +131,11 @@ class RwareEnv:
         return self._time_step(observations, reward, deliveries, ended)
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Return a picture of the warehouse, (height, width, 3) uint8."""
+        """Return a picture of the warehouse, (height, width, 3) uint8 RGB."""
         return render(self.warehouse)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there is nothing to close."""
 
     def _time_step(
         self, observations: Any, reward: float, deliveries: float, ended: bool
@@ -170,9 +162,3 @@ class RwareEnv:
         else:
             shaping = 0.0
         return float(rewards[0]) + shaping
-
-
-def _require(key: str, given: str, allowed: Any) -> None:
-    if given not in allowed:
-        near = did_you_mean(given, allowed)
-        raise UserError(f"{key}: got '{given}', expected one of {', '.join(allowed)}.{near}")

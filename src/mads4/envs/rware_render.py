@@ -1,7 +1,7 @@
-"""A picture of a warehouse, drawn with Pillow: no display, no OpenGL, the same on any machine.
+"""A picture of a warehouse, drawn with Pillow: needs no display, the same on any machine.
 
-Colors are of Okabe and Ito's set, told apart by color-blind readers; everything that matters
-also has a shape of its own (heading: a nose; requested: a dot; carried: a dark frame).
+Colors are from Okabe and Ito's colorblind-safe palette; everything that matters also has a shape
+(heading: a nose; requested: a dot; carried: a dark frame).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SHELF, SHELF_EDGE = "#A9B4BF", "#8793A0"
 REQUESTED, REQUESTED_EDGE = "#E69F00", "#B87A00"
 GOAL, ROBOT, FAINT, PAPER = "#009E73", "#0B4F8A", "#6B7784", "#FFFFFF"
 
-_SMOOTH = 3  # drawn so many times larger, then averaged down: smooth edges
-_MIN_WIDTH = 240  # pixels, so that the legend is readable below a narrow warehouse
+_SMOOTH = 3  # supersampling factor, for smooth edges
+_MIN_WIDTH = 240  # pixels, for a readable legend below a narrow warehouse
 _LEGEND, _MARGIN = 22, 8  # pixels
 
 _NOSE_DEGREES = {"RIGHT": 0, "DOWN": 90, "LEFT": 180, "UP": 270}
@@ -32,12 +32,12 @@ Box = tuple[float, float, float, float]
 def render(
     warehouse: Warehouse | Any, cell: int = 24, legend: bool = True
 ) -> npt.NDArray[np.uint8]:
-    """Return a picture of the warehouse as it stands.
+    """Return a picture of the warehouse's present state.
 
     Args:
         warehouse: RWARE's own environment (``env.unwrapped``), after a reset.
-        cell: Side of one grid cell in pixels.
-        legend: Whether to explain the shapes below the grid.
+        cell: side of a grid cell in pixels.
+        legend: whether to draw a legend below the grid.
 
     Returns:
         (height, width, 3) uint8, RGB.
@@ -54,7 +54,7 @@ def render(
 
 
 def _grid_image(warehouse: Any, cell: int) -> Image.Image:
-    """Draw floor, shelves and robots, smoothed."""
+    """Draw floor, shelves and robots."""
     side = cell * _SMOOTH
     rows, columns = warehouse.grid_size
     slots = np.asarray(warehouse.highways) == 0
@@ -75,7 +75,7 @@ def _grid_image(warehouse: Any, cell: int) -> Image.Image:
 def _floor(
     slots: bytes, size: tuple[int, int], goals: tuple[tuple[int, int], ...], side: int
 ) -> Image.Image:
-    """Draw what never changes: aisles, storage slots (a bool per cell) and goals."""
+    """Draw the static part: aisles, shelf slots (one bool per cell) and goals."""
     rows, columns = size
     image = Image.new("RGB", (columns * side, rows * side), GRID)
     draw = ImageDraw.Draw(image)
@@ -88,7 +88,7 @@ def _floor(
 
 
 def _draw_goal(draw: ImageDraw.ImageDraw, box: Box) -> None:
-    """A green cell with an arrow onto a tray: shelves are delivered here."""
+    """Draw a green cell with an arrow onto a tray: shelves are delivered here."""
     draw.rectangle(_inset(box, 0.02), fill=GOAL)
     left, top, side = box[0], box[1], box[2] - box[0]
 
@@ -101,7 +101,7 @@ def _draw_goal(draw: ImageDraw.ImageDraw, box: Box) -> None:
 
 
 def _draw_shelf(draw: ImageDraw.ImageDraw, box: Box, requested: bool, carried: bool) -> None:
-    """A board on which a dot marks a request and a dark frame a shelf that is being carried."""
+    """Draw a plate; a dot marks a requested shelf, a dark frame a carried one."""
     side = box[2] - box[0]
     fill, edge = (REQUESTED, REQUESTED_EDGE) if requested else (SHELF, SHELF_EDGE)
     outline, width = (ROBOT, 0.09) if carried else (edge, 0.06)
@@ -117,7 +117,7 @@ def _draw_shelf(draw: ImageDraw.ImageDraw, box: Box, requested: bool, carried: b
 
 
 def _draw_robot(draw: ImageDraw.ImageDraw, box: Box, heading: str, label: str) -> None:
-    """A disc with the agent's number and a nose that points where it is heading."""
+    """Draw a disc with the agent's number and a nose that points in its heading."""
     side = box[2] - box[0]
     center = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
     angle = np.deg2rad(_NOSE_DEGREES[heading])
@@ -132,16 +132,16 @@ def _draw_robot(draw: ImageDraw.ImageDraw, box: Box, heading: str, label: str) -
         ]
         draw.polygon(nose, fill=color)
         draw.ellipse(_inset(box, 0.19 - rim), fill=color)
-    font = _font(side * (0.46 if len(label) == 1 else 0.36))
+    font = load_font(side * (0.46 if len(label) == 1 else 0.36))
     draw.text(center, label, fill=PAPER, font=font, anchor="mm", stroke_width=side / 100)
 
 
 @lru_cache(maxsize=4)
 def _legend_image(width: int, height: int) -> Image.Image:
-    """Draw one example of each shape with its name."""
+    """Draw an example of each shape with its name."""
     image = Image.new("RGB", (width * _SMOOTH, height * _SMOOTH), PAPER)
     draw = ImageDraw.Draw(image)
-    side, font = 13 * _SMOOTH, _font(10 * _SMOOTH)
+    side, font = 13 * _SMOOTH, load_font(10 * _SMOOTH)
     names = ("robot", "carrying", "requested", "goal")
     gap = 4 * _SMOOTH
     lengths = [side + gap + draw.textlength(name, font=font) for name in names]
@@ -149,25 +149,20 @@ def _legend_image(width: int, height: int) -> Image.Image:
     left, middle = space, image.height / 2
     for name, length in zip(names, lengths, strict=True):
         box = (left, middle - side / 2, left + side, middle + side / 2)
-        _draw_example(draw, box, name)
+        if name == "goal":
+            _draw_goal(draw, box)
+        if name in ("carrying", "requested"):
+            _draw_shelf(draw, box, requested=name == "requested", carried=name == "carrying")
+        if name in ("carrying", "robot"):
+            _draw_robot(draw, box, "UP", "")
         draw.text((left + side + gap, middle), name, fill=FAINT, font=font, anchor="lm")
         left += length + space
     return image.reduce(_SMOOTH)
 
 
-def _draw_example(draw: ImageDraw.ImageDraw, box: Box, name: str) -> None:
-    """Draw the legend's example called `name`."""
-    if name == "goal":
-        _draw_goal(draw, box)
-    if name in ("carrying", "requested"):
-        _draw_shelf(draw, box, requested=name == "requested", carried=name == "carrying")
-    if name in ("carrying", "robot"):
-        _draw_robot(draw, box, "UP", "")
-
-
 @lru_cache(maxsize=16)
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font, so that pictures do not depend on what is installed."""
+def load_font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return Pillow's own font in a size (pixels): the same whatever fonts are installed."""
     return ImageFont.load_default(size)
 
 
@@ -177,6 +172,6 @@ def _cell_box(x: int, y: int, side: int) -> Box:
 
 
 def _inset(box: Box, share: float) -> Box:
-    """Return the box made smaller on every side by `share` of its width."""
+    """Return the box shrunk on each side by `share` of its width."""
     by = share * (box[2] - box[0])
     return box[0] + by, box[1] + by, box[2] - by, box[3] - by

@@ -1,13 +1,13 @@
-"""Ways to write a warehouse's global state as numbers.
+"""Encodings of a warehouse's global state.
 
-RWARE has no global state, and how it is written decides how well anything learns from it
-(``benchmarks/README.md`` has the comparison). Each encoder reads a live `Warehouse`.
+RWARE does not define a global state, and its encoding decides how well a policy can be learned
+from it (``benchmarks/README.md`` has the comparison). Each encoder reads a live `Warehouse`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,21 +18,28 @@ CLOCKWISE = (0, 2, 3, 1)
 """RWARE's heading number (up, down, left, right) → quarter turns clockwise from up."""
 
 
-class StateEncoder(Protocol):
-    """Writes the present state of one warehouse."""
+class StateEncoder(ABC):
+    """Encodes the present state of a warehouse."""
 
     dim: int
-    """Features."""
-    per_agent: bool
-    """True when each agent has a view of its own."""
+    """Number of features."""
+    per_agent = False
+    """True if each agent has its own view of the state."""
 
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+
+    @abstractmethod
     def encode(self) -> npt.NDArray[Any]:
         """Return (N, dim) if `per_agent`, else (1, dim); uint8 if all features are 0 or 1."""
-        ...
+
+    def _requested(self) -> set[int]:
+        """Return the ids of the requested shelves."""
+        return {shelf.id for shelf in self._warehouse.request_queue}
 
 
 def rotate(agent: Agent, x: int, y: int) -> tuple[int, int]:
-    """Return the cell (x, y) as seen by `agent`: (cells ahead of it, cells to its right)."""
+    """Return the cell (x, y) in the agent's frame: (cells ahead, cells to the right)."""
     dx, dy = x - agent.x, y - agent.y
     heading = agent.dir.value  # RWARE: 0 up, 1 down, 2 left, 3 right; y grows downwards
     if heading == 0:
@@ -59,19 +66,19 @@ def empty_slots(warehouse: Warehouse, slots: frozenset[tuple[int, int]]) -> set[
     )
 
 
-class Entities:
-    """Each agent's own view: one-hot offsets, in its heading's frame, of what matters to it.
+class Entities(StateEncoder):
+    """One view per agent: one-hot offsets of robots, requests and empty slots in its own frame.
 
     Per agent: its own cell, heading and load; every other robot; every requested shelf, nearest
-    first; every empty shelf slot (there are at most as many as robots), nearest first. An offset is
-    two one-hot vectors, cells ahead and cells to the right, so that one linear layer can already
-    act on signs and exact distances, which scaled coordinates do not allow.
+    first; every empty shelf slot (at most one per robot), nearest first. An offset is two one-hot
+    vectors, cells ahead and cells to the right: unlike scaled coordinates, they let a single linear
+    layer act on signs and exact distances.
     """
 
     per_agent = True
 
     def __init__(self, warehouse: Warehouse) -> None:
-        self._warehouse = warehouse
+        super().__init__(warehouse)
         height, width = warehouse.grid_size
         self._slots = shelf_slots(warehouse)
         self._reach = max(height, width) - 1
@@ -83,11 +90,11 @@ class Entities:
         self.dim = own + others + requests + empties
 
     def encode(self) -> npt.NDArray[np.uint8]:
-        """Return (N, dim) uint8, one row an agent."""
+        """Return (N, dim) uint8, one row per agent."""
         warehouse = self._warehouse
         state = np.zeros((warehouse.n_agents, self.dim), dtype=np.uint8)
         empties = empty_slots(warehouse, self._slots)
-        requested = {shelf.id for shelf in warehouse.request_queue}
+        requested = self._requested()
         for row, agent in enumerate(warehouse.agents):
             state[row, self._active(agent, requested, empties)] = 1
         return state
@@ -146,17 +153,15 @@ class Entities:
         active.append(base + self._offset // 2 + right + self._reach)
 
 
-class Maps:
-    """One view for all: a grid of requests, one of empty slots and one for each robot's cell.
+class Maps(StateEncoder):
+    """One shared view: a grid of requests, a grid of empty slots and a grid per robot's cell.
 
-    After the grids come, for each robot, its heading (one-hot), its load and whether the load is
-    requested.
+    The grids are followed, per robot, by its heading (one-hot), whether it carries a shelf and
+    whether that shelf is requested.
     """
 
-    per_agent = False
-
     def __init__(self, warehouse: Warehouse) -> None:
-        self._warehouse = warehouse
+        super().__init__(warehouse)
         self._slots = shelf_slots(warehouse)
         height, width = warehouse.grid_size
         self._cells = height * width
@@ -166,7 +171,7 @@ class Maps:
         """Return (1, dim) uint8."""
         warehouse = self._warehouse
         width = warehouse.grid_size[1]
-        requested = {shelf.id for shelf in warehouse.request_queue}
+        requested = self._requested()
         active = [shelf.y * width + shelf.x for shelf in warehouse.request_queue]
         active += [self._cells + y * width + x for x, y in empty_slots(warehouse, self._slots)]
         base = 2 * self._cells
@@ -185,23 +190,21 @@ class Maps:
         return state
 
 
-class Coordinates:
-    """One view for all: coordinates scaled to [0, 1], headings as one-hot, loads as flags.
+class Coordinates(StateEncoder):
+    """One shared view: coordinates scaled to [0, 1], one-hot headings, loads as flags.
 
     Per robot x, y, heading (4), carrying, carrying a requested shelf; per request x, y.
     """
 
-    per_agent = False
-
     def __init__(self, warehouse: Warehouse) -> None:
-        self._warehouse = warehouse
+        super().__init__(warehouse)
         self.dim = 8 * warehouse.n_agents + 2 * warehouse.request_queue_size
 
     def encode(self) -> npt.NDArray[np.float32]:
         """Return (1, dim) float32."""
         warehouse = self._warehouse
         height, width = warehouse.grid_size
-        requested = {shelf.id for shelf in warehouse.request_queue}
+        requested = self._requested()
         values: list[float] = []
         for agent in warehouse.agents:
             load = agent.carrying_shelf
@@ -213,17 +216,15 @@ class Coordinates:
         return np.array([values], dtype=np.float32)
 
 
-class AlberDice:
+class AlberDice(StateEncoder):
     """The layout of AlberDICE's recorded data: (x, y, heading) per robot, (x, y) per request."""
 
-    per_agent = False
-
     def __init__(self, warehouse: Warehouse) -> None:
-        self._warehouse = warehouse
+        super().__init__(warehouse)
         self.dim = 3 * warehouse.n_agents + 2 * warehouse.request_queue_size
 
     def encode(self) -> npt.NDArray[np.float32]:
-        """Return (1, dim) float32, in cells and RWARE's heading numbers, unscaled."""
+        """Return (1, dim) float32: cells and RWARE's heading numbers, unscaled."""
         values: list[int] = []
         for agent in self._warehouse.agents:
             values += [agent.x, agent.y, agent.dir.value]
@@ -232,7 +233,7 @@ class AlberDice:
         return np.array([values], dtype=np.float32)
 
 
-ENCODINGS: dict[str, Callable[[Warehouse], StateEncoder]] = {
+ENCODINGS: dict[str, type[StateEncoder]] = {
     "entities": Entities,
     "maps": Maps,
     "coordinates": Coordinates,
@@ -245,6 +246,6 @@ def _relative_heading(agent: Agent, other: Agent) -> int:
 
 
 def _nearness(offset: tuple[int, int]) -> tuple[int, int, int]:
-    """Order by walking distance; ties by where the cell lies in the agent's own frame."""
+    """Return a sort key: walking distance, then position in the agent's frame."""
     ahead, right = offset
     return abs(ahead) + abs(right), -ahead, -right

@@ -21,13 +21,14 @@ from mads4.config import ProbeConfig
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import held_out_batches
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import VectorEnv
 from mads4.errors import UserError
 from mads4.evaluation.evaluator import tell
 from mads4.evaluation.metrics import Evaluation, mean_interval
+from mads4.logging import progress_bar
 from mads4.models import Mads4Policy, SequencePolicy, State
-from mads4.progress import progress_bar
-from mads4.rollout.rollout import one_thread, rollout
-from mads4.rollout.vector import VectorEnv, make_vector
+from mads4.rollout import one_thread, rollout
+from mads4.rollout.vector import make_vector
 from mads4.types import FloatArray, PolicyInput, PolicyOutput, SequenceBatch
 
 GRADIENT_BATCH = 4
@@ -48,7 +49,7 @@ class Disturbance:
     order: str
     """Who decides first: ``fixed`` (by number), ``reverse``, or ``random`` for each episode."""
     drop: tuple[float, ...]
-    """(N,) probability that what is handed on to an agent is lost, at every step anew."""
+    """(N,) probability that the message to an agent is dropped, drawn at every step."""
 
 
 class OrderedPolicy:
@@ -114,9 +115,9 @@ def disturbances(
 
     Args:
         n_agents: N.
-        own_order: the order that the policy was trained for. In a fixed one nothing is handed on to
-            agent 0, so that there is nothing to cut before it.
-        losses: probabilities of losing a hand-off, ``message_loss``; 0 is always among them.
+        own_order: the order that the policy was trained for. In a fixed one agent 0 receives
+            nothing, so that there is nothing to cut before it.
+        losses: probabilities of dropping a message, ``message_loss``; 0 is always among them.
     """
     intact = (0.0,) * n_agents
     first = 1 if own_order == "fixed" else 0
@@ -195,9 +196,9 @@ class Probe:
                 settings.episodes,
                 seed=settings.seed,
                 target_return=target,
-                sample=not settings.deterministic,
+                deterministic=settings.deterministic,
                 device=self._device,
-                message_drop=one.drop,
+                message_dropout=one.drop,
             )
             return Evaluation.of(episodes, target, tell(advance))
 
@@ -210,7 +211,7 @@ class Probe:
             settings.gradient_episodes,
             seed=settings.seed,
             target_return=target,
-            sample=not settings.deterministic,
+            deterministic=settings.deterministic,
             device=self._device,
             record=True,
         )
@@ -237,7 +238,7 @@ def _figures(one: Disturbance, played: Evaluation, intact: Evaluation) -> dict[s
 def chain_gradients(policy: Mads4Policy, data: Dataset, device: torch.device) -> FloatArray:
     """Return the norms (N, N) of the gradients that reach each agent's input, see `GRADIENT`.
 
-    They flow through messages only: actions that are handed on are data. So entries above the
+    They flow through messages only: actions that are passed on are data. So entries above the
     diagonal are zero, and without a message, or with a detached one, all but the diagonal are.
 
     Args:
@@ -259,7 +260,7 @@ def _squared_gradients(policy: Mads4Policy, batch: SequenceBatch) -> FloatArray:
     embedded: list[Tensor] = []
 
     def as_leaf(module: nn.Module, given: Any, output: Tensor) -> Tensor:
-        embedded.append(output.detach().requires_grad_())  # each agent's own, nobody else's
+        embedded.append(output.detach().requires_grad_())  # each agent's own
         return embedded[-1]
 
     hook = policy.embedding.register_forward_hook(as_leaf)

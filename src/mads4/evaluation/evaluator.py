@@ -14,15 +14,15 @@ import torch
 from mads4.behavior.registry import make_behavior
 from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import Incidents, VectorEnv
 from mads4.errors import UserError
 from mads4.evaluation.metrics import Evaluation, RandomPolicy, play_behavior
 from mads4.evaluation.record import Figures
 from mads4.evaluation.video import VideoRecorder, write_gif
-from mads4.progress import Advance, progress_bar
+from mads4.logging import Advance, progress_bar
+from mads4.rollout import EpisodeResult, Policy, one_thread, rollout
 from mads4.rollout.processes import keep_freed_memory
-from mads4.rollout.rollout import EpisodeResult, Policy, one_thread, rollout
-from mads4.rollout.supervision import Incidents
-from mads4.rollout.vector import VectorEnv, make_vector
+from mads4.rollout.vector import make_vector
 
 _LOG = logging.getLogger(__name__)
 
@@ -122,10 +122,10 @@ class Evaluator:
                         settings.episodes,
                         seed=settings.seed,
                         target_return=target,
-                        sample=not settings.deterministic,
+                        deterministic=bool(settings.deterministic),
                         device=self._device,
-                        message_drop=settings.message_dropout,
-                        watch=video if not results else None,
+                        message_dropout=settings.message_dropout,
+                        callback=video if not results else None,
                     )
                     evaluation = Evaluation.of(episodes, target, tell(advance))
                 results[name] = self._with_incidents(evaluation.summary(**scale), envs, before)

@@ -12,13 +12,10 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
-from mads4.behavior.play import play_episode
-from mads4.behavior.protocol import BehaviorPolicy
-from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.seeding import environment_seed
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
 from mads4.errors import UserError
 from mads4.evaluation.record import Figures
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult, SeededPlan, rollout_behavior
 from mads4.types import FloatArray, PolicyInput, PolicyOutput
 
 CONFIDENCE = 0.95
@@ -117,10 +114,8 @@ def play_behavior(
     behavior: BehaviorPolicy, env: MultiAgentEnv, episodes: int, *, seed: int
 ) -> Iterator[EpisodeResult]:
     """Play with a behavior policy (random, expert) from the starts that `rollout` has, too."""
-    for index in range(episodes):
-        start, rng = environment_seed(seed, index), np.random.default_rng([seed, index])
-        outcome = play_episode(env, behavior, start, rng)
-        yield EpisodeResult(index, outcome.episode_return, outcome.length, outcome.metrics)
+    plan = SeededPlan(lambda: behavior, seed)
+    return rollout_behavior(plan, [env], range(episodes), seed=seed)
 
 
 def mean_interval(values: npt.ArrayLike) -> tuple[float, float]:

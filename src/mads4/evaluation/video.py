@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from mads4.io import atomic_path
-from mads4.rollout.rollout import StepEvent
+from mads4.rollout import StepEvent
 
 _COLORS = 96  # flat drawings with smooth edges; one transparent entry must remain of 256
 _PALETTE_FRAMES = 6
@@ -112,7 +112,7 @@ def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _common_palette(frames: Sequence[npt.NDArray[np.uint8]]) -> Image.Image:
-    """Return an image whose palette suits all frames, judged by some spread over the episode."""
+    """Return an image whose palette suits all frames, chosen from some spread over the episode."""
     chosen = np.linspace(0, len(frames) - 1, min(_PALETTE_FRAMES, len(frames))).round().astype(int)
     joined = np.concatenate([frames[index] for index in chosen])
     return Image.fromarray(joined).quantize(colors=_COLORS, method=Image.Quantize.MEDIANCUT)

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from mads4.algorithms.mappo import Mappo
+from mads4.algorithms.base import Context
+from mads4.algorithms.mappo import MAPPO, MAPPOConfig
 from mads4.config import Config, OnlineTrainerConfig
 from mads4.data.dataset import Dataset
 from mads4.envs.registry import EnvFactory
@@ -17,7 +18,6 @@ from mads4.experiment.sources import initialize, known_returns, policy_checkpoin
 from mads4.experiment.stage import Stage, plain
 from mads4.io import json_safe
 from mads4.models import SequencePolicy
-from mads4.training.cloning import Cloning
 from mads4.training.collector import Collector
 from mads4.training.loop import Intervals
 from mads4.training.online import OnlineTrainer
@@ -28,8 +28,8 @@ _LOG = logging.getLogger(__name__)
 def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> Stage:
     """Return the online stage that `config` describes.
 
-    With ``init_from`` the model options are the checkpoint's. A data set is looked for only if
-    there is something to clone from it.
+    With ``init_from`` the model options are the checkpoint's. A data set is needed only for
+    behavior cloning.
 
     Raises:
         UserError: checkpoint, environment or data do not fit.
@@ -41,26 +41,26 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
         config = _with_model_of(config, before)
     spec = build.env_spec(make_env)
     model = build.policy(config.model, spec, config.kernel.backend)
-    data = None
-    if settings.cloning_weight > 0.0:
+    data, chosen = None, config.algorithm
+    if isinstance(chosen, MAPPOConfig) and chosen.bc_coef > 0.0:
         data = build.dataset(config.dataset, make_env, config.progress)
     collector = Collector(make_env, settings, config.seed, device)
     if before is None:
         _measure_inputs(model.to(device), collector)
     else:
         initialize(model, before, str(config.init_from), spec)
-    kept = settings.kept_episodes
-    learner = Mappo(
-        model.to(device),
-        pretrained=before is not None,
-        cloning=Cloning(spec, data, settings.cloning_batch, kept, config.seed),
-        config=settings,
+    context = Context(
         seed=config.seed,
         device=device,
+        steps=settings.iterations,
+        pretrained=before is not None,
+        data=data,
     )
+    algorithm = chosen.build(model.to(device), context)
+    assert isinstance(algorithm, MAPPO), "checked with the configuration"
     known = [] if before is None else [float(known_returns(before)["return_max"])]
     known += [] if data is None else [float(data.returns.max())]
-    trainer = OnlineTrainer(learner, collector, settings, max(known, default=0.0), device)
+    trainer = OnlineTrainer(algorithm, collector, settings, max(known, default=0.0), device)
     return Stage(
         label="training" if before is None else "fine-tuning",
         config=config,
@@ -106,5 +106,6 @@ def _intervals(config: OnlineTrainerConfig) -> Intervals:
         log=config.log_interval,
         validation=1,
         checkpoint=config.checkpoint_interval,
-        keep=config.keep_every,
+        keep=config.save_interval,
+        evaluation=config.eval_interval,
     )

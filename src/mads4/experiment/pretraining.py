@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mads4.algorithms.base import Context, OfflineAlgorithm
 from mads4.config import Config, OfflineTrainerConfig
 from mads4.data.dataset import Dataset
 from mads4.envs.registry import EnvFactory
@@ -12,7 +13,7 @@ from mads4.experiment import build
 from mads4.experiment.sources import initialize, policy_checkpoint
 from mads4.experiment.stage import Stage
 from mads4.io import json_safe
-from mads4.training.offline import OfflineTrainer
+from mads4.training.offline import OfflineTrainer, Select
 
 SPLIT_SEED = 0
 """The held-out episodes are the same for all runs on a data set, so that losses compare."""
@@ -54,6 +55,12 @@ def _trainer(
         payload = policy_checkpoint(config.init_from)
         initialize(model, payload, config.init_from, data.spec)
     sampler = build.sampler(settings, training, config.seed, device)
-    return OfflineTrainer(
-        model.to(device), sampler, held_out, build.offline_settings(settings), device
-    )
+    context = Context(seed=config.seed, device=device, steps=settings.steps)
+    algorithm = config.algorithm.build(model.to(device), context)
+    if not isinstance(algorithm, OfflineAlgorithm):
+        raise UserError(
+            f"algorithm: {type(algorithm).__name__} is no offline algorithm; "
+            "use one for trainer=offline, such as algorithm=bc."
+        )
+    default: Select = "validation_loss" if algorithm.selects_by_validation_loss else "last"
+    return OfflineTrainer(algorithm, sampler, held_out, settings.select or default)

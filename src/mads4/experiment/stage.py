@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -11,19 +12,23 @@ from typing import Any
 
 import torch
 
-from mads4.config import Config
+from mads4.config import Config, OfflineOnlineTrainerConfig
 from mads4.envs.registry import EnvFactory
+from mads4.evaluation.evaluator import Evaluator
+from mads4.evaluation.metrics import target_returns
 from mads4.experiment import build
 from mads4.io import write_json
 from mads4.kernels.backends import Choice
-from mads4.logging import Tracker
-from mads4.progress import progress_bar
+from mads4.logging import Tracker, progress_bar
 from mads4.provenance import PROVENANCE_FILE, collect_provenance
 from mads4.settings import Settings
 from mads4.training import checkpoint
 from mads4.training.loop import Checkpoints, Intervals, Trainer, fit
 from mads4.training.state import TrainState
 from mads4.types import EnvSpec
+
+PERIODIC_SEED = 1_000_003
+"""Keeps the episodes of periodic evaluations apart from those of the final one."""
 
 _LOG = logging.getLogger(__name__)
 
@@ -86,9 +91,38 @@ def run_stage(
             def on_step(now: TrainState, metrics: Mapping[str, float]) -> None:
                 advance(now.step, stage.trainer.progress(metrics))
 
-            state = fit(stage.trainer, state, stage.intervals, checkpoints, tracker, on_step)
+            evaluate = periodic_evaluation(stage, device)
+            state = fit(
+                stage.trainer, state, stage.intervals, checkpoints, tracker, on_step, evaluate
+            )
         stage.close()  # the evaluation has environments of its own
         finish(state, tracker)
+
+
+def periodic_evaluation(stage: Stage, device: torch.device) -> Callable[[], dict[str, float]]:
+    """Return what plays some episodes with the policy as it is, for the first target return.
+
+    The episodes are the same each time, and others than those of the final evaluation. Training's
+    random streams are left as they are.
+    """
+    config = stage.config
+    trainer = config.trainer
+    assert not isinstance(trainer, OfflineOnlineTrainerConfig), "a stage has one phase"
+    seed = config.evaluator.seed + PERIODIC_SEED
+    own = {"seed": seed, "episodes": trainer.eval_episodes, "video": False, "num_workers": 0}
+    settings = config.evaluator.model_copy(update=own)
+
+    def evaluate() -> dict[str, float]:
+        returns = stage.trainer.facts().get("returns") or stage.data
+        target = target_returns(settings.target_returns[:1], returns)
+        evaluator = Evaluator(stage.make_env, settings, device, progress=False)
+        policy = copy.deepcopy(stage.trainer.policy).to(getattr(torch, settings.precision)).eval()
+        with torch.random.fork_rng():
+            (figures,) = evaluator.policy(policy, target, {}).values()
+        named = {"return_mean": figures.return_mean, "win_rate": figures.win_rate}
+        return {name: value for name, value in named.items() if value is not None}
+
+    return evaluate
 
 
 def _provenance(stage: Stage, device: torch.device, kernel: Choice) -> dict[str, Any]:

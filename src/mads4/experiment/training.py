@@ -30,7 +30,7 @@ def train(config: Config, run_dir: Path) -> None:
     """Train (or go on with it), evaluate the best policy and draw the result.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: a mistake of the user.
         KeyboardInterrupt: interrupted; everything needed to go on has been saved.
     """
     device = build.device(config.device, config.threads)
@@ -43,7 +43,8 @@ def train(config: Config, run_dir: Path) -> None:
             first = config.model_copy(update={"trainer": trainer.offline})
             stage = _stage(first, make_env, device)
             run_stage(stage, folder, device, kernel, lambda state, tracker: None)
-        config = config.model_copy(update={"trainer": trainer.online, "init_from": str(folder)})
+        second = {"trainer": trainer.online, "algorithm": config.online_algorithm}
+        config = config.model_copy(update={**second, "init_from": str(folder)})
     began = time.perf_counter()
     stage = _stage(config, make_env, device)
     prepared = time.perf_counter() - began

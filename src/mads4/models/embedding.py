@@ -82,6 +82,14 @@ class InputEmbedding(nn.Module):
             given = torch.as_tensor(value, dtype=buffer.dtype)
             buffer.copy_(given.reshape(buffer.shape if given.numel() == buffer.numel() else -1))
 
+    def normalized_state(self, state: Tensor, agent: Tensor | None = None) -> Tensor:
+        """Return states (..., N or 1, state_dim) scaled by the data's statistics."""
+        dtype = self.observation.weight.dtype
+        if state.dtype != torch.uint8:  # statistics of binary states are 0 and 1
+            mean, std = _of(agent, self.state_mean), _of(agent, self.state_std)
+            state = (state.to(dtype) - mean) / std
+        return state.to(dtype)
+
     def forward(
         self,
         observation: Tensor,
@@ -105,10 +113,7 @@ class InputEmbedding(nn.Module):
         who = self.agent.weight if agent is None else self.agent(agent)
         embedded: Tensor = self.observation(observation) + who
         if self.state is not None:
-            if state.dtype != torch.uint8:  # statistics of binary states are 0 and 1
-                mean, std = _of(agent, self.state_mean), _of(agent, self.state_std)
-                state = (state.to(dtype) - mean) / std
-            embedded = embedded + self.state(state.to(dtype))
+            embedded = embedded + self.state(self.normalized_state(state, agent))
         if self.return_to_go is not None:
             scaled = (return_to_go.to(dtype) / self.return_scale).unsqueeze(-1)
             embedded = embedded + self.return_to_go(scaled).unsqueeze(-2)

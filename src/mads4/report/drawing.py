@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK, FAINT, LINES = "#26323D", "#6B7784", "#D9DEE3"
-_TRAINING, _HELD_OUT, _BEST = "#E69F00", "#0072B2", "#D55E00"
+_TRAINING, _HELD_OUT, _BEST, _PLAYED = "#E69F00", "#0072B2", "#D55E00", "#009E73"
 _RING: dict[str, Any] = {"markerfacecolor": "none", "markeredgewidth": 2, "markersize": 12}
 
 
@@ -42,10 +42,25 @@ def quiet(axes: Axes, title: str = "") -> None:
 def draw_learning(axes: Axes, record: RunRecord, metrics: pd.DataFrame) -> None:
     """Draw how a run learned, offline or online, and mark the best checkpoint."""
     quiet(axes, "How it learned")
+    if "eval/return_mean" in metrics:
+        _draw_evaluations(axes.twinx(), record, metrics)
     if "online/return_mean" in metrics:
         _draw_returns(axes, record, metrics)
     else:
         _draw_losses(axes, record, metrics)
+
+
+def _draw_evaluations(axes: Axes, record: RunRecord, metrics: pd.DataFrame) -> None:
+    """Draw the periodic evaluations against the x-axis of training, on an axis of their own."""
+    rows = metrics[metrics["eval/return_mean"].notna()]
+    online = "online/environment_steps" in metrics
+    steps = rows["online/environment_steps"] if online else rows["step"]
+    label = "return in the environment (not used to choose)"
+    axes.plot(steps, rows["eval/return_mean"], "s--", color=_PLAYED, markersize=4, label=label)
+    axes.set_ylabel("\n".join(textwrap.wrap(f"evaluation: {record.unit}", 48)), color=_PLAYED)
+    axes.tick_params(colors=_PLAYED)
+    axes.spines[["top", "left", "bottom"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=10, loc="lower left")
 
 
 def _draw_returns(axes: Axes, record: RunRecord, metrics: pd.DataFrame) -> None:

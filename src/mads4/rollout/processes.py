@@ -1,4 +1,4 @@
-"""Worker processes that start quietly, leave when told and never outlive their parent; memory."""
+"""Worker processes: what they execute, how they start, end with their parent, and are weighed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any
 
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.vector import SharedBuffers, WorkerLost
 from mads4.errors import UserError
+from mads4.rollout.recorder import EpisodeResult
+from mads4.rollout.vector import BehaviorPlan, EnvRow
+from mads4.types import EnvSpec
 
 STOP_SECONDS = 2.0
 """Time a worker has to close its environments before it is killed."""
@@ -25,6 +32,149 @@ STOP_SECONDS = 2.0
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+START_SECONDS = 300.0
+"""Time for a process to import and make its environments, before `timeout` applies."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A process's answer when it has executed its orders."""
+
+    metrics: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """Row → metrics of the episode that ended there."""
+    results: Mapping[int, EpisodeResult] = field(default_factory=dict)
+    """Row → the episode that a behavior policy has played there."""
+    losses: Sequence[WorkerLost] = ()
+    """Episodes that broke."""
+    memory: int | None = None
+    """Bytes held by the process and what it has started, where an episode ended."""
+
+
+Answer = Report | UserError | str
+"""Or the error that ended the process: the user's, or a traceback."""
+
+_Request = tuple[tuple[int, int] | None, float]
+"""Range of rows, None for the start of the process, and the seconds that it may take."""
+
+
+class Worker:
+    """One process as seen from here, and its unanswered requests."""
+
+    def __init__(
+        self,
+        job: tuple[Any, ...],
+        rows: Sequence[int],
+        starts: int = 1,
+        failures: int = 0,
+        delay: float = 0.0,
+    ) -> None:
+        self.rows = rows
+        self.starts = starts
+        self.failures = failures
+        """How often in a row its place was lost without an episode finished."""
+        self.memory = 0
+        """Bytes when an episode last ended."""
+        start: _Request = (None, START_SECONDS + delay)
+        self.pending = deque([start])
+        self.since = time.monotonic()
+        """When it began with the first of its pending requests."""
+        self.process, self.connection = start_worker(_serve, delay, rows, *job)
+
+    @property
+    def starting(self) -> bool:
+        """Whether it has yet to make its environments."""
+        return bool(self.pending) and self.pending[0][0] is None
+
+    @property
+    def allowed(self) -> float:
+        """Seconds for its current request."""
+        return self.pending[0][1]
+
+    def send(self, rows: tuple[int, int], allowed: float) -> None:
+        """Request that it executes the orders of `rows` within `allowed` seconds."""
+        if not self.pending:
+            self.since = time.monotonic()
+        self.pending.append((rows, allowed))
+        # The death of a process shows at the next `receive`.
+        with suppress(OSError):
+            self.connection.send(rows)
+
+    def receive(self) -> Any:
+        """Return its next `Answer`; `EOFError` or `OSError` if it is gone."""
+        answer = self.connection.recv()
+        self.pending.popleft()
+        self.since = time.monotonic()
+        return answer
+
+    def owes(self, rows: slice) -> bool:
+        """Return whether a request for any of `rows` is unanswered."""
+        return any(
+            requested is not None and requested[0] < rows.stop and requested[1] > rows.start
+            for requested, _ in self.pending
+        )
+
+    def stop(self) -> None:
+        """Stop the process: an idle one ends when its connection closes, others are terminated."""
+        self.connection.close()
+        if self.pending:
+            self.process.terminate()
+
+
+def _serve(
+    connection: Connection,
+    delay: float,
+    rows: Sequence[int],
+    make_env: Callable[[], MultiAgentEnv],
+    spec: EnvSpec,
+    size: int,
+    buffer: Any,
+    measure_memory: bool,
+    plan: BehaviorPlan | None,
+) -> None:
+    """Execute the orders of the environments `rows` on request, until the other end is gone."""
+    become_worker()
+    time.sleep(delay)
+    buffers = SharedBuffers.over(spec, size, buffer)
+    failure: UserError | str
+    try:
+        with ExitStack() as stack:
+            envs = [stack.enter_context(closing(make_env())) for _ in rows]
+            own = [EnvRow(env, buffers, row, plan) for env, row in zip(envs, rows, strict=True)]
+            _answer(connection, Report())
+            for start, stop in _requests(connection):
+                requested = [row for row in own if start <= row.row < stop]
+                _answer(connection, _execute(requested, measure_memory))
+        return
+    except UserError as error:
+        failure = error
+    except Exception:
+        failure = traceback.format_exc()
+    _answer(connection, failure)
+
+
+def _execute(rows: Sequence[EnvRow], measure_memory: bool) -> Report:
+    """Let environments execute their orders; measure the memory when an episode has ended."""
+    outcomes = [(row, *row.execute()) for row in rows]
+    metrics = {row.row: row.metrics for row, over, _ in outcomes if over}
+    results = {row.row: row.result for row, _, _ in outcomes if row.result is not None}
+    for row in rows:
+        row.result = None
+    losses = [loss for _, _, loss in outcomes if loss]
+    memory = group_memory(os.getpgrp()) if measure_memory and metrics else None
+    return Report(metrics, results, losses, memory)
+
+
+def _requests(connection: Connection) -> Iterator[tuple[int, int]]:
+    with suppress(EOFError, OSError):
+        while True:
+            yield connection.recv()
+
+
+def _answer(connection: Connection, answer: Answer) -> None:
+    # If the other end is gone, the next request will not come either.
+    with suppress(OSError):
+        connection.send(answer)
 
 
 def start_worker(serve: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection]:
@@ -67,7 +217,7 @@ def end_worker(process: SpawnProcess, patience: float = STOP_SECONDS) -> None:
     """Wait `patience` seconds for a worker to leave, then kill it; kill all that it has started."""
     process.join(patience)
     if hasattr(os, "killpg") and process.pid is not None:
-        with suppress(OSError):  # nobody is left, or it has not yet become the leader of a group
+        with suppress(OSError):  # the group is gone, or not yet led by it
             os.killpg(process.pid, signal.SIGKILL)
     if process.exitcode is None:
         process.kill()
@@ -75,20 +225,20 @@ def end_worker(process: SpawnProcess, patience: float = STOP_SECONDS) -> None:
 
 
 def group_memory(group: int) -> int | None:
-    """Return the bytes that the processes of a group hold in memory; None where nobody can tell.
+    """Return the bytes of memory of a process group; None where there are no groups.
 
-    Pages that they share are counted for each. Linux only: read from the process table.
+    Pages that the processes share are counted for each.
     """
-    page, total, known = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0, 0, False
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
-        known = True
-        if int(fields[2]) == group:
-            total += int(fields[21]) * page
-    return total if known else None
+    import psutil  # few processes are measured
+
+    if not hasattr(os, "getpgid"):
+        return None
+    total = 0
+    for pid in psutil.pids():
+        with suppress(OSError, psutil.Error):  # it has just ended
+            if os.getpgid(pid) == group:
+                total += psutil.Process(pid).memory_info().rss
+    return total
 
 
 def require_picklable(value: object, what: str, otherwise: str) -> None:

@@ -8,48 +8,48 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 
-Verdict = Literal["best", "fallen", "usual"]
+Verdict = Literal["best", "degraded", "usual"]
 
 _NUMBERS = (
     *("best_return", "average", "best_average", "best_variance", "lowest"),
-    *("environment_steps", "falls"),
+    *("environment_steps", "rollbacks"),
 )
 CHANCE = 4.0
-"""Standard errors that a fall is larger than: the best of hundreds of averages was a lucky one, and
-a policy that stays as it is would otherwise fall again and again."""
+"""Standard errors that a loss must exceed: the best of hundreds of averages was a lucky one, and an
+unchanged policy would otherwise be rolled back again and again."""
 
 
 class BestTracker:
-    """Judges by the returns of training's own episodes, averaged over some iterations.
+    """Compares policies by the returns of training's own episodes, averaged over iterations.
 
     Args:
         best_return: best return of a single episode known so far.
-        smoothing: iterations that are averaged.
+        window: iterations that are averaged.
         tolerated: share of the best average that may be lost; None for any.
     """
 
-    def __init__(self, best_return: float, smoothing: int, tolerated: float | None) -> None:
+    def __init__(self, best_return: float, window: int, tolerated: float | None) -> None:
         self.best_return = best_return
         self.average = 0.0
-        """Mean return of the latest iterations; after a fall those that were judged, until more
-        have been played."""
+        """Mean return of the latest iterations; after a rollback those before it, until more have
+        been played."""
         self.best_average = float("-inf")
         self.best_variance = 0.0
         self.lowest = 0.0
         self.environment_steps = 0
-        self.falls = 0
+        self.rollbacks = 0
         self._tolerated = tolerated
-        self._recent: deque[list[float]] = deque(maxlen=smoothing)
+        self._recent: deque[list[float]] = deque(maxlen=window)
 
     @property
     def settled(self) -> bool:
         """Whether there are enough iterations to average."""
         return len(self._recent) == self._recent.maxlen
 
-    def judge(self, played: Sequence[EpisodeResult]) -> Verdict:
-        """Take in an iteration's episodes; after a fall the averaging begins anew."""
+    def update(self, played: Sequence[EpisodeResult]) -> Verdict:
+        """Add an iteration's episodes and compare; after a rollback the averaging restarts."""
         returns = [one.episode_return for one in played]
         self.environment_steps += sum(one.length for one in played)
         self.best_return = max(self.best_return, *returns)
@@ -67,8 +67,8 @@ class BestTracker:
         chance = CHANCE * (variance + self.best_variance) ** 0.5
         if self.best_average - self.average > max(allowed * abs(self.best_average), chance):
             self._recent.clear()
-            self.falls += 1
-            return "fallen"
+            self.rollbacks += 1
+            return "degraded"
         return "usual"
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -13,15 +18,23 @@ from torch import Tensor
 
 from mads4.errors import UserError
 from mads4.logging import Tracker
+from mads4.models import SequencePolicy
 from mads4.training import checkpoint
-from mads4.training.signals import stop_on_signals
 from mads4.training.state import TrainState, random_state, restore_random_state
+
+_LOG = logging.getLogger(__name__)
 
 
 class Trainer(Protocol):
     """What the loop needs of a trainer."""
 
     device: torch.device
+
+    @property
+    def policy(self) -> SequencePolicy:
+        """The policy that is trained."""
+        ...
+
     phase: str
     """What metrics of updates are logged under, for example ``offline``."""
     validation_phase: str
@@ -36,27 +49,27 @@ class Trainer(Protocol):
         ...
 
     def validate(self) -> dict[str, float]:
-        """Return what the policy is judged by, without touching any random stream."""
+        """Return the metrics of a validation, without touching any random stream."""
         ...
 
     def criterion(self, metrics: Mapping[str, float]) -> float:
         """Return the number among `validate`'s by which the best is chosen; less is better."""
         ...
 
-    def judged_policy(self) -> dict[str, Any]:
+    def validated_policy(self) -> dict[str, Any]:
         """Return the weights that the latest validation is about."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """Return what a checkpoint shall say besides the weights, as plain values."""
+        """Return what a checkpoint holds besides the weights, as plain values."""
         ...
 
     def summary(self, state: TrainState) -> dict[str, Any]:
-        """Return what the run's summary shall say about the training."""
+        """Return the entries of the run's record about the training."""
         ...
 
     def progress(self, metrics: Mapping[str, float]) -> str:
-        """Say in a few words how it goes, given the metrics logged last."""
+        """Return a few words for the progress bar, from the metrics logged last."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -77,6 +90,7 @@ class Intervals:
     validation: int
     checkpoint: int
     keep: int | None = None
+    evaluation: int | None = None
 
 
 class Checkpoints:
@@ -101,7 +115,7 @@ class Checkpoints:
     def save_weights(self, trainer: Trainer, state: TrainState, name: str) -> None:
         """Save the weights that the latest validation is about as ``<name>.pt``."""
         values = trainer.facts()
-        values |= {"policy": trainer.judged_policy(), "state": state.to_dict()}
+        values |= {"policy": trainer.validated_policy(), "state": state.to_dict()}
         checkpoint.save(self.folder / f"{name}.pt", self._about | values)
 
     def restore(self, trainer: Trainer) -> TrainState:
@@ -133,10 +147,13 @@ def fit(
     checkpoints: Checkpoints,
     tracker: Tracker,
     on_step: Callable[[TrainState, Mapping[str, float]], None],
+    evaluate: Callable[[], Mapping[str, float]] = dict,
 ) -> TrainState:
     """Train from `state` to ``intervals.steps``; save before leaving, however one leaves.
 
-    `on_step` is called with the state and the metrics logged last after every step.
+    `on_step` is called with the state and the metrics logged last after every step. `evaluate`
+    returns metrics of the policy in the environment every ``intervals.evaluation`` steps: logged as
+    ``eval/…``, never used to choose; what it draws must not come from training's random streams.
 
     Raises:
         KeyboardInterrupt: SIGINT or SIGTERM came, and ``last.pt`` has been saved, even if the
@@ -160,6 +177,8 @@ def fit(
                 recent.clear()
             if state.step % intervals.validation == 0 or ended:
                 latest |= _validate(trainer, state, checkpoints, tracker)
+            if intervals.evaluation and state.step % intervals.evaluation == 0:
+                _log(tracker, state.step, "eval", evaluate())
             if intervals.keep and state.step % intervals.keep == 0:
                 checkpoints.save_weights(trainer, state, f"step_{state.step:08d}")
             if state.step % intervals.checkpoint == 0 or ended:
@@ -176,7 +195,7 @@ def fit(
 def _validate(
     trainer: Trainer, state: TrainState, checkpoints: Checkpoints, tracker: Tracker
 ) -> dict[str, float]:
-    """Judge the policy, keep it if it is the best so far, and return the metrics by phase."""
+    """Validate, save the weights if they are the best so far, and return the metrics by phase."""
     metrics = trainer.validate()
     _log(tracker, state.step, trainer.validation_phase, metrics)
     found = trainer.criterion(metrics)
@@ -197,3 +216,36 @@ def _mean(rows: list[dict[str, Tensor]]) -> dict[str, float]:
         name: float(torch.stack([row[name] for row in rows if name in row]).mean())
         for name in names
     }
+
+
+class StopRequest:
+    """Whether the process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal; a second Ctrl-C raises at once."""
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+        _LOG.warning(
+            "%s: saving, then stopping; Ctrl-C once more stops at once.",
+            signal.Signals(number).name,
+        )
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn SIGINT and SIGTERM into a request while the block runs (in the main thread)."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, request) for number in numbers]
+    try:
+        yield request
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

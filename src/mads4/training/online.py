@@ -1,4 +1,4 @@
-"""Online training: play whole episodes, judge the policy by their returns, learn from them.
+"""The online phase: play whole episodes, compare policies by their returns, learn from them.
 
 Episodes are played in the recurrent view and learned from in the convolutional one, in segments,
 from the states that the policy was in when they began. With `overlap` the next ones are played
@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mads4.algorithms.mappo import Mappo, Weights
+from mads4.algorithms.mappo import MAPPO, Weights
+from mads4.algorithms.rollout_buffer import Episodes
 from mads4.config import OnlineTrainerConfig
 from mads4.errors import UserError
 from mads4.models import SequencePolicy
 from mads4.models.base import unroll
-from mads4.rollout.rollout import EpisodeResult, threads
-from mads4.training.async_collector import AsyncCollector, Turn
+from mads4.rollout import EpisodeResult, threads
 from mads4.training.best_tracker import BestTracker
-from mads4.training.collector import Collector
-from mads4.training.rollout_buffer import Episodes
+from mads4.training.collector import AsyncCollector, Collector, Turn
 from mads4.training.state import TrainState
 
 PARITY_EPISODES, PARITY_STEPS = 2, 100
@@ -38,9 +37,9 @@ class OnlineTrainer:
     """One iteration of online training, and all that a checkpoint must hold of it.
 
     Args:
-        learner: the policy, and how it learns.
+        algorithm: the policy, and how it learns.
         collector: plays the episodes.
-        config: how the policy is judged.
+        config: episodes, targets and tolerances.
         best_return: best return known, of the data or none (0).
         device: where tensors live.
     """
@@ -50,31 +49,31 @@ class OnlineTrainer:
 
     def __init__(
         self,
-        learner: Mappo,
+        algorithm: MAPPO,
         collector: Collector,
         config: OnlineTrainerConfig,
         best_return: float,
         device: torch.device,
     ) -> None:
-        self.learner = learner
+        self.algorithm = algorithm
         self.collector = collector
         self.config = config
         self.device = device
-        self.standing = BestTracker(best_return, config.smoothing, config.rollback)
-        self._best = learner.weights()
-        self._judged = self._best
-        self._ahead = AsyncCollector(collector) if config.overlap else None
+        self.tracker = BestTracker(best_return, config.return_window, config.rollback_tolerance)
+        self._best = algorithm.weights()
+        self._played = self._best
+        self._async = AsyncCollector(collector) if config.async_rollout else None
         self._unplayed: Weights | None = None
         self._parity_known = False
 
     @property
     def policy(self) -> SequencePolicy:
         """The policy that acts and learns."""
-        return self.learner.policy
+        return self.algorithm.policy
 
     def agent_steps(self, step: int) -> int:
         """Return how many decisions have been learned from so far."""
-        return self.standing.environment_steps * self.policy.spec.n_agents
+        return self.tracker.environment_steps * self.policy.spec.n_agents
 
     def update(self, step: int) -> dict[str, Tensor]:
         """Play and learn from iteration `step` (from 0); return its metrics as 0-d tensors.
@@ -86,62 +85,62 @@ class OnlineTrainer:
         turn = self._turn(step)
         episodes = Episodes.of(turn.played, self.policy.agent_order == "random").to(self.device)
         self._require_parity(episodes)
-        self._judged = turn.weights
-        metrics = self._judge(turn.played)
-        self._go_ahead(step + 1)
+        self._played = turn.weights
+        metrics = self._compare(turn.played)
+        self._play_ahead(step + 1)
         if not metrics["rolled_back"]:
             with self._threads():
-                metrics |= self.learner.learn(self.learner.assess(episodes, turn.policy), step)
+                metrics |= self.algorithm.learn(self.algorithm.assess(episodes, turn.policy), step)
         return {name: torch.as_tensor(float(value)) for name, value in metrics.items()}
 
     def _turn(self, step: int) -> Turn:
         """Return iteration `step` as it was, or is now, played."""
-        if self._ahead is None:
-            weights = self.learner.weights()
-            played = self.collector.play(self.policy, step, self.standing.best_return)
+        if self._async is None:
+            weights = self.algorithm.weights()
+            played = self.collector.play(self.policy, step, self.tracker.best_return)
             return Turn(self.policy, weights, played)
-        if self._ahead.weights is None:
-            self._begin(self._ahead, self._unplayed or self.learner.weights(), step)
-        return self._ahead.take()
+        if self._async.weights is None:
+            self._begin(self._async, self._unplayed or self.algorithm.weights(), step)
+        return self._async.take()
 
-    def _go_ahead(self, step: int) -> None:
-        """Begin iteration `step`; if it is beyond the last one, note who would play it."""
-        if self._ahead is not None:
-            self._unplayed = self.learner.weights()
+    def _play_ahead(self, step: int) -> None:
+        """Start iteration `step`; beyond the last one, only keep the weights that would play it."""
+        if self._async is not None:
+            self._unplayed = self.algorithm.weights()
             if step < self.config.iterations:
-                self._begin(self._ahead, self._unplayed, step)
+                self._begin(self._async, self._unplayed, step)
 
     def _threads(self) -> AbstractContextManager[None]:
-        """Use half of the CPU threads while others play: they wait for each other, busily."""
-        if self._ahead is None or self._ahead.weights is None:
+        """Use half of the CPU threads while the next episodes are played."""
+        if self._async is None or self._async.weights is None:
             return nullcontext()
         return threads(max(1, torch.get_num_threads() // 2))
 
-    def _begin(self, ahead: AsyncCollector, weights: Weights, step: int) -> None:
-        ahead.begin(self.policy, weights, step, self.standing.best_return)
+    def _begin(self, collector: AsyncCollector, weights: Weights, step: int) -> None:
+        collector.begin(self.policy, weights, step, self.tracker.best_return)
         self._unplayed = None
 
-    def _judge(self, played: list[EpisodeResult]) -> dict[str, float]:
-        """Note the returns; keep the weights if they are the best, go back if they fell too far."""
-        self.learner.cloning.keep(played)
-        verdict = self.standing.judge(played)
-        if verdict == "best":
-            self._best = self._judged
-        elif verdict == "fallen":
+    def _compare(self, played: list[EpisodeResult]) -> dict[str, float]:
+        """Record the returns; keep the weights if they are the best, roll back if they degraded."""
+        self.algorithm.buffer.keep(played)
+        change = self.tracker.update(played)
+        if change == "best":
+            self._best = self._played
+        elif change == "degraded":
             _LOG.warning(
-                "return %.3g is more than %.0f%% below the best, %.3g: going back to its weights",
-                self.standing.average,
-                100 * (self.config.rollback or 0.0),
-                self.standing.best_average,
+                "return %.3g is more than %.0f%% below the best, %.3g: rolling back to its weights",
+                self.tracker.average,
+                100 * (self.config.rollback_tolerance or 0.0),
+                self.tracker.best_average,
             )
-            self.learner.go_back(self._best)
+            self.algorithm.restore(self._best)
         returns = np.array([one.episode_return for one in played])
         return {
             "return_mean": float(returns.mean()),
             "return_max": float(returns.max()),
             "target_return": float(np.mean([one.target_return for one in played])),
-            "environment_steps": float(self.standing.environment_steps),
-            "rolled_back": float(verdict == "fallen"),
+            "environment_steps": float(self.tracker.environment_steps),
+            "rolled_back": float(change == "degraded"),
         }
 
     @torch.no_grad()
@@ -167,65 +166,65 @@ class OnlineTrainer:
         self._parity_known = True
 
     def validate(self) -> dict[str, float]:
-        """Return the average return by which the weights that played last are judged."""
-        return {"return_average": self.standing.average}
+        """Return the average return of the weights that played last."""
+        return {"return_average": self.tracker.average}
 
     def criterion(self, metrics: Mapping[str, float]) -> float:
         """Return minus the average return; infinite until enough episodes have been averaged."""
-        return -metrics["return_average"] if self.standing.settled else float("inf")
+        return -metrics["return_average"] if self.tracker.settled else float("inf")
 
-    def judged_policy(self) -> dict[str, Any]:
+    def validated_policy(self) -> dict[str, Any]:
         """Return the weights that played the latest episodes."""
-        return self._judged["policy"]
+        return self._played["policy"]
 
     def facts(self) -> dict[str, Any]:
         """Return what targets are relative to from now on: the best return, the latest average."""
-        standing = self.standing
+        tracker = self.tracker
         return {
             "returns": {
-                "return_max": standing.best_return,
-                "return_mean": standing.average,
-                "return_min": standing.lowest,
+                "return_max": tracker.best_return,
+                "return_mean": tracker.average,
+                "return_min": tracker.lowest,
             }
         }
 
     def summary(self, state: TrainState) -> dict[str, Any]:
         """Return what the training has seen, and what the best weights were chosen by."""
         return {
-            "best_average_return": self.standing.best_average,
-            "last_average_return": self.standing.average,
+            "best_average_return": self.tracker.best_average,
+            "last_average_return": self.tracker.average,
             "best_chosen_by": "average return of training's own episodes",
-            "environment_steps": self.standing.environment_steps,
-            "rollbacks": self.standing.falls,
+            "environment_steps": self.tracker.environment_steps,
+            "rollbacks": self.tracker.rollbacks,
         }
 
     def progress(self, metrics: Mapping[str, float]) -> str:
         """Say what is returned."""
         words = [f"return {metrics['return_mean']:.1f}"] if "return_mean" in metrics else []
-        if self.standing.settled:
-            words.append(f"best average {self.standing.best_average:.1f}")
+        if self.tracker.settled:
+            words.append(f"best average {self.tracker.best_average:.1f}")
         return ", ".join(words)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that an exact continuation needs."""
         return {
-            **self.learner.state_dict(),
+            **self.algorithm.state_dict(),
             "best_weights": self._best,
-            "playing": None if self._ahead is None else self._ahead.weights or self._unplayed,
-            "standing": self.standing.state_dict(),
+            "playing": None if self._async is None else self._async.weights or self._unplayed,
+            "tracker": self.tracker.state_dict(),
         }
 
     def load_state_dict(self, values: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.learner.load_state_dict(values)
+        self.algorithm.load_state_dict(values)
         self._best = values["best_weights"]
         self._unplayed = values.get("playing")
-        self.standing.load_state_dict(values["standing"])
+        self.tracker.load_state_dict(values["tracker"])
 
     def close(self) -> None:
         """Give up what is being played, and end the environments."""
         try:
-            if self._ahead is not None:
-                self._ahead.close()
+            if self._async is not None:
+                self._async.close()
         finally:
             self.collector.close()

@@ -18,7 +18,7 @@ class TrainState:
     step: int = 0
     """Optimizer steps taken."""
     best_step: int = 0
-    """Step at which the best weights so far were judged; 0 before the first validation."""
+    """Step of the best weights so far; 0 before the first validation."""
     best_criterion: float = float("inf")
     """What they were chosen by (less is better): offline the validation loss, in nats per
     agent-step; online minus the return of the training episodes."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mads4.models import SequencePolicy
+from mads4.models.base import PolicySequence
 from mads4.models.state import State, detach
 from mads4.types import BoolArray, SequenceBatch
 
@@ -27,8 +28,8 @@ class TruncatedBPTT:
         self._state: State | None = None
         self._order: Tensor | None = None
 
-    def logits(self, batch: SequenceBatch, begins: BoolArray) -> Tensor:
-        """Return the logits (B, T, N, n_actions) of a batch that follows the one before.
+    def sequence(self, batch: SequenceBatch, begins: BoolArray) -> PolicySequence:
+        """Return the policy's output for a batch that follows the one before.
 
         Args:
             batch: of a `mads4.data.consecutive.ConsecutiveSampler`.
@@ -49,7 +50,7 @@ class TruncatedBPTT:
             return_state=True,
         )
         self._state, self._order = detach(found.state), order
-        return found.logits
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs; empty before the first window."""

@@ -9,10 +9,10 @@ from rware.warehouse import Direction, Warehouse
 from mads4.behavior.greedy import Greedy
 from mads4.behavior.motion import FORWARD, TOGGLE
 from mads4.behavior.noise import Noisy
-from mads4.behavior.protocol import BehaviorPolicy
-from mads4.data.record import record_episode
+from mads4.envs.protocol import BehaviorPolicy
 from mads4.envs.rware import RwareEnv
 from mads4.errors import UserError
+from recorded import record_episode
 
 AISLE = """
     ......

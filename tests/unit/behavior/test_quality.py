@@ -10,15 +10,14 @@ import pytest
 from mads4.behavior.greedy import Greedy
 from mads4.behavior.noise import Noisy, Random
 from mads4.behavior.planner import CooperativePlanner
-from mads4.behavior.protocol import BehaviorPolicy
 from mads4.behavior.quality import BANDS, noise_range
-from mads4.behavior.registry import BEHAVIORS, BehaviorFactory, make_behavior
+from mads4.behavior.registry import BehaviorFactory, behavior_names, make_behavior
 from mads4.behavior.smax import BuiltIn, FocusFire
-from mads4.data.record import record_episode
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.types import EnvSpec, IntArray, TimeStep
+from recorded import record_episode
 
 
 class Buttons:
@@ -103,7 +102,7 @@ def test_mistakes_are_named() -> None:
 
 
 def test_behaviors_by_name() -> None:
-    kinds = {name: type(make_behavior(name)) for name in BEHAVIORS}
+    kinds = {name: type(make_behavior(name)) for name in behavior_names()}
     assert kinds == {
         "focus_fire": FocusFire,
         "greedy": Greedy,
@@ -116,6 +115,16 @@ def test_behaviors_by_name() -> None:
     factory = pickle.loads(pickle.dumps(BehaviorFactory("greedy", 0.1, 0.3)))
     assert isinstance(factory(), Noisy)
     assert isinstance(BehaviorFactory("planner")(), CooperativePlanner)
+
+
+def test_a_behavior_of_the_users_own() -> None:
+    factory = pickle.loads(pickle.dumps(BehaviorFactory(f"{__name__}:Presser", 0.1, 0.3)))
+    assert isinstance(make_behavior(f"{__name__}:Presser"), Presser)
+    assert isinstance(factory(), Noisy)
+    plan = noise_range(Buttons, BehaviorFactory(f"{__name__}:Presser"), "good", 0, episodes=20)
+    assert plan.expert_return == 40.0
+    with pytest.raises(UserError, match=r"dataset.behavior_policy: .*'Press'.*Presser"):
+        make_behavior(f"{__name__}:Press")
 
 
 @pytest.mark.slow

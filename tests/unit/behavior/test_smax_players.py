@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 
 from mads4.behavior.noise import Noisy, Random
-from mads4.behavior.play import Playing, play, play_together
-from mads4.behavior.protocol import BehaviorPolicy
 from mads4.behavior.quality import BANDS, noise_range
 from mads4.behavior.registry import BehaviorFactory, make_behavior
 from mads4.behavior.smax import BuiltIn, FocusFire
 from mads4.config import PLAYERS
-from mads4.data.collect import collect
-from mads4.data.record import Recorder, record_episode
+from mads4.data.collect import STREAM, collect
 from mads4.data.store import read_dataset
 from mads4.envs.matrix_game import MatrixGame
+from mads4.envs.protocol import BehaviorPolicy
 from mads4.envs.registry import EnvFactory
-from mads4.envs.smax.scenarios import STOP
+from mads4.envs.smax.engine import STOP
 from mads4.errors import UserError
-from mads4.rollout.vector import together
+from mads4.rollout import BehaviorEpisode, SeededPlan, rollout_behavior
+from mads4.rollout.vector import batched
+from recorded import record_episode
 
 pytest.importorskip("jaxmarl")
 
@@ -39,8 +39,11 @@ def env() -> SmaxEnv:
 
 def outcomes(behavior: type[BehaviorPolicy], episodes: int) -> tuple[float, float]:
     """Return the mean return and the share of battles won."""
-    parts = (Playing(behavior(), 40 + k, np.random.default_rng(k)) for k in range(episodes))
-    played = [part.outcome for part in play_together(SmaxVector(16, MAP), parts)]
+
+    def plan(index: int) -> BehaviorEpisode:
+        return BehaviorEpisode(behavior(), 40 + index, np.random.default_rng(index))
+
+    played = list(rollout_behavior(plan, SmaxVector(16, MAP), range(episodes), seed=0))
     assert len(played) == episodes
     wins = [outcome.metrics["win"] for outcome in played]
     return float(np.mean([o.episode_return for o in played])), float(np.mean(wins))
@@ -84,10 +87,10 @@ def test_those_who_can_hit_the_same_enemies_choose_the_same_one(env: SmaxEnv) ->
 @pytest.mark.parametrize("name", PLAYERS["smax"])
 def test_recordings_are_the_same_one_by_one_and_together(env: SmaxEnv, name: str) -> None:
     factory = BehaviorFactory(name, 0.1, 0.4)
-    recorder = Recorder(MAKE, factory, seed=4)
-    vector = together(MAKE, 5)
+    vector = batched(MAKE, 5)
     assert vector is not None
-    many = {episode.seed: episode for episode in recorder.play_together(vector, range(9))}
+    played = rollout_behavior(SeededPlan(factory, 4, STREAM), vector, range(9), seed=4)
+    many = {result.index: result.episode for result in played}
     assert sorted(many) == list(range(9))
     for index in (0, 3, 8):
         one = record_episode(env, factory(), 4, index)
@@ -134,4 +137,4 @@ def test_quality_is_measured_by_the_return_where_the_expert_never_wins(
 def test_other_environments_are_refused(name: str) -> None:
     player = make_behavior(name)
     with pytest.raises(UserError, match=f"behavior={name} plays SMAX only, not matrix_game"):
-        play(MatrixGame(), Playing(player, 0, np.random.default_rng(0)))
+        player.reset(MatrixGame(), np.random.default_rng(0))

@@ -56,6 +56,9 @@ def episode(steps: int, batch: int = 2) -> SequenceBatch:
         action=action,
         previous_action=torch.cat([torch.full_like(action[:, :1], -1), action[:, :-1]], dim=1),
         return_to_go=torch.rand(batch, steps),
+        reward=torch.rand(batch, steps),
+        terminated=torch.zeros(batch, steps, dtype=torch.bool),
+        follows=torch.ones(batch, steps, dtype=torch.bool),
         mask=torch.ones(batch, steps, dtype=torch.bool),
     )
 

@@ -1,4 +1,4 @@
-"""`mads4 doctor` says what is there, what is not and why, and notices what computes wrong."""
+"""`mads4 doctor` reports what is installed, what is missing and why, and wrong results."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ def test_a_backend_with_wrong_gradients_is_found(
         f"{operation} in {dtype}" for dtype in ("float64", "float32") for operation in OPERATIONS
     ]
     assert found["problems"] == [
-        f"the keops backend does not compute right on cpu: {', '.join(names)}. "
-        "Take another one by kernel=<name>."
+        f"the keops backend gives wrong results on cpu: {', '.join(names)}. "
+        "Select another one with kernel=<name>."
     ]
     assert cli("doctor") == 1
     output = capsys.readouterr().out
@@ -166,7 +166,7 @@ def test_a_slow_backend_is_explained(
     cli: Cli, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mads4.cli.doctor.SLOW_MILLISECONDS", 0.0)
-    assert "at first use it compiles" in facts(cli, capsys)["notes"][0]
+    assert "it is compiled at first use" in facts(cli, capsys)["notes"][0]
 
 
 def test_a_missing_and_an_old_package(
@@ -191,7 +191,7 @@ def test_a_missing_and_an_old_package(
     assert "  pykeops      not installed (needed by kernel=keops" in output
 
 
-def test_without_torch_the_rest_is_told(tmp_path: Path) -> None:
+def test_without_torch_the_rest_is_reported(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['torch'] = None; from mads4.cli import main;"
         "sys.exit(main(['doctor'] + sys.argv[1:]))"
@@ -219,7 +219,9 @@ def test_a_folder_that_cannot_be_written_is_a_note(
     assert found["caches"][0]["against"] == f"{tmp_path / 'file'} is not a folder"
     assert "Set MADS4_DATA_DIR to another folder." in found["notes"][0]
     assert cli("doctor", "--no-selftest") == 0
-    assert "NOT WRITABLE" in " ".join(capsys.readouterr().out.split())  # however it is wrapped
+    assert "NOT WRITABLE" in " ".join(
+        capsys.readouterr().out.split()
+    )  # text may be wrapped anywhere
 
 
 def test_an_unusable_home_is_survived(
@@ -242,7 +244,7 @@ def test_variables_move_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths["Triton"] == "/a/.triton/cache"
 
 
-def test_no_compiler_is_told(cli: Cli, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_compiler_is_reported(cli: Cli, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation.shutil, "which", lambda name: None)
     assert facts(cli, capsys, "--no-selftest")["compiler"] is None
     assert cli("doctor", "--no-selftest") == 0
@@ -283,7 +285,7 @@ def test_text_fits_the_terminal(cli: Cli, capsys: Output, width: int) -> None:
     assert any("gradients" in line for line in lines) is (width > 60)
 
 
-def test_what_starcraft_needs_is_told_and_is_no_problem(
+def test_starcraft_is_reported_but_optional(
     cli: Cli, capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SC2PATH", str(tmp_path))

@@ -1,4 +1,4 @@
-"""What a run in StarCraft II lacks is told before anything is created, for all jobs at once."""
+"""What a run lacks is reported for all jobs at once, before anything is created."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from game_folder import install_game
 from mads4.data import registry
-from mads4.envs.smac import starcraft
+from mads4.envs.smac import installation
 
 Cli = Callable[..., int]
 Output = pytest.CaptureFixture[str]
@@ -49,9 +49,7 @@ def lines(capsys: Output) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
-def test_one_run_is_told_of_package_game_map_and_data(
-    cli: Cli, capsys: Output, tmp_path: Path
-) -> None:
+def test_one_run_lists_package_game_maps_and_data(cli: Cli, capsys: Output, tmp_path: Path) -> None:
     assert cli("train", "experiment=smac_2c_vs_64zg_poor") == 2
     head, *found = lines(capsys)
     assert head.startswith("error: the command cannot run on this machine, and nothing was started")
@@ -65,7 +63,7 @@ def test_one_run_is_told_of_package_game_map_and_data(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_is_told_of_each_thing_once(cli: Cli, capsys: Output, tmp_path: Path) -> None:
+def test_a_sweep_lists_each_problem_once(cli: Cli, capsys: Output, tmp_path: Path) -> None:
     install_game()
     maps, qualities = "env.scenario=2c_vs_64zg,corridor", "dataset.quality=good,poor"
     assert cli("train", "-m", "experiment=smac_2c_vs_64zg_poor", maps, qualities) == 2
@@ -76,11 +74,11 @@ def test_a_sweep_is_told_of_each_thing_once(cli: Cli, capsys: Output, tmp_path: 
     assert list(tmp_path.iterdir()) == [tmp_path / "nowhere"]
 
 
-def test_a_version_that_cannot_be_is_told_before_the_training(
+def test_an_unknown_version_is_reported_before_training(
     cli: Cli, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_game(maps=["2c_vs_64zg"])
-    monkeypatch.setattr(starcraft, "_known_versions", lambda: {"4.10.0": 75689})
+    monkeypatch.setattr(installation, "_known_versions", lambda: {"4.10.0": 75689})
     version = "env.options.game_version=4.9.2"
     assert cli("train", "experiment=smac_2c_vs_64zg_poor", version) == 2
     _, *found = lines(capsys)
@@ -88,13 +86,13 @@ def test_a_version_that_cannot_be_is_told_before_the_training(
     assert not [line for line in found if "map" in line]
 
 
-def test_a_quality_that_was_never_recorded_is_named(cli: Cli, capsys: Output) -> None:
+def test_an_unknown_quality_is_reported(cli: Cli, capsys: Output) -> None:
     assert cli("train", "experiment=smac_2c_vs_64zg_poor", "dataset.quality=awful") == 2
     assert "dataset.quality: got 'awful'" in lines(capsys)[-1]
 
 
 @pytest.mark.usefixtures("_package_and_game")
-def test_a_name_that_no_map_has_is_not_looked_for_as_a_file(cli: Cli, capsys: Output) -> None:
+def test_an_unknown_map_is_one_problem_not_two(cli: Cli, capsys: Output) -> None:
     words = ("collect", "env=smac", "dataset.behavior_policy=random")
     for start in (words, ("train", "experiment=smac_2c_vs_64zg_poor")):
         assert cli(*start, "env.scenario=2c_vs_64z") == 2
@@ -108,7 +106,7 @@ def test_a_name_that_no_map_has_is_not_looked_for_as_a_file(cli: Cli, capsys: Ou
 
 
 @pytest.mark.parametrize(("env", "package"), [("smax", "jaxmarl"), ("smaclite", "smaclite")])
-def test_a_sweep_in_a_simulator_that_is_missing_leaves_nothing_behind(
+def test_a_missing_simulator_leaves_nothing_behind(
     env: str,
     package: str,
     cli: Cli,
@@ -125,7 +123,7 @@ def test_a_sweep_in_a_simulator_that_is_missing_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_not_asked_for(cli: Cli, capsys: Output) -> None:
+def test_what_is_present_is_no_problem(cli: Cli, capsys: Output) -> None:
     place = registry.find("madt/2c_vs_64zg-poor").place
     place.mkdir(parents=True)
     (place / "000.pt").touch()
@@ -134,6 +132,6 @@ def test_what_is_there_is_not_asked_for(cli: Cli, capsys: Output) -> None:
     assert "000.pt" in "".join(lines(capsys)), "it went on to read the data"
 
 
-def test_looking_at_a_configuration_needs_neither(cli: Cli, capsys: Output) -> None:
+def test_showing_the_configuration_needs_no_game(cli: Cli, capsys: Output) -> None:
     assert cli("train", "experiment=smac_2c_vs_64zg_poor", "--cfg", "job") == 0
     assert "2c_vs_64zg" in capsys.readouterr().out

@@ -25,8 +25,8 @@ MISTAKES = [
     (["train", "message=none"], ["message: unknown key. Did you mean 'model.message'?"]),
     (["train", "+trainer.foo=1"], ["trainer.foo: unknown key. Allowed here: name, steps,"]),
     (
-        ["train", "trainer.learning_rate=fast"],
-        ["trainer.learning_rate: got 'fast', expected a number > 0"],
+        ["train", "algorithm.learning_rate=fast"],
+        ["algorithm.learning_rate: got 'fast', expected a number > 0"],
     ),
     (["train", "trainer.steps=10.5"], ["trainer.steps: got 10.5, expected a whole number >= 1"]),
     (["train", "trainer.steps=true"], ["trainer.steps: got true, expected a whole number >= 1"]),
@@ -91,7 +91,7 @@ MISTAKES = [
     (["collect", "experiment=penalty_xor"], ["dataset.name: got 'alberdice', expected generated"]),
     (
         ["train", "trainer.steps=10"],
-        ["trainer.warmup_steps: got 200, more than trainer.steps 10"],
+        ["algorithm.warmup_steps: got 200, more than trainer.steps 10"],
     ),
     (["train", "-m", "seed=0,one"], ["seed: got 'one', expected a whole number >= 0"]),
     (
@@ -110,16 +110,16 @@ MISTAKES = [
             "train",
             "model.mesage=none",
             "seed=x",
-            "trainer.ssm_learning_rate.E=1",
+            "algorithm.ssm_learning_rate.E=1",
             "kernel=hip",
-            "trainer.window=0",
+            "trainer.context_length=0",
         ],
         [
             "model.mesage: unknown key",
             "seed: got 'x'",
             "kernel: got 'hip'",
-            "trainer.ssm_learning_rate.E: unknown key. Allowed here: A, B, C, dt, D",
-            "trainer.window: got 0, expected a whole number >= 1 or null",
+            "algorithm.ssm_learning_rate.E: unknown key. Allowed here: A, B, C, dt, D",
+            "trainer.context_length: got 0, expected a whole number >= 1 or null",
         ],
     ),
 ]

@@ -11,9 +11,9 @@ from mads4.config import Config
 from mads4.config.compose import check
 from mads4.config.smac import SmacEnv, SmacOptions
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import Supervision
 from mads4.errors import UserError
 from mads4.experiment import build
-from mads4.rollout.supervision import Supervision
 
 
 def configured(*words: str) -> SmacEnv:

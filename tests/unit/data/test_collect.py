@@ -16,12 +16,12 @@ import recording_fakes
 from recording_fakes import SPEC, Deadly, Faulty, Make, Refusing, WalkEnv, Wanderer
 
 from mads4.data.collect import collect
-from mads4.data.record import record_episode
 from mads4.data.shards import OPEN_PARTS
 from mads4.data.store import read_dataset, read_header
 from mads4.envs.seeding import environment_seed
 from mads4.errors import UserError
 from mads4.types import IntArray, TimeStep
+from recorded import record_episode
 
 EPISODES = 12
 DESCRIPTION = {"kind": "wanderer"}
@@ -199,7 +199,7 @@ def test_a_dead_worker_is_reported_and_its_episode_played_again(
 
 def test_a_deadly_episode_is_given_up(tmp_path: Path) -> None:
     make = Make(Deadly, (("folder", str(tmp_path)), ("lives", 99)))
-    with pytest.raises(UserError, match=r"has ended 3 worker processes .*-9.* fewer workers"):
+    with pytest.raises(UserError, match=r"has failed 3 times .*worker.*-9.* fewer workers"):
         record(tmp_path / "walk.h5", make_behavior=make, workers=2)
     assert not (tmp_path / "walk.h5").exists()
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 import smac_remains
-from mads4.behavior.protocol import BehaviorPolicy
 from mads4.behavior.registry import BehaviorFactory
 from mads4.data.collect import collect
+from mads4.envs.protocol import BehaviorPolicy
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import Incidents, Supervision
 from mads4.errors import UserError
-from mads4.rollout.supervision import Incidents, Supervision
 from smac_remains import assert_gone, end_run, hung
 
 EPISODES = 4
@@ -102,8 +102,8 @@ def test_a_game_that_always_fails_is_given_up_and_what_is_finished_is_kept(
     assert told == [Incidents()]
 
 
-def test_a_behavior_that_looks_into_the_game_is_told_that_it_cannot(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"looks into the environment \(for its 'warehouse'\)"):
+def test_a_behavior_for_another_environment_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="greedy expert knows RWARE warehouses only, not SmacEnv"):
         record(tmp_path, make_behavior=BehaviorFactory("greedy"))
 
 
@@ -111,7 +111,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path[:0] = {paths!r}
-from mads4.rollout.supervision import Supervision
+from mads4.envs.vector import Supervision
 from test_collect_supervised import record
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording_fakes import SPEC, make_episode, make_episodes
 
-from mads4.data import store, store_read
+from mads4.data import store
 from mads4.data.dataset import Dataset
 from mads4.data.store import read_dataset, read_header, write_dataset
 from mads4.data.store_read import SCHEMA_VERSION
@@ -129,13 +129,13 @@ def test_fingerprint_changes_with_the_spec(path: Path, tmp_path: Path) -> None:
 
 def test_reading_the_header_reads_no_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touched = []
-    read_rows = store_read.read_rows
+    read_direct = h5py.Dataset.read_direct
 
-    def spy(stored: h5py.Dataset, first: int, target: np.ndarray) -> None:
+    def spy(stored: h5py.Dataset, target: np.ndarray, rows: object) -> None:
         touched.append(stored.name)
-        read_rows(stored, first, target)
+        read_direct(stored, target, rows)
 
-    monkeypatch.setattr(store_read, "read_rows", spy)
+    monkeypatch.setattr(h5py.Dataset, "read_direct", spy)
     read_header(path)
     assert touched and all(name.startswith("/episodes/") for name in touched)
 

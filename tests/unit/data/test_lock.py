@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mads4.data.lock import locked
+from mads4.data.directory import locked
 from mads4.errors import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such locks")

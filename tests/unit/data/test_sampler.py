@@ -68,6 +68,9 @@ def test_whole_trajectories_are_exact_and_padded_to_the_longest(dataset: Dataset
         "action": torch.int64,
         "previous_action": torch.int64,
         "return_to_go": torch.float32,
+        "reward": torch.float32,
+        "terminated": torch.bool,
+        "follows": torch.bool,
         "mask": torch.bool,
     }
 

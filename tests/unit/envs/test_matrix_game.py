@@ -1,4 +1,4 @@
-"""Matrix games: what they pay, show and refuse."""
+"""Matrix games: rewards, pictures and errors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mads4.behavior.play import play_episode
 from mads4.behavior.registry import make_behavior
 from mads4.envs.matrix_game import PENALTY_XOR, MatrixGame
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory, make_env
 from mads4.errors import UserError
+from mads4.evaluation.metrics import play_behavior
 
 THREE = np.arange(27.0).reshape(3, 3, 3)
 
@@ -75,7 +75,7 @@ def test_every_episode_is_alike_and_starts_anew() -> None:
 
 def test_a_random_player_earns_the_tables_mean() -> None:
     game = MatrixGame(episode_limit=4000)
-    outcome = play_episode(game, make_behavior("random"), 0, np.random.default_rng(0))
+    (outcome,) = play_behavior(make_behavior("random"), game, 1, seed=0)
     assert outcome.length == 4000
     assert abs(outcome.episode_return / 4000) < 0.06
     assert abs(outcome.metrics["coordinated"] / 4000 - 0.5) < 0.03

@@ -1,4 +1,4 @@
-"""The warehouse behind the environment protocol."""
+"""RWARE as an environment."""
 
 from __future__ import annotations
 

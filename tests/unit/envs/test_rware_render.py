@@ -1,4 +1,4 @@
-"""The picture of a warehouse shows what is there."""
+"""Pictures of a warehouse."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_shape_type_and_determinism(warehouse: Any) -> None:
     assert small.shape[1] == 240
 
 
-def test_everything_is_where_it_is(warehouse: Any) -> None:
+def test_goals_shelves_and_robots_are_drawn_in_place(warehouse: Any) -> None:
     picture = render(warehouse)
     for x, y in warehouse.goals:
         assert share(cell(picture, x, y), rware_render.GOAL) > 0.5

@@ -1,4 +1,4 @@
-"""The numbers in which the warehouse's state is written, for one situation worked out by hand."""
+"""State encodings of a warehouse, compared with a situation worked out by hand."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_slots_are_empty_where_no_shelf_stands(warehouse: Warehouse) -> None:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("scenario", ["tiny-2ag", "tiny-6ag", "small-3ag-easy"])
-def test_whatever_happens_the_numbers_fit(encoding: str, scenario: str) -> None:
+def test_encodings_keep_size_and_type(encoding: str, scenario: str) -> None:
     env = RwareEnv(scenario, state_encoding=encoding)
     rng = np.random.default_rng(0)
     now = env.reset(2)

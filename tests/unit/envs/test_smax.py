@@ -1,4 +1,4 @@
-"""SMAX: what it shows, how battles end, and that an episode is the same alone and among others."""
+"""SMAX: observations, ends of battles, and the same episode alone and in a batch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ from PIL import ImageColor
 from mads4.config.env import SmaxScenario
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory, make_env
+from mads4.envs.smax.engine import SCENARIOS, STOP, WIDTH, engine
 from mads4.envs.smax.render import ALLY, ENEMY
-from mads4.envs.smax.scenarios import SCENARIOS, STOP
+from mads4.envs.vector import IDLE, RESET, STEP
 from mads4.errors import UserError
-from mads4.rollout.shared_buffers import IDLE, RESET, STEP
 from mads4.rollout.vector import make_vector
 from mads4.types import IntArray, TimeStep
 
 pytest.importorskip("jaxmarl")
 
 from mads4.envs.smax.battle import SmaxEnv, SmaxVector
-from mads4.envs.smax.engine import WIDTH, engine
 
 MAP = "3m"
 EAST = 1
@@ -93,28 +92,28 @@ def test_the_same_seed_gives_the_same_battle(env: SmaxEnv, alone: list[list[Time
 def test_an_episode_is_the_same_alone_and_among_others(
     alone: list[list[TimeStep]], rows: int
 ) -> None:
-    """Rows begin anew as soon as they are free, so that episodes meet others' at any point."""
+    """Rows restart as soon as they are free, so that episodes meet others at any point."""
     vector = make_vector(EnvFactory("smax", {"scenario": MAP}), rows)
     assert isinstance(vector, SmaxVector)
     assert vector.groups(rows) == [slice(0, rows)]
-    board, waiting = vector.board, list(range(len(SEEDS)))[::-1]
+    buffers, waiting = vector.buffers, list(range(len(SEEDS)))[::-1]
     playing: dict[int, tuple[int, int, np.random.Generator]] = {}
     while waiting or playing:
-        board.order[:] = IDLE
+        buffers.order[:] = IDLE
         for row in range(rows):
             if row in playing:
                 _, _, rng = playing[row]
-                board.order[row] = STEP
-                board.action[row] = draw(board.time_step(row), rng)
+                buffers.order[row] = STEP
+                buffers.action[row] = draw(buffers.time_step(row), rng)
             elif waiting:
                 k = waiting.pop()
-                board.order[row], board.seed[row] = RESET, SEEDS[k]
+                buffers.order[row], buffers.seed[row] = RESET, SEEDS[k]
                 playing[row] = (k, -1, np.random.default_rng(int(SEEDS[k])))
         vector.send(slice(0, rows))
         assert vector.wait(slice(0, rows)) == []
         for row, (k, step, rng) in list(playing.items()):
             expected = alone[k][step + 1]
-            assert_same(board.time_step(row), expected)
+            assert_same(buffers.time_step(row), expected)
             playing[row] = (k, step + 1, rng)
             if expected.done:
                 won = sum(now.metrics["win"] for now in alone[k])
@@ -124,15 +123,15 @@ def test_an_episode_is_the_same_alone_and_among_others(
 
 def test_idle_battles_stay_as_they_are() -> None:
     vector = SmaxVector(3, MAP)
-    board, everyone = vector.board, slice(0, 3)
-    board.order[:], board.seed[:] = RESET, (1, 2, 3)
+    buffers, everyone = vector.buffers, slice(0, 3)
+    buffers.order[:], buffers.seed[:] = RESET, (1, 2, 3)
     vector.send(everyone)
     vector.wait(everyone)
-    before = board.state.copy()
-    board.order[:], board.action[:] = (IDLE, STEP, IDLE), 1
+    before = buffers.state.copy()
+    buffers.order[:], buffers.action[:] = (IDLE, STEP, IDLE), 1
     vector.send(everyone)
     vector.wait(everyone)
-    changed = (board.state != before).any(axis=(1, 2))
+    changed = (buffers.state != before).any(axis=(1, 2))
     assert changed.tolist() == [False, True, False]
     seat = vector.env(2)
     assert isinstance(seat, SmaxEnv) and seat.render().dtype == np.uint8
@@ -177,7 +176,7 @@ def test_the_time_limit_truncates() -> None:
     assert last.truncated and not last.terminated and last.metrics["win"] == 0.0
 
 
-def test_pictures_tell_sides_and_health_apart(env: SmaxEnv) -> None:
+def test_pictures_distinguish_sides_and_health(env: SmaxEnv) -> None:
     first = env.reset(0)
     picture = env.render()
     assert picture.shape == (384, 384, 3) and picture.dtype == np.uint8
@@ -191,7 +190,7 @@ def test_pictures_tell_sides_and_health_apart(env: SmaxEnv) -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"env.scenario: got '2s3y'.*Did you mean '2s3z'"):
         SmaxEnv("2s3y")
-    with pytest.raises(UserError, match=r"SMAX refuses .*max_step"):
+    with pytest.raises(UserError, match=r"SMAX rejects .*max_step"):
         SmaxEnv(MAP, {"max_step": 3})
     with pytest.raises(UserError, match="'action_type' is fixed"):
         SmaxEnv(MAP, {"action_type": "continuous"})

@@ -1,4 +1,4 @@
-"""A jaxmarl that is missing, or does not go with its jax: one sentence with the command."""
+"""A jaxmarl that is missing, or incompatible with its jax: one sentence with the command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mads4.envs.smax.runtime import INSTALL, UPGRADE, import_jax, missing
 from mads4.errors import UserError
 
 
-def test_what_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_come_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jaxmarl", None)
     monkeypatch.setitem(sys.modules, "jax", None)
     assert "jaxmarl and jax are missing" in str(missing())
@@ -32,7 +32,7 @@ def test_what_is_missing_is_named_with_the_command(monkeypatch: pytest.MonkeyPat
         ("import flax_of_which_there_is_none", ["flax_of_which_there_is_none is missing", INSTALL]),
     ],
 )
-def test_what_stops_its_import_is_told(
+def test_import_errors_are_reported(
     line: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "jaxmarl"]:
@@ -43,7 +43,7 @@ def test_what_stops_its_import_is_told(
     (tmp_path / "jaxmarl").mkdir()
     (tmp_path / "jaxmarl" / "__init__.py").write_text(line)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert missing() is None, "that it is there is all that is asked"
+    assert missing() is None, "the packages are only located"
     with pytest.raises(UserError) as error:
         import_jax()
     for word in words:

@@ -23,7 +23,7 @@ from mads4.evaluation.ablation import (
     require_chain,
 )
 from mads4.models import Mads4Policy
-from mads4.rollout.rollout import EpisodeResult, rollout
+from mads4.rollout import EpisodeResult, rollout
 from mads4.types import EnvSpec
 
 CPU = torch.device("cpu")
@@ -117,10 +117,10 @@ def test_orders() -> None:
     policy = chained()
     first, last = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
     forwards, backwards = OrderedPolicy(policy, "fixed"), OrderedPolicy(policy, "reverse")
-    assert play(forwards) == play(policy) == play(forwards, message_drop=first)
-    assert play(forwards) != play(forwards, message_drop=last)
-    assert play(backwards) == play(backwards, message_drop=last)
-    assert play(backwards) != play(backwards, message_drop=first)
+    assert play(forwards) == play(policy) == play(forwards, message_dropout=first)
+    assert play(forwards) != play(forwards, message_dropout=last)
+    assert play(backwards) == play(backwards, message_dropout=last)
+    assert play(backwards) != play(backwards, message_dropout=first)
     trained = chained(agent_order="random")
     assert play(OrderedPolicy(policy, "random")) == play(trained)
     assert play(OrderedPolicy(trained, "fixed")) == play(policy) != play(trained)

@@ -12,9 +12,9 @@ from PIL import Image
 from fakes import make_policy
 from mads4.config import EvaluatorConfig
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import Supervision
 from mads4.errors import UserError
 from mads4.evaluation.evaluator import VIDEO, Evaluator
-from mads4.rollout.supervision import Supervision
 
 FACTORY = EnvFactory("custom", {"factory": "fake_env:MatchingEnv", "options": {}})
 

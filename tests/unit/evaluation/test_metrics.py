@@ -9,7 +9,7 @@ from fakes import MatchingEnv, make_policy
 from mads4.behavior.registry import make_behavior
 from mads4.errors import UserError
 from mads4.evaluation.metrics import Evaluation, mean_interval, play_behavior, target_returns
-from mads4.rollout.rollout import EpisodeResult, rollout
+from mads4.rollout import EpisodeResult, rollout
 
 DATA = {"return_max": 30.0, "return_mean": 20.0, "return_min": -4.0}
 

@@ -249,11 +249,7 @@ def test_a_checkpoints_policy_acts_as_the_trained_one(precision: str) -> None:
 
 
 def test_the_trainers_numbers_arrive() -> None:
-    config = OfflineTrainerConfig(
-        steps=7, warmup_steps=2, grad_clip=0.5, keep_every=3, log_interval=4
-    )
-    settings = build.offline_settings(config)
-    assert (settings.steps, settings.warmup_steps, settings.grad_clip) == (7, 2, 0.5)
+    config = OfflineTrainerConfig(steps=7, save_interval=3, log_interval=4)
     intervals = build.intervals(config)
     assert (intervals.steps, intervals.log, intervals.keep) == (7, 4, 3)
     assert (intervals.validation, intervals.checkpoint) == (500, 500)

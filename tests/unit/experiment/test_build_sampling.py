@@ -25,12 +25,14 @@ OWN = EnvFactory("custom", {"factory": "fake_env:MatchingEnv", "options": {}})
 
 
 def test_samplers() -> None:
-    config = OfflineTrainerConfig(batch_size=3, window=4, sampling="return", return_temperature=0.1)
+    config = OfflineTrainerConfig(
+        batch_size=3, context_length=4, sampling="return", return_temperature=0.1
+    )
     found = build.sampler(config, DATA, 7, CPU)
     expected = SequenceSampler(DATA, 3, 4, 7, sampling="return", return_temperature=0.1)
     assert isinstance(found, SequenceSampler)
     assert torch.equal(found.batch(2).observation, expected.batch(2).observation)
-    config = OfflineTrainerConfig(batch_size=3, window=4, windows="consecutive")
+    config = OfflineTrainerConfig(batch_size=3, context_length=4, stateful=True)
     walking = build.sampler(config, DATA, 7, CPU)
     assert isinstance(walking, ConsecutiveSampler)
     assert (walking.batch_size, walking.window, walking.seed) == (3, 4, 7)
@@ -60,9 +62,9 @@ def test_each_agent_is_scaled_by_its_own_statistics(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"windows": "consecutive"}, "give trainer.window"),
-        ({"windows": "consecutive", "window": 5, "sampling": "return"}, "use uniform"),
-        ({"return_temperature": 0.1}, "sampling=return only"),
+        ({"stateful": True}, "set trainer.context_length"),
+        ({"stateful": True, "context_length": 5, "sampling": "return"}, "use uniform"),
+        ({"return_temperature": 0.1}, "only used with trainer.sampling=return"),
         ({"sampling": "return", "return_temperature": 0.0}, "expected a number > 0"),
         ({"sampling": "rank"}, "expected one of uniform, length, return"),
     ],

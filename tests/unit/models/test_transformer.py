@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from fakes import SPEC, make_batch, matching_data, time_step
+from mads4.algorithms.base import Context
+from mads4.algorithms.bc import BCConfig
 from mads4.data.consecutive import ConsecutiveSampler
 from mads4.export.check import largest_difference
 from mads4.models import TransformerConfig, TransformerPolicy
@@ -19,7 +21,7 @@ from mads4.models.agent import Agent
 from mads4.models.base import parameter_count, unroll
 from mads4.models.state import join, leaves, select
 from mads4.models.transformer import of_size
-from mads4.training.offline import OfflineSettings, OfflineTrainer
+from mads4.training.offline import OfflineTrainer
 from mads4.training.tbptt import TruncatedBPTT
 from mads4.types import SequenceBatch
 
@@ -139,7 +141,7 @@ def test_windows_with_a_carried_state_are_the_whole_cut_up() -> None:
     for step in range(8):
         batch = sampler.batch(step)
         seen = [batch] if sampler.begins(step)[0] else [*seen, batch]
-        found = carry.logits(batch, sampler.begins(step))
+        found = carry.sequence(batch, sampler.begins(step)).logits
         fields = vars(batch)
         whole = SequenceBatch(**{k: torch.cat([vars(b)[k] for b in seen], 1) for k in fields})
         torch.testing.assert_close(found, policy(whole)[:, -found.shape[1] :])
@@ -149,10 +151,11 @@ def trainer() -> OfflineTrainer:
     data = matching_data(6)
     torch.manual_seed(0)
     policy = TransformerPolicy(SPEC, **SMALL, context_length=2, dropout=0.1)
-    settings = OfflineSettings(20, 1e-3, {}, 0.0, 0, "constant", 1.0)
+    settings = BCConfig(weight_decay=0.0, warmup_steps=0, schedule="constant")
     training, held_out = data.split(0.2, 0)
     sampler = ConsecutiveSampler(training, 2, 3)
-    return OfflineTrainer(policy, sampler, held_out, settings, torch.device("cpu"))
+    algorithm = settings.build(policy, Context(0, torch.device("cpu"), 20))
+    return OfflineTrainer(algorithm, sampler, held_out)
 
 
 def test_resuming_in_the_middle_of_episodes_is_exact(tmp_path: Path) -> None:

@@ -22,11 +22,12 @@ from fakes import make_policy
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.rware import RwareEnv
 from mads4.envs.seeding import environment_seed
+from mads4.envs.vector import VectorEnv
 from mads4.errors import UserError
 from mads4.models import Mads4Policy
-from mads4.rollout.rollout import EpisodeResult, StepEvent, rollout
-from mads4.rollout.vector import LocalVector, VectorEnv
-from mads4.rollout.vector_worker import WorkerVector
+from mads4.rollout import EpisodeResult, StepEvent, rollout
+from mads4.rollout.vector import LocalVector
+from mads4.rollout.workers import WorkerVector
 from mads4.types import Episode, PolicyInput, PolicyOutput
 
 EPISODES = 9
@@ -89,16 +90,18 @@ def processes() -> Iterator[dict[tuple[int, int], VectorEnv]]:
         envs.close()
 
 
-@pytest.mark.parametrize("sample", [True, False])
+@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("message", ["none", "output"])
-def test_episodes_do_not_depend_on_how_many_are_played_at_once(message: str, sample: bool) -> None:
+def test_episodes_do_not_depend_on_how_many_are_played_at_once(
+    message: str, deterministic: bool
+) -> None:
     policy = make_policy(message=message)
-    alone = play(policy, 1, sample=sample)
+    alone = play(policy, 1, deterministic=deterministic)
     assert [episode.index for episode in alone] == list(range(EPISODES))
     assert len({episode.length for episode in alone}) > 3, "lengths differ, slots are refilled"
     assert len({episode.episode_return for episode in alone}) > 2
     for parallel in (2, 3, 7, 9, 20):
-        assert play(policy, parallel, sample=sample) == alone
+        assert play(policy, parallel, deterministic=deterministic) == alone
 
 
 def test_the_first_episodes_do_not_depend_on_how_many_follow() -> None:
@@ -121,7 +124,7 @@ def test_the_warehouse_plays_the_same_alone_and_in_company() -> None:
                 (int(r.x), int(r.y), r.dir.value, r.carrying_shelf is not None) for r in robots
             ]
 
-        return play(policy, parallel, make_env, episodes=8, watch=watch), seen
+        return play(policy, parallel, make_env, episodes=8, callback=watch), seen
 
     torch.manual_seed(0)
     policy = Mads4Policy(make_env().spec, n_layers=1, d_model=16, d_state=8)
@@ -201,7 +204,7 @@ def test_uniform_numbers_are_the_episodes_own() -> None:
     assert alone <= together
     assert len(alone) == len(first), "never the same numbers twice"
     greedy = Spy()
-    play(greedy, 3, sample=False)
+    play(greedy, 3, deterministic=True)
     assert all(inputs.uniform is None for inputs in greedy.inputs)
 
 
@@ -212,7 +215,7 @@ def test_everything_is_watched() -> None:
         assert moment.env.spec.name == "fake"
         moments.append((moment.index, moment.step, moment.return_to_go))
 
-    played = play(make_policy(), 4, watch=watch)
+    played = play(make_policy(), 4, callback=watch)
     for episode in played:
         seen = [(step, left) for index, step, left in moments if index == episode.index]
         assert [step for step, _ in seen] == list(range(episode.length + 1))
@@ -320,7 +323,7 @@ def test_order_and_losses_are_drawn_as_promised(
             expected[tuple(actions[t])] = (tuple(order), tuple(lost[t]))
     for envs in ([MatchingEnv()], [MatchingEnv() for _ in range(4)], processes[7, 2]):
         spy = Spy()
-        play_in(spy, envs, message_drop=drop)
+        play_in(spy, envs, message_dropout=drop)
         seen = {}
         for inputs in spy.inputs:
             drawn = [inputs.uniform, inputs.order_key, inputs.message_dropped]
@@ -333,10 +336,10 @@ def test_order_and_losses_are_drawn_as_promised(
 
 def test_order_is_known_and_nothing_lost_unless_asked_for() -> None:
     spy = Spy()
-    play(spy, 3, sample=False)
+    play(spy, 3, deterministic=True)
     assert all(inputs.order_key is not None for inputs in spy.inputs)
     assert all(inputs.message_dropped is None for inputs in spy.inputs)
-    play(spy, 3, message_drop=1.0)
+    play(spy, 3, message_dropout=1.0)
     assert spy.inputs[-1].message_dropped is not None
     assert spy.inputs[-1].message_dropped.all()
 
@@ -358,7 +361,7 @@ def test_what_is_filmed_stays_in_this_process() -> None:
 
     policy = make_policy()
     with closing(WorkerVector(MatchingEnv, 4, 2, local=1)) as envs:
-        played = play_in(policy, envs, watch=watch)
+        played = play_in(policy, envs, callback=watch)
     assert played == play(policy, 1)
     filmed = [step for index, step in moments if index == 0]
     assert filmed == list(range(played[0].length + 1))

@@ -18,12 +18,12 @@ import torch
 
 from fake_env import DeadlyEnvs, FragileEnv, MatchingEnv, SupervisedEnvs
 from mads4.envs.seeding import environment_seed
+from mads4.envs.vector import Incidents, Supervision, VectorEnv
 from mads4.evaluation.metrics import RandomPolicy
+from mads4.rollout import EpisodeResult, rollout
 from mads4.rollout.processes import group_memory
-from mads4.rollout.rollout import EpisodeResult, rollout
-from mads4.rollout.supervision import Incidents, Supervision
-from mads4.rollout.vector import LocalVector, VectorEnv, make_vector
-from mads4.rollout.vector_worker import WorkerVector
+from mads4.rollout.vector import LocalVector, make_vector
+from mads4.rollout.workers import WorkerVector
 from mads4.types import PolicyInput
 
 
@@ -80,7 +80,7 @@ def test_broken_episodes_of_any_environment_are_played_again(
 def test_supervised_environments_have_a_process_each(expected: list[EpisodeResult]) -> None:
     with closing(make_vector(SupervisedEnvs(), 8)) as envs:
         assert isinstance(envs, WorkerVector)
-        assert len(envs.board.order) == 3
+        assert len(envs.buffers.order) == 3
         assert play(envs, 4) == expected
     with closing(make_vector(SupervisedEnvs(), 2, workers=0)) as envs:
         assert isinstance(envs, LocalVector)

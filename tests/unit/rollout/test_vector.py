@@ -21,11 +21,11 @@ import pytest
 
 import fake_env
 from fake_env import HangingParent, MatchingEnv, TroubledEnv
+from mads4.envs.vector import IDLE, RESET, STEP, SharedBuffers, VectorEnv
 from mads4.errors import UserError
 from mads4.rollout import vector
-from mads4.rollout.shared_buffers import IDLE, RESET, STEP, SharedBuffers
-from mads4.rollout.vector import LocalVector, VectorEnv, default_workers, make_vector
-from mads4.rollout.vector_worker import WorkerVector
+from mads4.rollout.vector import LocalVector, default_workers, make_vector
+from mads4.rollout.workers import WorkerVector
 from mads4.types import TimeStep
 
 SIZE = 5
@@ -39,17 +39,17 @@ def _nothing_is_left_behind() -> Iterator[None]:
 
 def order(envs: VectorEnv, orders: list[int], seed: int = 0) -> None:
     rows = slice(0, len(orders))
-    envs.board.order[rows] = orders
-    envs.board.seed[rows] = seed + np.arange(len(orders))
-    envs.board.action[rows] = 1
+    envs.buffers.order[rows] = orders
+    envs.buffers.seed[rows] = seed + np.arange(len(orders))
+    envs.buffers.action[rows] = 1
     envs.send(rows)
     assert envs.wait(rows) == []
 
 
 def picture(envs: VectorEnv) -> dict[str, np.ndarray]:
     names = ("observation", "available_actions", "reward", "terminated", "truncated", "binary")
-    shown = {name: getattr(envs.board, name).copy() for name in names}
-    return shown | {"state": envs.board.states(slice(0, SIZE))}
+    shown = {name: getattr(envs.buffers, name).copy() for name in names}
+    return shown | {"state": envs.buffers.states(slice(0, SIZE))}
 
 
 def test_processes_show_what_one_process_shows() -> None:
@@ -81,10 +81,10 @@ def test_processes_show_what_one_process_shows() -> None:
 def test_idle_environments_stay_as_they_are() -> None:
     with closing(LocalVector([MatchingEnv(), MatchingEnv()])) as envs:
         order(envs, [RESET, RESET])
-        before = envs.board.observation.copy()
+        before = envs.buffers.observation.copy()
         order(envs, [IDLE, STEP])
-        assert (envs.board.observation[0] == before[0]).all()
-        assert (envs.board.observation[1] != before[1]).any()
+        assert (envs.buffers.observation[0] == before[0]).all()
+        assert (envs.buffers.observation[1] != before[1]).any()
 
 
 def test_an_episode_is_cut_at_the_specs_limit() -> None:
@@ -92,8 +92,8 @@ def test_an_episode_is_cut_at_the_specs_limit() -> None:
         order(envs, [RESET])
         for cut in (False, False, True):
             order(envs, [STEP])
-            assert not envs.board.terminated[0]
-            assert envs.board.truncated[0] == cut
+            assert not envs.buffers.terminated[0]
+            assert envs.buffers.truncated[0] == cut
 
 
 def test_a_board_lies_in_the_memory_it_is_given() -> None:
@@ -122,7 +122,7 @@ def test_states_keep_the_dtype_in_which_they_are_written() -> None:
 
     with closing(LocalVector([Floats()])) as envs:
         order(envs, [RESET])
-        state = envs.board.states(slice(0, 1))
+        state = envs.buffers.states(slice(0, 1))
         assert state.dtype == np.float32
         assert set(np.unique(state)) <= {0.5, 1.5}
 
@@ -157,7 +157,7 @@ def test_errors_in_processes_keep_their_kind(
 
 
 def test_what_cannot_be_sent_to_a_process_is_refused() -> None:
-    with pytest.raises(UserError, match=r"top level of a module, or use evaluator\.workers=0"):
+    with pytest.raises(UserError, match=r"top level of a module, or use evaluator\.num_workers=0"):
         make_vector(lambda: MatchingEnv(), 8, workers=2)
 
 
@@ -166,7 +166,7 @@ def test_a_simulator_that_an_environment_started_ends_with_it(tmp_path: Path) ->
     make = partial(HangingParent, str(tmp_path))
     with closing(WorkerVector(make, 1, 1, timeout=0.5)) as envs:
         rows = slice(0, 1)
-        envs.board.order[rows] = RESET
+        envs.buffers.order[rows] = RESET
         envs.send(rows)
         (loss,) = envs.wait(rows)
     assert loss.rows == loss.blamed == (0,)
@@ -190,7 +190,7 @@ def test_closing_does_not_wait_for_what_hangs(tmp_path: Path) -> None:
     envs = WorkerVector(partial(TroubledEnv, "hang", 0, str(tmp_path)), 1, 1)
     order(envs, [RESET])
     order(envs, [STEP])
-    envs.board.order[0] = STEP
+    envs.buffers.order[0] = STEP
     envs.send(slice(0, 1))
     while not list(tmp_path.iterdir()):
         time.sleep(0.01)
@@ -228,7 +228,7 @@ if __name__ == "__main__":
     with closing(make_vector(PidEnv, 4, workers=2)) as envs:
         rows = slice(0, 4)
         while True:
-            envs.board.order[rows] = 2
+            envs.buffers.order[rows] = 2
             envs.send(rows)
             envs.wait(rows)
 """

@@ -12,7 +12,7 @@ import torch
 
 from fakes import make_policy
 from mads4.errors import UserError
-from mads4.training.async_collector import AsyncCollector
+from mads4.training.collector import AsyncCollector
 
 
 class Endless:

@@ -13,7 +13,7 @@ import torch
 from fake_env import MatchingEnv
 from fakes import make_policy
 from mads4.config import OnlineTrainerConfig
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.training.collector import Collector
 
 
@@ -22,7 +22,7 @@ def make_collector() -> Iterator[Any]:
     made: list[Collector] = []
 
     def make(seed: int = 0, **options: Any) -> Collector:
-        config = OnlineTrainerConfig(**{"episodes": 6, "parallel": 3, "workers": 0} | options)
+        config = OnlineTrainerConfig(**{"episodes": 6, "num_envs": 3, "num_workers": 0} | options)
         made.append(Collector(MatchingEnv, config, seed, torch.device("cpu")))
         return made[-1]
 
@@ -42,7 +42,7 @@ def assert_same(one: list[EpisodeResult], other: list[EpisodeResult]) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"parallel": 1}, {"parallel": 5}, {"parallel": 32}, {"parallel": 4, "workers": 1}],
+    [{"num_envs": 1}, {"num_envs": 5}, {"num_envs": 32}, {"num_envs": 4, "num_workers": 1}],
     ids=str,
 )
 def test_an_episode_depends_on_its_number_alone(make_collector: Any, options: Any) -> None:
@@ -64,7 +64,7 @@ def test_iterations_and_seeds_differ(make_collector: Any) -> None:
 
 @pytest.mark.parametrize("best", [20.0, 0.0, -8.0])
 def test_targets_lie_in_the_spread(make_collector: Any, best: float) -> None:
-    options = {"episodes": 40, "target_factor": 1.5, "target_spread": 0.2}
+    options = {"episodes": 40, "target_return_scale": 1.5, "target_return_spread": 0.2}
     played = make_collector(**options).play(make_policy(), 3, best)
     targets = np.array([one.target_return for one in played])
     highest, width = 1.5 * best, 0.2 * abs(1.5 * best)
@@ -75,7 +75,7 @@ def test_targets_lie_in_the_spread(make_collector: Any, best: float) -> None:
 
 
 def test_it_may_be_closed_twice_and_opened_again(make_collector: Any) -> None:
-    collector, policy = make_collector(workers=1), make_policy()
+    collector, policy = make_collector(num_workers=1), make_policy()
     with closing(collector):
         first = collector.play(policy, 0, 1.0)
     assert_same(collector.play(policy, 0, 1.0), first)

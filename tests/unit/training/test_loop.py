@@ -14,13 +14,15 @@ import pytest
 import torch
 
 from fakes import SPEC, matching_data
+from mads4.algorithms.base import Context, SSMLearningRates
+from mads4.algorithms.bc import BCConfig
 from mads4.data.sampler import SequenceSampler
 from mads4.errors import UserError
 from mads4.logging import Tracker
 from mads4.models import Mads4Policy
 from mads4.training import checkpoint
 from mads4.training.loop import Checkpoints, Intervals, fit
-from mads4.training.offline import OfflineSettings, OfflineTrainer
+from mads4.training.offline import OfflineTrainer
 from mads4.training.state import TrainState
 
 STEPS = 8
@@ -32,9 +34,11 @@ def make_trainer() -> OfflineTrainer:
     torch.manual_seed(3)
     policy = Mads4Policy(SPEC, n_layers=1, d_model=8, d_state=4, message_dim=2, dropout=0.3)
     training, held_out = matching_data().split(0.25, 0)
-    settings = OfflineSettings(STEPS, 1e-2, {"A": 1e-3}, 0.01, 2, "cosine", 1.0)
+    rates = SSMLearningRates(B=None, dt=None)
+    settings = BCConfig(learning_rate=1e-2, ssm_learning_rate=rates, warmup_steps=2)
     sampler = SequenceSampler(training, batch_size=2, window=5, seed=1)
-    return OfflineTrainer(policy, sampler, held_out, settings, torch.device("cpu"))
+    algorithm = settings.build(policy, Context(0, torch.device("cpu"), STEPS))
+    return OfflineTrainer(algorithm, sampler, held_out)
 
 
 def run(
@@ -154,7 +158,10 @@ def test_resuming_is_exact_wherever_the_process_died(tmp_path: Path, step: int) 
         assert_same_weights(one["policy"], other["policy"])
         one["state"].pop("seconds"), other["state"].pop("seconds")
         assert one["state"] == other["state"]
-    whole_moments, resumed_moments = whole.optimizer.state_dict(), resumed.optimizer.state_dict()
+    whole_moments, resumed_moments = (
+        whole.algorithm.optimizer.state_dict(),
+        resumed.algorithm.optimizer.state_dict(),
+    )
     for index, moments in whole_moments["state"].items():
         assert_same_weights(moments, resumed_moments["state"][index])
 

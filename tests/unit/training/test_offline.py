@@ -3,58 +3,58 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from fakes import SPEC, make_policy, matching_data
+from mads4.algorithms.base import Context, SSMLearningRates, schedule_factor
+from mads4.algorithms.bc import BCConfig
 from mads4.algorithms.losses import behavior_cloning
 from mads4.data.sampler import SequenceSampler
 from mads4.models import Mads4Policy
 from mads4.nn.ssm import StateSpace
-from mads4.training.offline import OfflineSettings, OfflineTrainer, schedule_factor
+from mads4.training.offline import OfflineTrainer
 
-SETTINGS = OfflineSettings(
-    steps=40,
+STEPS = 40
+SETTINGS = BCConfig(
     learning_rate=1e-2,
-    ssm_learning_rate={"A": 1e-3, "B": 2e-3, "C": None, "dt": 3e-3},
+    ssm_learning_rate=SSMLearningRates(A=1e-3, B=2e-3, dt=3e-3),
     weight_decay=0.1,
     warmup_steps=4,
-    schedule="cosine",
-    grad_clip=1.0,
 )
 
 
 def make_trainer(
-    policy: Mads4Policy | None = None, settings: OfflineSettings = SETTINGS, **options: Any
+    policy: Mads4Policy | None = None, settings: BCConfig = SETTINGS, **options: Any
 ) -> OfflineTrainer:
     training, held_out = matching_data().split(0.25, 0)
     if policy is None:
         torch.manual_seed(1)
         policy = Mads4Policy(SPEC, n_layers=1, d_model=16, d_state=4, message_dim=3, **options)
     sampler = SequenceSampler(training, batch_size=4, window=None, seed=0)
-    return OfflineTrainer(policy, sampler, held_out, settings, torch.device("cpu"))
+    algorithm = settings.build(policy, Context(0, torch.device("cpu"), STEPS))
+    return OfflineTrainer(algorithm, sampler, held_out)
 
 
 def test_schedule() -> None:
-    rates = [schedule_factor(step, SETTINGS) for step in range(41)]
+    rates = [schedule_factor(step, STEPS, SETTINGS) for step in range(41)]
     cosine = [0.5 * (1 + math.cos(math.pi * step / 40)) for step in range(41)]
     assert rates[:4] == pytest.approx(
         [0.25 * cosine[0], 0.5 * cosine[1], 0.75 * cosine[2], cosine[3]]
     )
     assert rates[4:] == pytest.approx(cosine[4:])
     assert rates[39] > 0 and rates[40] == pytest.approx(0)
-    constant = replace(SETTINGS, schedule="constant", warmup_steps=2)
-    assert [schedule_factor(step, constant) for step in (0, 1, 2, 39)] == [0.5, 1, 1, 1]
-    assert schedule_factor(0, replace(SETTINGS, warmup_steps=0)) == 1
+    constant = SETTINGS.model_copy(update={"schedule": "constant", "warmup_steps": 2})
+    assert [schedule_factor(step, STEPS, constant) for step in (0, 1, 2, 39)] == [0.5, 1, 1, 1]
+    assert schedule_factor(0, STEPS, SETTINGS.model_copy(update={"warmup_steps": 0})) == 1
 
 
 def test_every_parameter_is_in_the_group_it_belongs_to() -> None:
     policy = make_policy(dtype=torch.float32)
     trainer = make_trainer(policy)
-    decayed, plain, *ssm = trainer.optimizer.param_groups
+    decayed, plain, *ssm = trainer.algorithm.optimizer.param_groups
     names = {id(parameter): name for name, parameter in policy.named_parameters()}
 
     def last(group: dict[str, Any]) -> set[str]:
@@ -68,7 +68,7 @@ def test_every_parameter_is_in_the_group_it_belongs_to() -> None:
     assert decayed["weight_decay"] == 0.1
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])
-    grouped = [id(p) for group in trainer.optimizer.param_groups for p in group["params"]]
+    grouped = [id(p) for group in trainer.algorithm.optimizer.param_groups for p in group["params"]]
     assert sorted(grouped) == sorted(names)
 
 
@@ -88,11 +88,11 @@ def test_frozen_parameters_stay(trainable: tuple[str, ...]) -> None:
 
 def test_weight_decay_leaves_the_dynamics_alone() -> None:
     """With no gradient to speak of, only decay moves weights."""
-    trainer = make_trainer(settings=replace(SETTINGS, weight_decay=1.0))
+    trainer = make_trainer(settings=SETTINGS.model_copy(update={"weight_decay": 1.0}))
     before = {name: value.detach().clone() for name, value in trainer.policy.named_parameters()}
     for parameter in trainer.policy.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    trainer.optimizer.step()
+    trainer.algorithm.optimizer.step()
     for name, value in trainer.policy.named_parameters():
         dynamics = name.rpartition(".")[2] in {"log_decay", "frequency", "column", "log_dt"}
         assert torch.equal(value, before[name]) == (dynamics or value.ndim == 1), name
@@ -106,13 +106,13 @@ def test_learning_rates_follow_the_schedule_also_after_resuming() -> None:
     peaks = [1e-2, 1e-2, 1e-3, 2e-3, 1e-2, 3e-3, 1e-2]
     for subject in (trainer, other):
         subject.update(7)
-        factor = schedule_factor(7, SETTINGS)
-        rates = [group["lr"] for group in subject.optimizer.param_groups]
+        factor = schedule_factor(7, STEPS, SETTINGS)
+        rates = [group["lr"] for group in subject.algorithm.optimizer.param_groups]
         assert rates == pytest.approx([rate * factor for rate in peaks])
 
 
 def test_gradients_are_clipped() -> None:
-    trainer = make_trainer(settings=replace(SETTINGS, grad_clip=1e-3))
+    trainer = make_trainer(settings=SETTINGS.model_copy(update={"max_grad_norm": 1e-3}))
     norm = trainer.update(0)["gradient_norm"]
     assert norm > 1e-3
     clipped = torch.stack(
@@ -157,7 +157,7 @@ def test_validation_draws_nothing_and_sees_every_held_out_step_once(
 
 def test_it_learns() -> None:
     """The expert answers what it is shown: from a blind guess to next to no doubt."""
-    trainer = make_trainer(settings=replace(SETTINGS, steps=150, weight_decay=0.0))
+    trainer = make_trainer(settings=SETTINGS.model_copy(update={"steps": 150, "weight_decay": 0.0}))
     before = trainer.validate()
     losses = [float(trainer.update(step)["loss"]) for step in range(150)]
     data = trainer.sampler.dataset

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from fake_env import MatchingEnv
 from fakes import SPEC, make_policy, matching_data
-from mads4.algorithms.mappo import Mappo
+from mads4.algorithms.base import Context
+from mads4.algorithms.mappo import MAPPO, MAPPOConfig
+from mads4.algorithms.rollout_buffer import Episodes, Experience
 from mads4.config import OnlineTrainerConfig
 from mads4.envs.matrix_game import PENALTY_XOR, MatrixGame
 from mads4.errors import UserError
@@ -21,17 +23,22 @@ from mads4.models import Mads4Policy, MlpPolicy, SequencePolicy
 from mads4.models.base import unroll
 from mads4.nn.ssm import ssm_parameters
 from mads4.training import online
-from mads4.training.cloning import Cloning
 from mads4.training.collector import Collector
 from mads4.training.online import OnlineTrainer
-from mads4.training.rollout_buffer import Episodes, Experience
 from mads4.training.state import TrainState
 
 Make = Callable[..., OnlineTrainer]
 FAST: dict[str, Any] = {
-    **{"episodes": 6, "parallel": 6, "workers": 0, "segment": 5, "batch_size": 8, "epochs": 2},
+    **{
+        "episodes": 6,
+        "num_envs": 6,
+        "num_workers": 0,
+        "bptt_length": 5,
+        "batch_size": 8,
+        "epochs": 2,
+    },
     **{"actor_learning_rate": 1e-2, "critic_learning_rate": 1e-2, "critic_width": 8},
-    **{"critic_warmup": 0, "stop_divergence": None, "smoothing": 1, "rollback": None},
+    **{"critic_warmup": 0, "target_kl": None, "return_window": 1, "rollback_tolerance": None},
 }
 CHAINS: list[dict[str, Any]] = [
     {"message": "output"},
@@ -53,21 +60,17 @@ def make() -> Iterator[Make]:
         make_env: Any = MatchingEnv,
         **options: Any,
     ) -> OnlineTrainer:
-        config = OnlineTrainerConfig(**FAST | options)
+        given = FAST | options
+        known = MAPPOConfig.model_fields
+        settings = MAPPOConfig(**{key: given[key] for key in given if key in known})
+        config = OnlineTrainerConfig(**{key: given[key] for key in given if key not in known})
         policy = policy or make_policy(dtype=torch.float32, dropout=0.3)
         torch.manual_seed(7)
         cpu = torch.device("cpu")
-        cloning = Cloning(
-            policy.spec,
-            matching_data(6) if data else None,
-            config.cloning_batch,
-            config.kept_episodes,
-            3,
-        )
-        learner = Mappo(
-            policy, pretrained=pretrained, cloning=cloning, config=config, seed=3, device=cpu
-        )
-        trainer = OnlineTrainer(learner, Collector(make_env, config, 3, cpu), config, 10.0, cpu)
+        recorded = matching_data(6) if data else None
+        context = Context(3, cpu, config.iterations, pretrained=pretrained, data=recorded)
+        algorithm = MAPPO(policy, settings, context)
+        trainer = OnlineTrainer(algorithm, Collector(make_env, config, 3, cpu), config, 10.0, cpu)
         made.append(trainer)
         return trainer
 
@@ -87,24 +90,24 @@ def changed(module: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
 def experience(trainer: OnlineTrainer) -> Experience:
     played = trainer.collector.play(trainer.policy, 0, 10.0)
     episodes = Episodes.of(played, trainer.policy.agent_order == "random")
-    return trainer.learner.assess(episodes)
+    return trainer.algorithm.assess(episodes)
 
 
 @pytest.mark.parametrize("options", CHAINS, ids=lambda o: "-".join(map(str, o.values())))
 def test_both_views_take_the_same_actor_step(make: Make, options: dict[str, Any]) -> None:
     gradients, metrics = [], []
     for view in ("convolutional", "recurrent"):
-        trainer = make(make_policy(**options), gradients=view, grad_clip=1e6, freeze=())
-        trainer.learner.critic.double()
+        trainer = make(make_policy(**options), unroll_mode=view, max_grad_norm=1e6, freeze=())
+        trainer.algorithm.critic.double()
         part = experience(trainer).select(torch.arange(8))
         with torch.no_grad():  # away from what played, so that ratios and the leash matter
             for number, parameter in enumerate(trainer.policy.parameters()):
                 noise = torch.Generator().manual_seed(number)
                 parameter += 0.02 * torch.randn(parameter.shape, generator=noise).double()
-        metrics.append(trainer.learner.actor_step(part, None))
+        metrics.append(trainer.algorithm.actor_step(part, None))
         gradients.append({name: p.grad for name, p in trainer.policy.named_parameters()})
-    assert metrics[0]["leash_divergence"] > 1e-3
-    assert metrics[0]["divergence"] > 1e-3
+    assert metrics[0]["kl_to_pretrained"] > 1e-3
+    assert metrics[0]["approx_kl"] > 1e-3
     for name, value in metrics[0].items():
         torch.testing.assert_close(metrics[1][name], value, rtol=1e-7, atol=1e-9, msg=name)
     for name, gradient in gradients[0].items():
@@ -114,11 +117,11 @@ def test_both_views_take_the_same_actor_step(make: Make, options: dict[str, Any]
 @pytest.mark.parametrize("options", CHAINS, ids=lambda o: "-".join(map(str, o.values())))
 def test_gradients_reach_predecessors_through_the_message(make: Make, options: Any) -> None:
     """Only what the last of the two decides is made to matter."""
-    trainer = make(make_policy(**options), freeze=(), entropy=0.0, leash_weight=0.0)
-    trainer.learner.critic.double()
+    trainer = make(make_policy(**options), freeze=(), ent_coef=0.0, kl_coef=0.0)
+    trainer.algorithm.critic.double()
     part = experience(trainer)
     part.advantage[..., 0] = 0.0
-    trainer.learner.actor_step(part, None)
+    trainer.algorithm.actor_step(part, None)
     written = [p for n, p in trainer.policy.named_parameters() if n.startswith("channel")]
     assert written
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in written)
@@ -126,12 +129,12 @@ def test_gradients_reach_predecessors_through_the_message(make: Make, options: A
 
 def test_ratios_are_one_at_first(make: Make) -> None:
     trainer = make(make_policy(agent_order="random", autoregressive=True))
-    trainer.learner.critic.double()
-    found = trainer.learner.actor_step(experience(trainer), None)
-    assert abs(found["objective"].item()) < 1e-9, "the mean of standardized advantages"
-    assert found["divergence"].item() < 1e-12
-    assert found["leash_divergence"].item() < 1e-12
-    assert found["clipped"].item() == 0.0
+    trainer.algorithm.critic.double()
+    found = trainer.algorithm.actor_step(experience(trainer), None)
+    assert abs(found["policy_loss"].item()) < 1e-9, "the mean of standardized advantages"
+    assert found["approx_kl"].item() < 1e-12
+    assert found["kl_to_pretrained"].item() < 1e-12
+    assert found["clip_fraction"].item() == 0.0
 
 
 def test_dropout_is_off(make: Make) -> None:
@@ -142,13 +145,13 @@ def test_dropout_is_off(make: Make) -> None:
 
 def test_only_the_critic_learns_while_it_warms_up(make: Make) -> None:
     trainer = make(critic_warmup=2)
-    policy, critic = copied(trainer.policy), copied(trainer.learner.critic)
+    policy, critic = copied(trainer.policy), copied(trainer.algorithm.critic)
     for step in range(2):
         found = trainer.update(step)
-        assert "value_loss" in found and "objective" not in found
+        assert "value_loss" in found and "policy_loss" not in found
     assert changed(trainer.policy, policy) == set()
-    assert changed(trainer.learner.critic, critic)
-    assert "objective" in trainer.update(2)
+    assert changed(trainer.algorithm.critic, critic)
+    assert "policy_loss" in trainer.update(2)
     assert changed(trainer.policy, policy)
 
 
@@ -171,24 +174,24 @@ def test_what_is_frozen_stays(make: Make, frozen: tuple[str, ...]) -> None:
 
 
 def test_the_pretrained_policy_is_remembered_as_it_was(make: Make) -> None:
-    trainer = make(leash_weight=0.5, leash_divergence=1e-6)
+    trainer = make(kl_coef=0.5, kl_target=1e-6)
     before = copied(trainer.policy)
     found = [trainer.update(step) for step in range(3)]
-    assert trainer.learner.reference is not None
-    assert changed(trainer.learner.reference, before) == set()
+    assert trainer.algorithm.reference is not None
+    assert changed(trainer.algorithm.reference, before) == set()
     assert changed(trainer.policy, before)
-    assert float(found[-1]["leash_divergence"]) > 1e-6
-    assert trainer.learner.leash.weight > 0.5, "too far away: it pulls harder"
-    assert float(found[-1]["leash_weight"]) == pytest.approx(trainer.learner.leash.weight)
-    assert make(pretrained=False).learner.reference is None
+    assert float(found[-1]["kl_to_pretrained"]) > 1e-6
+    assert trainer.algorithm.kl_controller.coef > 0.5, "too far away: it pulls harder"
+    assert float(found[-1]["kl_coef"]) == pytest.approx(trainer.algorithm.kl_controller.coef)
+    assert make(pretrained=False).algorithm.reference is None
 
 
 def test_a_strong_leash_holds(make: Make) -> None:
     apart = []
     for weight in (1e-3, 1e3):
-        trainer = make(leash_weight=weight, leash_divergence=0.05, epochs=4)
+        trainer = make(kl_coef=weight, kl_target=0.05, epochs=4)
         found = [trainer.update(step) for step in range(3)]
-        apart.append(float(found[-1]["leash_divergence"]))
+        apart.append(float(found[-1]["kl_to_pretrained"]))
     assert apart[1] < 0.3 * apart[0]
 
 
@@ -196,18 +199,18 @@ def test_epochs_end_when_the_policy_has_moved(make: Make, monkeypatch: pytest.Mo
     counts = {}
     for limit in (None, 1e-9):
         trainer, steps = (
-            make(stop_divergence=limit, epochs=5),
+            make(target_kl=limit, epochs=5),
             {"actor_step": 0, "critic_step": 0},
         )
         for name in steps:
 
             def counted(
-                *args: Any, name: str = name, learner: Any = trainer.learner, steps: Any = steps
+                *args: Any, name: str = name, learner: Any = trainer.algorithm, steps: Any = steps
             ) -> Any:
                 steps[name] += 1
-                return getattr(Mappo, name)(learner, *args)
+                return getattr(MAPPO, name)(learner, *args)
 
-            monkeypatch.setattr(trainer.learner, name, counted)
+            monkeypatch.setattr(trainer.algorithm, name, counted)
         trainer.update(0)
         counts[limit] = steps
     assert counts[None]["actor_step"] == counts[None]["critic_step"]
@@ -222,9 +225,9 @@ def test_minibatches_are_drawn_anew_and_hold_every_segment(
 
     def note(part: Experience, cloned: Any) -> dict[str, Tensor]:
         seen.append(part.value_target.sum((1, 2)).tolist())
-        return {"divergence": torch.zeros(())}
+        return {"approx_kl": torch.zeros(())}
 
-    monkeypatch.setattr(trainer.learner, "actor_step", note)
+    monkeypatch.setattr(trainer.algorithm, "actor_step", note)
     trainer.update(0)
     per_epoch = len(seen) // 3
     parts = [seen[k * per_epoch : (k + 1) * per_epoch] for k in range(3)]
@@ -239,15 +242,15 @@ def test_resuming_is_exact(
 ) -> None:
     monkeypatch.setattr("mads4.training.best_tracker.CHANCE", 0.0)  # falls are part of it
     options = {
-        **{"data": data, "kept_episodes": 3, "cloning_weight": 0.3, "cloning_batch": 2},
-        **{"smoothing": 2, "rollback": 0.05, "overlap": overlap},
+        **{"data": data, "elite_buffer_size": 3, "bc_coef": 0.3, "bc_batch_size": 2},
+        **{"return_window": 2, "rollback_tolerance": 0.05, "async_rollout": overlap},
     }
     whole, second = make(**options), make(**options)
     first = make(**options, iterations=2)  # nothing is played ahead of the last iteration
     expected = [whole.update(step) for step in range(5)]
     found = [first.update(step) for step in range(2)]
     with torch.no_grad():
-        for parameter in [*second.policy.parameters(), *second.learner.critic.parameters()]:
+        for parameter in [*second.policy.parameters(), *second.algorithm.critic.parameters()]:
             parameter.add_(1.0)  # nothing of what a new process begins with may remain
     second.load_state_dict(first.state_dict())
     assert_equal(second.state_dict(), first.state_dict())
@@ -255,8 +258,8 @@ def test_resuming_is_exact(
     for step, (one, other) in enumerate(zip(found, expected, strict=True)):
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one), step
-    assert "cloning_loss" in expected[0]
-    assert whole.standing.falls > 0
+    assert "bc_loss" in expected[0]
+    assert whole.tracker.rollbacks > 0
     assert_equal(second.state_dict(), whole.state_dict())
     assert second.facts() == whole.facts()
     assert second.summary(TrainState()) == whole.summary(TrainState())
@@ -291,11 +294,11 @@ def test_a_saved_state_does_not_change_any_more(make: Make) -> None:
 def test_after_a_fall_the_best_weights_play_on(
     make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trainer = make(rollback=0.2)
-    verdicts = iter(["best", "usual", "fallen", "usual"])
-    monkeypatch.setattr(trainer.standing, "judge", lambda played: next(verdicts))
-    trainer.standing.best_average, trainer.standing.average = 10.0, 7.0
-    first = copied(trainer.policy), copied(trainer.learner.critic)
+    trainer = make(rollback_tolerance=0.2)
+    verdicts = iter(["best", "usual", "degraded", "usual"])
+    monkeypatch.setattr(trainer.tracker, "update", lambda played: next(verdicts))
+    trainer.tracker.best_average, trainer.tracker.average = 10.0, 7.0
+    first = copied(trainer.policy), copied(trainer.algorithm.critic)
     trainer.update(0)
     trainer.update(1)
     fallen = copied(trainer.policy)
@@ -304,19 +307,21 @@ def test_after_a_fall_the_best_weights_play_on(
         found = trainer.update(2)
     assert "return 7 is more than 20% below the best, 10" in caplog.text
     assert float(found["rolled_back"]) == 1.0
-    assert "objective" not in found, "nothing is learned from what other weights played"
-    assert changed(trainer.policy, first[0]) == changed(trainer.learner.critic, first[1]) == set()
-    assert not trainer.learner.actor_optimizer.state and not trainer.learner.critic_optimizer.state
-    judged = trainer.judged_policy()
+    assert "policy_loss" not in found, "nothing is learned from what other weights played"
+    assert changed(trainer.policy, first[0]) == changed(trainer.algorithm.critic, first[1]) == set()
+    assert (
+        not trainer.algorithm.actor_optimizer.state and not trainer.algorithm.critic_optimizer.state
+    )
+    judged = trainer.validated_policy()
     assert all(torch.equal(judged[name], value) for name, value in fallen.items())
-    assert "objective" in trainer.update(3)
+    assert "policy_loss" in trainer.update(3)
 
 
 def test_overlapping_plays_with_the_weights_before_learning(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer, played_by = make(overlap=True, iterations=3), []
-    play, learn = trainer.collector.play, trainer.learner.learn
+    trainer, played_by = make(async_rollout=True, iterations=3), []
+    play, learn = trainer.collector.play, trainer.algorithm.learn
     learned_from = []
 
     def noted_play(player: Any, iteration: int, best_return: float) -> Any:
@@ -328,10 +333,10 @@ def test_overlapping_plays_with_the_weights_before_learning(
         return learn(part, step)
 
     monkeypatch.setattr(trainer.collector, "play", noted_play)
-    monkeypatch.setattr(trainer.learner, "learn", noted_learn)
+    monkeypatch.setattr(trainer.algorithm, "learn", noted_learn)
     for step in range(3):
         trainer.update(step)
-        torch.testing.assert_close(trainer.judged_policy()["head.weight"], played_by[step])
+        torch.testing.assert_close(trainer.validated_policy()["head.weight"], played_by[step])
     assert len(played_by) == 3, "nothing is played that nobody would learn from"
     assert torch.equal(played_by[0], played_by[1]), "the first two are played by what there was"
     assert torch.equal(played_by[2], learned_from[1])
@@ -358,13 +363,13 @@ def test_views_that_disagree_are_refused(
 def test_what_a_checkpoint_says(make: Make) -> None:
     trainer = make()
     trainer.update(0)
-    standing = trainer.standing
+    standing = trainer.tracker
     assert trainer.validate() == {"return_average": standing.average}
     assert trainer.criterion(trainer.validate()) == -standing.average
     assert trainer.facts()["returns"]["return_max"] == standing.best_return >= 10.0
     assert trainer.agent_steps(1) == 2 * standing.environment_steps > 0
     assert "best average" in trainer.progress({"return_mean": 3.0})
-    undecided = make(smoothing=2)
+    undecided = make(return_window=2)
     undecided.update(0)
     assert undecided.criterion(undecided.validate()) == float("inf")
 
@@ -375,7 +380,7 @@ def test_the_critic_scales_inputs_as_the_policy_does(make: Make, normalization: 
     policy.embedding.observation_mean.fill_(0.5)
     trainer = make(policy)
     for name, value in policy.embedding.named_buffers():
-        assert torch.equal(dict(trainer.learner.critic.embedding.named_buffers())[name], value)
+        assert torch.equal(dict(trainer.algorithm.critic.embedding.named_buffers())[name], value)
     trainer.update(0)
 
 
@@ -400,8 +405,8 @@ def test_it_learns_to_coordinate_from_scratch(make: Make, kind: str) -> None:
         pretrained=False,
         make_env=game,
         episodes=16,
-        parallel=16,
-        segment=None,
+        num_envs=16,
+        bptt_length=None,
         batch_size=16,
         actor_learning_rate=1e-2,
         epochs=4,

@@ -10,14 +10,17 @@ import pytest
 import torch
 
 from fakes import SPEC, make_policy, matching_data
+from mads4.algorithms.base import Context, SSMLearningRates
+from mads4.algorithms.bc import BCConfig
 from mads4.data.collate import gather
 from mads4.data.consecutive import ConsecutiveSampler
 from mads4.models.state import leaves
-from mads4.training.offline import OfflineSettings, OfflineTrainer
+from mads4.training.offline import OfflineTrainer
 from mads4.training.tbptt import TruncatedBPTT
 
 DATA = matching_data(6)
-SETTINGS = OfflineSettings(20, 1e-3, {}, 0.0, 0, "constant", 1.0)
+RATES = SSMLearningRates(A=None, B=None, dt=None)
+SETTINGS = BCConfig(ssm_learning_rate=RATES, weight_decay=0.0, warmup_steps=0, schedule="constant")
 
 
 @pytest.mark.parametrize(
@@ -37,7 +40,7 @@ def test_windows_are_the_whole_cut_up(options: dict[str, Any]) -> None:
                 episode, at = sampler._rows(step)[0], 0
                 whole = policy(gather(DATA, episode))[0]
             length = int(batch.mask.sum())
-            found = carry.logits(batch, sampler.begins(step))[0, :length]
+            found = carry.sequence(batch, sampler.begins(step)).logits[0, :length]
             torch.testing.assert_close(found, whole[at : at + length], rtol=0, atol=1e-10)
             at += length
 
@@ -46,7 +49,7 @@ def test_no_gradient_reaches_the_window_before() -> None:
     policy = make_policy()
     sampler = ConsecutiveSampler(DATA, 2, 3)
     carry = TruncatedBPTT(policy)
-    carry.logits(sampler.batch(0), sampler.begins(0))
+    carry.sequence(sampler.batch(0), sampler.begins(0))
     assert not any(values.requires_grad for values in leaves(carry.state_dict()["state"]))
 
 
@@ -57,7 +60,7 @@ def test_who_decides_first_is_kept_to_the_end_of_an_episode() -> None:
     changed = 0
     for step in range(30):
         begins = sampler.begins(step)
-        carry.logits(sampler.batch(step), begins)
+        carry.sequence(sampler.batch(step), begins)
         order = carry.state_dict()["order"]
         if step:
             assert torch.equal(order[~begins], before[~begins])
@@ -71,7 +74,8 @@ def make_trainer() -> OfflineTrainer:
     policy = make_policy(dtype=torch.float32, agent_order="random", message_dropout=0.2)
     training, held_out = DATA.split(0.2, 0)
     sampler = ConsecutiveSampler(training, 3, 3)
-    return OfflineTrainer(policy, sampler, held_out, SETTINGS, torch.device("cpu"))
+    algorithm = SETTINGS.build(policy, Context(0, torch.device("cpu"), 20))
+    return OfflineTrainer(algorithm, sampler, held_out)
 
 
 def test_resuming_in_the_middle_of_episodes_is_exact() -> None:
@@ -96,7 +100,7 @@ def test_nothing_carried_is_nothing_saved() -> None:
     assert carry.state_dict() == {}
     carry.load_state_dict({})
     sampler = ConsecutiveSampler(DATA, 2, 3)
-    carry.logits(sampler.batch(0), np.array([True, True]))
+    carry.sequence(sampler.batch(0), np.array([True, True]))
     again = TruncatedBPTT(make_policy())
     again.load_state_dict(carry.state_dict())
     saved = again.state_dict()["state"]

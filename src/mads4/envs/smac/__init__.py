@@ -1,1 +1,1 @@
-"""StarCraft micromanagement: the game behind oxwhirl's SMAC, and SMAClite."""
+"""StarCraft micromanagement: SMAC (with StarCraft II) and SMAClite (without)."""

@@ -1,46 +1,46 @@
-"""StarCraft II behind our environment protocol, through SMAC (Samvelyan et al. 2019)."""
+"""StarCraft II as an environment, through SMAC (Samvelyan et al. 2019)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.protocol import BrokenEpisodeError
-from mads4.envs.smac import installation, starcraft
+from mads4.envs.smac import installation
 from mads4.envs.smac.features import BUILDERS
 from mads4.envs.smac.maps import MAPS
 from mads4.envs.smac.units import MEDIVAC_MAP, map_of, read_battlefield
-from mads4.errors import UserError, did_you_mean
+from mads4.errors import UserError, did_you_mean, first_line, require_choice
 from mads4.types import BoolArray, EnvSpec, FloatArray, IntArray, TimeStep
 
 NATIVE = "native"
-"""Observations as the simulator's own `get_obs` and `get_state` give them."""
+"""The observations and states that the simulator's `get_obs` and `get_state` return."""
 FEATURE_OPTIONS = ("obs_", "state_")
-"""How the simulator's options begin that change its own observations."""
+"""Prefixes of the simulator's options that affect native observations and states only."""
 OUTSIDE = ("pysc2", "websocket", "s2clientprotocol", "portpicker")
-"""Packages in which an exception means that the game has failed, not we."""
+"""Packages whose exceptions mean that the game failed, not a bug in mads4."""
 
 
 class SmacEnv:
-    """A battle of StarCraft II: agents command a unit each against the game's own AI.
+    """A battle of StarCraft II: each agent controls one unit against the built-in AI.
 
-    The game's randomness is seeded when it is launched, and goes on from one battle to the next:
-    only with `relaunch_every` = 1 are episodes functions of their seeds and actions.
+    The game's random generator is seeded at launch and continues across battles: episodes are
+    functions of their seeds and actions only if `relaunch_every` = 1.
 
     Args:
         scenario: name of a map.
         observation: ``smac`` or ``mappo``, see `mads4.envs.smac.features`; ``native`` for the
             simulator's own, with its options ``obs_*`` and ``state_*``.
         simulator: ``package.module:class`` with the interface of `smac.env.StarCraft2Env`.
-        relaunch_every: episodes after which the game is launched anew; 0 for never.
-        options: keyword arguments of the simulator, those that differ from its defaults.
+        relaunch_every: episodes after which the game is relaunched; 0 for never.
+        options: keyword arguments of the simulator that differ from its defaults.
 
     Raises:
-        UserError: package, game or map are missing or do not fit; the message says how to mend it.
+        UserError: package, game or map are missing or incompatible; the message has the fix.
     """
 
     def __init__(
@@ -54,15 +54,13 @@ class SmacEnv:
         options = dict(options or {})
         _require_features(observation, options)
         if simulator == installation.SIMULATOR:
-            if unknown := installation.unknown_map(scenario):
-                raise UserError(unknown)
             installation.require(scenario, options.get("game_version"))
         self._make = installation.load(simulator)
         self._scenario, self._options = scenario, options
         self._builder = BUILDERS.get(observation)
         self._relaunch_every = relaunch_every
         self._episodes = 0
-        """Begun since the game was launched."""
+        """Episodes since the launch."""
         self._game = self._construct(seed=None)
         self._spec = self._specify(observation, simulator)
 
@@ -72,7 +70,7 @@ class SmacEnv:
         return self._spec
 
     def reset(self, seed: int) -> TimeStep:
-        """Begin a battle; `seed` counts if the game has to be launched for it.
+        """Start a battle; `seed` is used only if the game is launched for it.
 
         Raises:
             BrokenEpisodeError: the game failed.
@@ -85,11 +83,11 @@ class SmacEnv:
         restarts = self._restarts()
         self._call("reset")
         if self._restarts() != restarts:
-            self._give_up("had to launch its game again while an episode began")
+            self._abort("had to relaunch its game while an episode began")
         return self._time_step()
 
     def step(self, actions: IntArray) -> TimeStep:
-        """Execute ``actions`` (N,): 0 nothing (of the dead), 1 stop, 2 to 5 move, 6 … attack.
+        """Execute ``actions`` (N,): 0 no-op (dead units), 1 stop, 2 to 5 move, 6 … attack.
 
         Raises:
             BrokenEpisodeError: the game failed.
@@ -97,8 +95,8 @@ class SmacEnv:
         restarts = self._restarts()
         reward, ended, info = self._call("step", [int(action) for action in actions])
         if "battle_won" not in info or self._restarts() != restarts:
-            # SMAC answers (0, True, {}) when it has lost the game and launched another.
-            self._give_up("lost its game in the middle of an episode")
+            # SMAC returns (0, True, {}) after it has lost the game and relaunched it.
+            self._abort("lost its game in the middle of an episode")
         self._check_victory(bool(ended), info)
         return self._time_step(
             reward=float(reward),
@@ -108,19 +106,19 @@ class SmacEnv:
         )
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Return the simulator's picture of the battlefield, (height, width, 3) uint8."""
+        """Return the simulator's image of the battlefield, (height, width, 3) uint8 RGB."""
         return np.asarray(self._game.render(mode="rgb_array"), dtype=np.uint8)
 
     def close(self) -> None:
         """End the game."""
         game, self._game, self._episodes = self._game, None, 0
         if game is not None:
-            with suppress(Exception):  # whatever a dying game says when it is told to leave
+            with suppress(Exception):  # a crashed game may fail in any way
                 game.close()
 
     def _construct(self, seed: int | None) -> Any:
-        """Return a simulator that has not launched its game yet."""
-        # It tells of a step limit only in "continuing" episodes, which differ in nothing else.
+        """Return a simulator; it launches its game at the first reset."""
+        # SMAC reports its step limit only in "continuing" episodes, which differ in nothing else.
         arguments = {"continuing_episode": True} | self._options
         if seed is not None:
             arguments["seed"] = seed
@@ -129,11 +127,11 @@ class SmacEnv:
         except KeyError as error:
             near = did_you_mean(self._scenario, MAPS)
             raise UserError(
-                f"env.scenario: the simulator knows no map '{self._scenario}' ({error}).{near}"
+                f"env.scenario: the simulator has no map '{self._scenario}' ({error}).{near}"
             ) from error
         except TypeError as error:
             raise UserError(
-                f"env.options: the simulator refuses {self._options}: {error}"
+                f"env.options: the simulator rejects {self._options}: {error}"
             ) from error
 
     def _specify(self, observation: str, simulator: str) -> EnvSpec:
@@ -160,55 +158,40 @@ class SmacEnv:
         try:
             return getattr(self._game, name)(*arguments)
         except Exception as error:
-            if not _games_fault(error):
+            if not _is_game_failure(error):
                 raise
-            said = f"{type(error).__name__}: {error}".partition("\n")[0]
-            self._give_up(f"failed in {name} ({said})", error)
+            self._abort(f"failed in {name} ({first_line(error)})", error)
 
     def _restarts(self) -> int:
-        """Return how often the simulator has launched its game anew because it had failed."""
+        """Return how often the simulator has relaunched its game after a failure."""
         return int(getattr(self._game, "force_restarts", 0))
 
     def _check_victory(self, ended: bool, info: Mapping[str, Any]) -> None:
-        """Give up the episode if what is said of the battle cannot all be true.
+        """Abort the episode if SMAC's result contradicts its counts of dead units.
 
-        A battle is won where all enemies are dead. On the maps with healers, which count as dead
-        once they are alone, nothing can be told.
+        A battle is won when all enemies are dead. Maps with healers cannot be checked: SMAC counts
+        a healer as dead once it is the last unit of its side.
         """
         if "dead_enemies" not in info or self._game.map_type == MEDIVAC_MAP:
             return
         won = bool(info["battle_won"])
         dead, fallen = int(info["dead_enemies"]), int(info["dead_allies"])
-        should = dead == self._game.n_enemies and fallen < self._game.n_agents
-        if won != should or (won and not ended):
-            self._give_up(
+        expected = dead == self._game.n_enemies and fallen < self._game.n_agents
+        if won != expected or (won and not ended):
+            self._abort(
                 f"says that the battle is {'won' if won else 'not won'}"
                 f"{'' if ended else ' and goes on'} with {dead} of {self._game.n_enemies} enemies "
                 f"and {fallen} of {self._game.n_agents} agents dead"
             )
 
-    def _give_up(self, reason: str, cause: Exception | None = None) -> None:
+    def _abort(self, reason: str, cause: Exception | None = None) -> NoReturn:
         self.close()
         raise BrokenEpisodeError(reason) from cause
 
-    def _time_step(
-        self,
-        reward: float = 0.0,
-        terminated: bool = False,
-        truncated: bool = False,
-        won: float = 0.0,
-    ) -> TimeStep:
+    def _time_step(self, won: float = 0.0, **outcome: Any) -> TimeStep:
         available = np.asarray(self._game.get_avail_actions(), dtype=np.bool_)
         observation, state = self._features(available)
-        return TimeStep(
-            observation=observation,
-            state=state,
-            available_actions=available,
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
-            metrics={"win": won},
-        )
+        return TimeStep(observation, state, available, metrics={"win": won}, **outcome)
 
     def _features(self, available: BoolArray) -> tuple[FloatArray, FloatArray]:
         if self._builder is None:
@@ -219,33 +202,26 @@ class SmacEnv:
 
 
 def _require_features(observation: str, options: Mapping[str, Any]) -> None:
-    """Raise `UserError` for an unknown builder, or options of which it would take no notice."""
-    names = (*BUILDERS, NATIVE)
-    if observation not in names:
-        near = did_you_mean(observation, names)
+    """Raise `UserError` for an unknown builder, or for options that it would ignore."""
+    require_choice("env.observation", observation, (*BUILDERS, NATIVE))
+    ignored = [name for name in options if name.startswith(FEATURE_OPTIONS)]
+    if observation != NATIVE and ignored:
         raise UserError(
-            f"env.observation: got '{observation}', expected one of {', '.join(names)}.{near}"
-        )
-    idle = [name for name in options if name.startswith(FEATURE_OPTIONS)]
-    if observation != NATIVE and idle:
-        raise UserError(
-            f"env.options.{idle[0]}: changes the simulator's own observations only; it needs "
+            f"env.options.{ignored[0]}: affects the simulator's own observations only; set "
             f"env.observation={NATIVE}."
         )
 
 
 def _version(simulator: str, game_version: str | None) -> str:
-    """Return the versions of package and game; results of different ones do not compare."""
+    """Return the versions of package and game; results are comparable only within one."""
     package = simulator.partition(".")[0].partition(":")[0]
     chosen = f"{game_version}, " if game_version else ""
-    build = starcraft.build_of(game_version) if game_version else starcraft.newest_build()
-    return (
-        f"{package} {installation.package_version(package) or 'unknown'}, "
-        f"StarCraft II {chosen}build {build or 'unknown'}"
-    )
+    version = installation.package_version(package) or "unknown"
+    build = installation.build_of(game_version) or "unknown"
+    return f"{package} {version}, StarCraft II {chosen}build {build}"
 
 
-def _games_fault(error: Exception) -> bool:
+def _is_game_failure(error: Exception) -> bool:
     """Return whether an exception comes from the game or the connection to it."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -1,46 +1,47 @@
-"""What agents see, as numbers: SMAC's own features and those of MAPPO's StarCraft wrapper.
+"""Observations and states of StarCraft battles: SMAC's own features and those of MAPPO.
 
-Both are made of the same blocks; the wrapper (Yu et al. 2022), with which the data of MADT (Meng et
-al. 2022) were recorded, has more in each. N agents, M enemies, A actions; ``[s]`` is there where
-the side's race has shields, ``[k]`` is one-hot over the kinds of unit where the map has several.
-Positions *relative* to an agent are divided by its sight range, those on the *map* are measured
-from its center and divided by its extent. Whoever is dead, or out of sight where it says so, has
-zeros. The order was read off the public code of both and the sizes agree on all maps.
+Both consist of the same blocks. MAPPO's StarCraft wrapper (Yu et al. 2022), with which MADT's data
+(Meng et al. 2022) were recorded, has more features per block. N agents, M enemies, A actions;
+``[s]`` exists if the side's race has shields, ``[k]`` is the one-hot unit type and exists on maps
+with several types. *Relative* positions and distances are divided by the agent's sight range, *map*
+positions are measured from the map's center and divided by its extent. Features of dead units, and
+of units out of sight where noted, are zero. The order follows the public code of both; the sizes
+agree on all maps.
 
-Local observation of SMAC, for each agent:
-
-======== ============================================================================
-move     4: whether it can go north, south, east, west
-enemies  M × (can be attacked, distance, relative x, y, health, [s], [k]), in sight
-others   N - 1 × (1 if in sight, distance, relative x, y, health, [s], [k]), in sight
-itself   health, [s], [k]
-======== ============================================================================
-
-State of SMAC, one for all: N × (health, cooldown, map x, y, [s], [k]), M × (health, map x, y, [s],
-[k]), N × the last action (A).
-
-Local observation of the wrapper:
+SMAC's observation of each agent:
 
 ======== ============================================================================
-others   as above, and the last action (A) of each
+move     4: whether it can move north, south, east, west
+enemies  M × (attackable, distance, relative x, y, health, [s], [k]), in sight
+allies   N - 1 × (1 if in sight, distance, relative x, y, health, [s], [k]), in sight
+own      health, [s], [k]
+======== ============================================================================
+
+SMAC's state, shared: N × (health, cooldown, map x, y, [s], [k]), M × (health, map x, y, [s], [k]),
+N × last action (A).
+
+MAPPO's observation of each agent:
+
+======== ============================================================================
+allies   as above, and the last action (A) of each
 enemies  as above
 move     as above
-itself   1, 0, 0, 0 (in sight of itself, at no distance), health, [s], [k], last action
-number   N: which agent it is, one-hot; also of the dead
+own      1, 0, 0, 0 (in sight of itself, at no distance), health, [s], [k], last action
+id       N: the agent's index, one-hot; also of dead agents
 ======== ============================================================================
 
-State of the wrapper, for each agent, out of sight as well:
+MAPPO's state of each agent, including units out of sight:
 
 ======== ============================================================================
-others   N - 1 × (1 if in sight, distance, relative x, y, cooldown, health, [s], map x, y, [k],
+allies   N - 1 × (1 if in sight, distance, relative x, y, cooldown, health, [s], map x, y, [k],
          last action)
-enemies  M × (can be attacked, distance, relative x, y, 1 if in sight, health, [s], [k], map x, y)
+enemies  M × (attackable, distance, relative x, y, 1 if in sight, health, [s], [k], map x, y)
 move     as above
-itself   1, 0, 0, 0, health, [s], map x, y, [k], last action
-number   N: which agent it is, one-hot; also of the dead
+own      1, 0, 0, 0, health, [s], map x, y, [k], last action
+id       N: the agent's index, one-hot; also of dead agents
 ======== ============================================================================
 
-The state of a dead agent is zero but for its number.
+A dead agent's state is zero but for its index.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ _MOVES = slice(2, OTHER_ACTIONS)
 
 @dataclass(frozen=True)
 class Builder:
-    """A way to write a battlefield as observations and states."""
+    """A pair of functions that encode a battlefield as observations and states."""
 
     observation: Callable[[Battlefield], Features]
     """→ (N, obs_dim)."""
@@ -76,9 +77,9 @@ class Builder:
 
 
 def smac_observation(field: Battlefield) -> Features:
-    """Return what SMAC's agents see, (N, obs_dim)."""
-    itself = _condition(field.agents, field.unit_types)
-    blocks = [_moves(field), _enemies_in_sight(field), _others_in_sight(field), *itself]
+    """Return SMAC's observations, (N, obs_dim)."""
+    own = _condition(field.agents, field.unit_types)
+    blocks = [_moves(field), _enemies_in_sight(field), _allies_in_sight(field), *own]
     return _rows(blocks, field.agents.alive)
 
 
@@ -94,15 +95,15 @@ def smac_state(field: Battlefield) -> Features:
 
 
 def mappo_observation(field: Battlefield) -> Features:
-    """Return what agents see through MAPPO's wrapper, (N, obs_dim)."""
-    others = _others_in_sight(field, field.last_action)
-    itself = [_here(field), *_condition(field.agents, field.unit_types), field.last_action]
-    blocks = [others, _enemies_in_sight(field), _moves(field), *itself]
-    return _numbered(_rows(blocks, field.agents.alive))
+    """Return the observations of MAPPO's wrapper, (N, obs_dim)."""
+    allies = _allies_in_sight(field, field.last_action)
+    own = [_here(field), *_condition(field.agents, field.unit_types), field.last_action]
+    blocks = [allies, _enemies_in_sight(field), _moves(field), *own]
+    return _with_id(_rows(blocks, field.agents.alive))
 
 
 def mappo_state(field: Battlefield) -> Features:
-    """Return each agent's view of the state in MAPPO's wrapper, (N, state_dim)."""
+    """Return the agent-specific states of MAPPO's wrapper, (N, state_dim)."""
     agents, enemies = field.agents, field.enemies
     sight, relative = _relation(field, agents)
     health, *rest = _condition(agents, field.unit_types)
@@ -110,29 +111,29 @@ def mappo_state(field: Battlefield) -> Features:
     shield = rest[: len(rest) - len(kinds)]
     known = [health, *shield, _on_map(field, agents), *kinds, field.last_action]
     cooldown = agents.cooldown[:, None]
-    others = _per_agent([sight, relative], [cooldown, *known]) * agents.alive[:, None]
+    allies = _per_agent([sight, relative], [cooldown, *known]) * agents.alive[:, None]
     sight, relative = _relation(field, enemies)
     condition = _condition(enemies, field.unit_types)
     shown = (
         _per_agent([_targets(field), relative, sight], [*condition, _on_map(field, enemies)])
         * enemies.alive[:, None]
     )
-    blocks = [_without_itself(others), shown, _moves(field), _here(field), *known]
-    return _numbered(_rows(blocks, agents.alive))
+    blocks = [_without_self(allies), shown, _moves(field), _here(field), *known]
+    return _with_id(_rows(blocks, agents.alive))
 
 
 BUILDERS: Mapping[str, Builder] = {
     "smac": Builder(smac_observation, smac_state, state_per_agent=False),
     "mappo": Builder(mappo_observation, mappo_state, state_per_agent=True),
 }
-"""Name in the configuration → builder."""
+"""Value of `env.observation` → builder."""
 
 
-def _others_in_sight(field: Battlefield, *more: FloatArray) -> FloatArray:
-    """Return (N, N - 1, ·) features of the other agents, and `more` (N, ·) of each."""
+def _allies_in_sight(field: Battlefield, *more: FloatArray) -> FloatArray:
+    """Return (N, N - 1, ·) features of the other agents, with `more` (N, ·) of each."""
     sight, relative = _relation(field, field.agents)
     known = [*_condition(field.agents, field.unit_types), *more]
-    return _without_itself(_per_agent([sight, relative], known) * sight)
+    return _without_self(_per_agent([sight, relative], known) * sight)
 
 
 def _enemies_in_sight(field: Battlefield) -> FloatArray:
@@ -143,7 +144,7 @@ def _enemies_in_sight(field: Battlefield) -> FloatArray:
 
 
 def _relation(field: Battlefield, units: Units) -> tuple[FloatArray, FloatArray]:
-    """Return how N agents see U living units: (N, U, 1) in sight or not; (N, U, 3) where."""
+    """Return which units are in sight, (N, U, 1), and distance, relative x, y, (N, U, 3)."""
     sight = field.sight[:, None]
     offset = units.position[None] - field.agents.position[:, None]
     distance = np.hypot(offset[..., 0], offset[..., 1])
@@ -153,7 +154,7 @@ def _relation(field: Battlefield, units: Units) -> tuple[FloatArray, FloatArray]
 
 
 def _condition(units: Units, unit_types: int) -> list[FloatArray]:
-    """Return health (U, 1), shield (U, 1) if there are any, kind (U, k) if there are several."""
+    """Return health (U, 1), shield (U, 1) if any, and one-hot type (U, k) if several."""
     blocks = [units.health[:, None]]
     if units.shield is not None:
         blocks.append(units.shield[:, None])
@@ -163,12 +164,12 @@ def _condition(units: Units, unit_types: int) -> list[FloatArray]:
 
 
 def _on_map(field: Battlefield, units: Units) -> FloatArray:
-    """Return (U, 2) positions on the map."""
+    """Return (U, 2) map positions."""
     return np.asarray((units.position - field.center) / field.extent)
 
 
 def _moves(field: Battlefield) -> FloatArray:
-    """Return (N, 4)."""
+    """Return (N, 4), 1 for each direction in which an agent can move."""
     return field.available_actions[:, _MOVES].astype(np.float64)
 
 
@@ -178,30 +179,30 @@ def _targets(field: Battlefield) -> FloatArray:
 
 
 def _here(field: Battlefield) -> FloatArray:
-    """Return (N, 4): an agent is in sight of itself, at no distance."""
+    """Return (N, 4), an agent's relation to itself: in sight, at no distance."""
     return np.tile([1.0, 0.0, 0.0, 0.0], (len(field.sight), 1))
 
 
 def _per_agent(seen: Sequence[FloatArray], known: Sequence[FloatArray]) -> FloatArray:
-    """Join (N, U, ·) features that depend on who looks with (U, ·) that do not."""
+    """Join (N, U, ·) features that depend on the observer with (U, ·) that do not."""
     count = len(seen[0])
     repeated = [np.broadcast_to(block, (count, *block.shape)) for block in known]
     return np.concatenate([*seen, *repeated], axis=-1)
 
 
-def _without_itself(features: FloatArray) -> FloatArray:
-    """Return (N, N - 1, ·) of (N, N, ·): each agent's features of the others, in their order."""
+def _without_self(features: FloatArray) -> FloatArray:
+    """Return (N, N - 1, ·) of (N, N, ·): without each agent's features of itself."""
     count = len(features)
-    others = features[~np.eye(count, dtype=np.bool_)]
-    return others.reshape(count, count - 1, features.shape[-1])
+    allies = features[~np.eye(count, dtype=np.bool_)]
+    return allies.reshape(count, count - 1, features.shape[-1])
 
 
 def _rows(blocks: Sequence[FloatArray], alive: BoolArray) -> FloatArray:
-    """Return blocks (R, …) side by side, (R, ·), with zeros for the dead."""
+    """Concatenate blocks (R, …) to (R, ·), with zeros in the rows of dead units."""
     flat = [block.reshape(len(alive), int(np.prod(block.shape[1:]))) for block in blocks]
     return np.where(alive[:, None], np.concatenate(flat, axis=1), 0.0).astype(np.float32)
 
 
-def _numbered(rows: FloatArray) -> Features:
-    """Append to each agent's row which agent it is."""
+def _with_id(rows: FloatArray) -> Features:
+    """Append each agent's one-hot index to its row."""
     return np.concatenate([rows, np.eye(len(rows))], axis=1).astype(np.float32)

@@ -1,74 +1,85 @@
-"""What `env=smac` and `env=smaclite` need on this machine: what is there, and how to mend the rest.
+"""The requirements of `env=smac` and `env=smaclite`: what is installed, how to install the rest.
 
-Needs nothing but Python, so that `mads4 doctor` can use it whatever is missing.
+`env=smac` needs oxwhirl's package smac, StarCraft II and SMAC's maps. This module needs only the
+standard library, so that `mads4 doctor` works whatever is missing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mads4.envs.smac import starcraft
 from mads4.envs.smac.maps import MAPS
-from mads4.errors import UserError, did_you_mean
+from mads4.errors import UserError, did_you_mean, first_line
 
 SIMULATOR = "smac.env:StarCraft2Env"
-"""The challenge's own environment."""
+"""SMAC's own environment."""
 
 INSTALL = 'pip install "protobuf<3.21" "tensorboard<2.21" "git+https://github.com/oxwhirl/smac.git"'
 INSTALL_LITE = "pip install git+https://github.com/uoe-agents/smaclite.git"
 MAPS_ARCHIVE = "https://github.com/oxwhirl/smac/releases/download/v0.1-beta1/SMAC_Maps.zip"
+GAME_PAGE = "https://github.com/Blizzard/s2client-proto#linux-packages"
+_PLACES = {
+    "darwin": ("/Applications/StarCraft II", "SC2.app/Contents/MacOS/SC2"),
+    "win32": ("C:/Program Files (x86)/StarCraft II", "SC2_x64.exe"),
+    "cygwin": ("~/StarCraftII", "SC2_x64.exe"),
+}
+"""System → the game's default folder, and its executable within a build's folder."""
+_LINUX = ("~/StarCraftII", "SC2_x64")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of the things that are needed."""
+    """The state of one requirement."""
 
     name: str
     found: str | None
-    """Version or place; None if there is none that can be used."""
+    """Version or location; None if it is unusable."""
     problem: str | None
-    """What is wrong and how to mend it."""
+    """What is wrong and how to fix it; None if it is usable."""
 
 
 def examine(scenario: str | None = None, version: str | None = None) -> list[Part]:
-    """Return package, game and maps of `env=smac`.
+    """Return the states of `env=smac`'s package, game (in a `version`) and maps, in this order.
 
-    Args:
-        scenario: the map that is needed; None for all of SMAC's.
-        version: the version of the game that is asked for, None for the newest build.
+    By default of the newest build and all of SMAC's maps, else of one version and one map.
     """
-    return [_package(), Part("StarCraft II", *starcraft.examine(version)), _maps(scenario)]
+    return [_package(), _game(version), _maps(scenario)]
 
 
 def require(scenario: str, version: str | None = None) -> None:
-    """Raise one `UserError` with all that is missing to play `scenario` in a `version`."""
-    problems = [part.problem for part in examine(scenario, version) if part.problem]
+    """Raise one `UserError` listing everything that playing `scenario` in a `version` lacks."""
+    if unknown := unknown_map(scenario):
+        raise UserError(unknown)
+    problems = [f"- {part.problem}" for part in examine(scenario, version) if part.problem]
     if problems:
-        raise UserError(
-            "\n".join(
-                [f"env=smac cannot play {scenario} on this machine:"]
-                + [f"- {problem}" for problem in problems]
-                + ["`mads4 doctor` looks again; env=smax plays StarCraft without the game."]
-            )
-        )
+        head = f"env=smac cannot play {scenario} on this machine:"
+        tail = "`mads4 doctor` checks again; env=smax plays StarCraft without the game."
+        raise UserError("\n".join([head, *problems, tail]))
 
 
 def unknown_map(scenario: str) -> str | None:
-    """Return what is wrong with a map that neither the challenge nor the installed package has."""
-    if scenario in MAPS or _registered(scenario):
+    """Return the error message for a map that neither SMAC nor the installed package has."""
+    if scenario in MAPS:
         return None
+    with contextlib.suppress(Exception):  # `_package` reports what is wrong with the package
+        maps = importlib.import_module("smac.env.starcraft2.maps.smac_maps")
+        if scenario in maps.get_smac_map_registry():
+            return None
     near = did_you_mean(scenario, MAPS)
     return f"env.scenario: SMAC has no map '{scenario}'; it has {', '.join(MAPS)}.{near}"
 
 
 def package_version(name: str) -> str | None:
-    """Return the version of an installed distribution, None if there is none."""
+    """Return the version of an installed distribution, None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -79,7 +90,7 @@ def load(simulator: str) -> Callable[..., Any]:
     """Import the simulator's class from ``package.module:class``.
 
     Raises:
-        UserError: it cannot be imported; says why and what to do.
+        UserError: it cannot be imported; the message has the reason and the fix.
     """
     module, _, name = simulator.partition(":")
     try:
@@ -87,98 +98,151 @@ def load(simulator: str) -> Callable[..., Any]:
     except Exception as error:  # protobuf raises TypeError, libraries OSError
         reason = _package().problem if simulator == SIMULATOR else None
         raise UserError(
-            reason or f"env.simulator: cannot import '{simulator}': {_said(error)}."
+            reason or f"env.simulator: cannot import '{simulator}': {first_line(error)}."
         ) from error
     return made
 
 
 def lite() -> Part:
-    """Return whether SMAClite is there; it is not imported."""
-    found = package_version("smaclite")
+    """Return the state of SMAClite, without importing it."""
     if importlib.util.find_spec("smaclite") is None:
         return Part("smaclite", None, f"the package smaclite is missing: {INSTALL_LITE}")
-    return Part("smaclite", found or "of unknown version", None)
+    return Part("smaclite", package_version("smaclite") or "of unknown version", None)
 
 
-def lite_problem(error: Exception) -> str:
-    """Return why SMAClite, which is there, cannot be imported, and what to do."""
-    return _no_import("smaclite", error, INSTALL_LITE)
+def import_problem(package: str, error: Exception) -> str:
+    """Return why the installed `package` (smac or smaclite) fails to import, and the fix."""
+    if package == "smac" and isinstance(error, TypeError) and "escriptor" in str(error):
+        return (
+            f"protobuf {package_version('protobuf')} is too new for the game's protocol (pysc2), "
+            'which needs one below 3.21: pip install "protobuf<3.21" "tensorboard<2.21" (or, more '
+            "slowly: export PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python)"
+        )
+    install = INSTALL if package == "smac" else INSTALL_LITE
+    if isinstance(error, ModuleNotFoundError):
+        return f"package {error.name}, which {package} needs, is missing: {install}"
+    return f"the package {package} cannot be imported ({first_line(error)}): {install}"
 
 
-def _registered(scenario: str) -> bool:
-    """Return whether the installed package knows a map that the challenge did not have."""
-    try:
-        maps = importlib.import_module("smac.env.starcraft2.maps.smac_maps")
-        return scenario in maps.get_smac_map_registry()
-    except Exception:  # what is wrong with the package is told by `require`
-        return False
+def game_folder() -> Path:
+    """Return the game's folder: ``$SC2PATH``, or the default location on this system."""
+    return Path(os.environ.get("SC2PATH") or _PLACES.get(sys.platform, _LINUX)[0]).expanduser()
+
+
+def game_program(build: int) -> Path:
+    """Return the path at which pysc2 expects the executable of a build."""
+    program = _PLACES.get(sys.platform, _LINUX)[1]
+    return game_folder() / "Versions" / f"Base{build:05d}" / program
+
+
+def build_of(version: str | None = None) -> int | None:
+    """Return the build of a version of the game, for example 75689 for 4.10; None if unknown.
+
+    Without a version it is the newest installed build. Others are looked up in pysc2.
+    """
+    if not version:
+        return max(_builds(), default=None)
+    return _known_versions().get(f"{version}.0" if version.count(".") == 1 else version)
 
 
 def _package() -> Part:
-    """Return the state of oxwhirl's package, which shares its name with AutoML's."""
+    """Return the state of oxwhirl's package, which shares its name with AutoML's on PyPI."""
+    name = "package smac"
     spec = importlib.util.find_spec("smac")
     places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
     if not places:
-        return Part("package smac", None, f"oxwhirl's package smac is missing: {INSTALL}")
+        return Part(name, None, f"oxwhirl's package smac is missing: {INSTALL}")
     if not any((place / "env" / "starcraft2").is_dir() for place in places):
-        return Part(
-            "package smac",
-            None,
-            "the installed package smac is not the StarCraft challenge; PyPI's smac is AutoML's, "
-            f"and both have one name: pip uninstall -y smac && {INSTALL}",
-        )
+        problem = "the installed package smac is not oxwhirl's (PyPI's smac is AutoML's)"
+        return Part(name, None, f"{problem}: pip uninstall -y smac && {INSTALL}")
     try:
         importlib.import_module("smac.env")
     except Exception as error:  # protobuf raises TypeError, libraries OSError
-        return Part("package smac", None, _import_problem(error))
-    return Part("package smac", package_version("smac") or "of unknown version", None)
+        return Part(name, None, import_problem("smac", error))
+    return Part(name, package_version("smac") or "of unknown version", None)
 
 
-def _import_problem(error: Exception) -> str:
-    protobuf = package_version("protobuf")
-    if isinstance(error, TypeError) and "escriptor" in str(error):
-        return (
-            f"protobuf {protobuf} is too new for the game's protocol (pysc2), which needs one "
-            'below 3.21: pip install "protobuf<3.21" "tensorboard<2.21" (or, more slowly: export '
-            "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python)"
+def _game(version: str | None) -> Part:
+    """Return the state of StarCraft II: which builds of a version can be started."""
+    name, builds, place = "StarCraft II", _builds(), game_folder()
+    if not builds:
+        origin = "SC2PATH" if os.environ.get("SC2PATH") else "the default; SC2PATH is not set"
+        problem = (
+            f"StarCraft II is not in {place} ({origin}; it has no Versions/Base<build>). Download "
+            f"4.10 from {GAME_PAGE}, unzip it with the password given on its license page, and "
+            "export SC2PATH=<folder>/StarCraftII"
         )
-    return _no_import("smac", error, INSTALL)
+        return Part(name, None, problem)
+    if version in (None, "latest"):
+        builds = builds[-1:]
+    elif known := _known_versions():  # without pysc2, any build may be the requested version
+        build = build_of(version)
+        if build not in builds:
+            ways = ["null for the newest", *(key for key in known if known[key] in builds)]
+            ways += [f"download that build from {GAME_PAGE}"] if build else []
+            problem = (
+                f"env.options.game_version: {version} is "
+                f"{f'build {build}' if build else 'unknown to pysc2'}; {place / 'Versions'} holds "
+                f"{', '.join(f'Base{number}' for number in builds)}. Take {', or '.join(ways)}"
+            )
+            return Part(name, None, problem)
+        builds = [build]
+    problems = [_not_startable(build) for build in builds]
+    if all(problems):
+        return Part(name, None, problems[0])
+    return Part(name, f"build {', '.join(map(str, builds))} in {place}", None)
 
 
-def _no_import(package: str, error: Exception, install: str) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return f"package {error.name}, which {package} needs, is missing: {install}"
-    return f"the package {package} cannot be imported ({_said(error)}): {install}"
+def _builds() -> list[int]:
+    """Return the installed builds, the newest last."""
+    numbers = [path.name[4:] for path in (game_folder() / "Versions").glob("Base*")]
+    return sorted(int(number) for number in numbers if number.isdecimal())
+
+
+def _known_versions() -> Mapping[str, int]:
+    """Return pysc2's table of versions and builds; empty if pysc2 cannot be imported."""
+    try:
+        versions = importlib.import_module("pysc2.run_configs.lib").VERSIONS
+        return {name: int(version.build_version) for name, version in versions.items()}
+    except Exception:  # `_package` reports what is wrong with the packages
+        return {}
+
+
+def _not_startable(build: int) -> str | None:
+    """Return why a build cannot be started, None if it can."""
+    program = game_program(build)
+    if not program.is_file():
+        return (
+            f"StarCraft II's build {build} has no program: there is no {program}. Download the "
+            f"game again from {GAME_PAGE} and unzip all of it, or remove the build's folder"
+        )
+    if not os.access(program, os.X_OK):
+        return f'StarCraft II may not be started: chmod +x "{program}"'
+    return None
 
 
 def _maps(scenario: str | None) -> Part:
-    """Return the state of one map, or of all of SMAC's, which lie in a folder of their own.
+    """Return the state of one map, or of SMAC's 23, which have a folder of their own.
 
-    A map that the challenge did not have may lie in any: its package says in which.
+    Other maps may be in any folder: the package that registers a map also gives its folder.
     """
-    maps = starcraft.folder() / "Maps"
-    if scenario is None or scenario in MAPS:
-        folder, pattern = maps / "SMAC_Maps", "*.SC2Map"
-    else:
-        folder, pattern = maps, "**/*.SC2Map"
+    if scenario is not None and (unknown := unknown_map(scenario)):
+        return Part("maps", None, unknown)
+    # without the game all maps are missing, and are installed together
+    required = list(MAPS) if scenario is None or not _builds() else [scenario]
+    maps = game_folder() / "Maps"
+    own = required[0] in MAPS
+    folder, pattern = (maps / "SMAC_Maps", "*.SC2Map") if own else (maps, "**/*.SC2Map")
     found = {path.stem for path in folder.glob(pattern)}
-    missing = [name for name in ([*MAPS] if scenario is None else [scenario]) if name not in found]
+    missing = [name for name in required if name not in found]
     if not missing:
         return Part("maps", f"{len(found)} in {folder}", None)
-    what = f"the map {scenario}"
-    if scenario is None:
+    what = f"the map {missing[0]}"
+    if len(required) > 1:
         named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
-        part = f"{len(missing)} of " if len(missing) < len(MAPS) else ""
-        what = f"{part}SMAC's {len(MAPS)} maps{f' ({named})' if part else ''}"
+        some = len(missing) < len(MAPS)
+        what = f"{len(missing)} of SMAC's 23 maps ({named})" if some else "SMAC's 23 maps"
     astray = next(maps.glob(f"**/{missing[0]}.SC2Map"), None)
-    return Part(
-        "maps",
-        None,
-        f"{what} cannot be found in {folder}"
-        + (f" ({astray} is not where SMAC looks)" if astray else "")
-        + f': curl -LO {MAPS_ARCHIVE} && mkdir -p "{maps}" && unzip SMAC_Maps.zip -d "{maps}"',
-    )
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".partition("\n")[0]
+    hint = f" ({astray} is not where SMAC looks)" if astray else ""
+    command = f'curl -LO {MAPS_ARCHIVE} && mkdir -p "{maps}" && unzip SMAC_Maps.zip -d "{maps}"'
+    return Part("maps", None, f"{what} cannot be found in {folder}{hint}: {command}")

@@ -1,4 +1,4 @@
-"""SMAClite (Michalski et al. 2023), battles without the game, behind our environment protocol."""
+"""SMAClite (Michalski et al. 2023) as an environment: SMAC's battles without StarCraft II."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import numpy.typing as npt
 from mads4.envs.smac import installation
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError, did_you_mean
-from mads4.types import EnvSpec, FloatArray, IntArray, TimeStep
+from mads4.types import EnvSpec, IntArray, TimeStep
 
 NAMESPACE = "smaclite/"
 
 
 class SmacliteEnv:
-    """A battle in SMAClite, which the user has installed.
+    """A battle in SMAClite, which must be installed.
 
-    It has SMAC's observations, states and actions, but no step limit: SMAC's is applied, as a
-    truncation.
+    It has SMAC's observations, states and actions, but no step limit: SMAC's limit is applied, as
+    a truncation.
 
     Args:
-        scenario: name of a map, one of SMAC's that SMAClite has.
-        episode_limit: steps after which an episode is truncated; None for SMAC's of the same map.
+        scenario: name of a map that SMAClite has.
+        episode_limit: steps after which an episode is truncated; None for SMAC's limit.
         options: keyword arguments of SMAClite's environment, for example ``use_cpp_rvo2``.
 
     Raises:
-        UserError: SMAClite is missing, has no such map, or refuses the options.
+        UserError: SMAClite is missing, has no such map, or rejects the options.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SmacliteEnv:
         limit = episode_limit or (MAPS[scenario].episode_limit if scenario in MAPS else None)
         if limit is None:
             raise UserError(
-                f"env.episode_limit: give one; SMAC has no map '{scenario}' to take it from."
+                f"env.episode_limit: required; SMAC has no map '{scenario}' that defines one."
             )
         self._time = 0
         self._spec = EnvSpec(
@@ -65,16 +65,16 @@ class SmacliteEnv:
         return self._spec
 
     def reset(self, seed: int) -> TimeStep:
-        """Begin a battle; the same seed and actions give the same one."""
-        # Its states hold the last actions, which its reset leaves as the battle before had them.
+        """Start a battle; the same seed and actions give the same battle."""
+        # States contain the last actions, which SMAClite's own reset does not clear.
         self._game.last_actions = np.zeros(self._spec.n_agents * self._spec.n_actions)
         observation, _ = self._game.reset(seed=seed)
         self._time = 0
         return self._time_step(observation)
 
     def step(self, actions: IntArray) -> TimeStep:
-        """Execute ``actions`` (N,): 0 nothing (of the dead), 1 stop, 2 to 5 move, 6 … attack."""
-        # It compares types: NumPy's integers will not do.
+        """Execute ``actions`` (N,): 0 no-op (dead units), 1 stop, 2 to 5 move, 6 … attack."""
+        # SMAClite checks types: it rejects NumPy's integers.
         observation, reward, ended, cut, info = self._game.step([int(a) for a in actions])
         self._time += 1
         over = cut or self._time >= self._spec.episode_limit
@@ -87,41 +87,33 @@ class SmacliteEnv:
         )
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Return SMAClite's picture of the battlefield, (height, width, 3) uint8."""
+        """Return SMAClite's image of the battlefield, (height, width, 3) uint8 RGB."""
         return np.asarray(self._game.render(), dtype=np.uint8)
 
     def close(self) -> None:
-        """Close its window, if it has one."""
+        """Close the window, if there is one."""
         self._game.close()
 
-    def _time_step(
-        self,
-        observation: Any,
-        reward: float = 0.0,
-        terminated: bool = False,
-        truncated: bool = False,
-        won: float = 0.0,
-    ) -> TimeStep:
-        state: FloatArray = np.asarray(self._game.get_state(), dtype=np.float32)[None]
+    def _time_step(self, observation: Any, won: float = 0.0, **outcome: Any) -> TimeStep:
         return TimeStep(
             observation=np.asarray(observation, dtype=np.float32),
-            state=state,
+            state=np.asarray(self._game.get_state(), dtype=np.float32)[None],
             available_actions=np.asarray(self._game.get_avail_actions()).astype(np.bool_),
-            reward=reward,
-            terminated=terminated,
-            truncated=truncated,
             metrics={"win": won},
+            **outcome,
         )
 
 
 def _make(scenario: str, options: dict[str, Any]) -> Any:
     problem = installation.lite().problem
     if problem:
-        raise UserError(f"env=smaclite: {problem}. env=smax needs no such package.")
+        raise UserError(f"env=smaclite: {problem}. env=smax runs without it.")
     try:
         import_module("smaclite")  # registers its maps
     except Exception as error:
-        raise UserError(f"env=smaclite: {installation.lite_problem(error)}.") from error
+        raise UserError(
+            f"env=smaclite: {installation.import_problem('smaclite', error)}."
+        ) from error
     known = [key for key in gymnasium.registry if key.startswith(NAMESPACE)]
     key = f"{NAMESPACE}{scenario}-v0"
     if key not in known:
@@ -132,7 +124,7 @@ def _make(scenario: str, options: dict[str, Any]) -> Any:
         )
     options = {"render_mode": "rgb_array"} | options
     try:
-        # Its wrappers would check what SMAClite does not promise, such as a step limit.
+        # Gymnasium's wrappers would check for features that SMAClite lacks, such as a step limit.
         return gymnasium.make(key, disable_env_checker=True, **options).unwrapped
     except TypeError as error:
-        raise UserError(f"env.options: SMAClite refuses {options}: {error}") from error
+        raise UserError(f"env.options: SMAClite rejects {options}: {error}") from error

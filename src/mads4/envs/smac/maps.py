@@ -1,6 +1,6 @@
-"""What is known of SMAC's maps without the game: sizes, races and step limits.
+"""SMAC's maps, known without the game: sizes, races and step limits.
 
-The figures are those of the challenge (Samvelyan et al. 2019, and its package's list of maps).
+The numbers are those of SMAC (Samvelyan et al. 2019, and its package's list of maps).
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 OTHER_ACTIONS = 6
-"""Actions that are no attack: nothing (of the dead), stop, and a step north, south, east, west."""
+"""Actions other than attacks: no-op (dead units), stop, move north, south, east, west."""
 
 
 @dataclass(frozen=True)
@@ -19,23 +19,23 @@ class SmacMap:
     n_enemies: int
     episode_limit: int
     races: str
-    """The agents' and the enemies': P(rotoss), T(erran), Z(erg)."""
+    """Of the agents and of the enemies: P(rotoss), T(erran), Z(erg)."""
     unit_types: int = 0
-    """Kinds of unit that observations tell apart; 0 where there is one only."""
+    """Unit types that observations distinguish; 0 if there is only one."""
 
     @property
     def n_actions(self) -> int:
-        """Number of actions: each enemy can be attacked."""
+        """Number of actions, one attack per enemy."""
         return OTHER_ACTIONS + self.n_enemies
 
     @property
     def agents_have_shields(self) -> bool:
-        """Protoss units have them."""
+        """True for Protoss."""
         return self.races[0] == "P"
 
     @property
     def enemies_have_shields(self) -> bool:
-        """Protoss units have them."""
+        """True for Protoss."""
         return self.races[1] == "P"
 
 
@@ -64,4 +64,4 @@ MAPS = {
     "bane_vs_bane": SmacMap(24, 24, 200, "ZZ", unit_types=2),
     "2c_vs_64zg": SmacMap(2, 64, 400, "PZ"),
 }
-"""The challenge's 23 scenarios, in its own order."""
+"""SMAC's 23 scenarios, in its order."""

@@ -1,8 +1,7 @@
-"""The units on a battlefield as arrays, and how they are read from the game's package."""
+"""The units on a battlefield as arrays, read from SMAC's environment."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,56 +12,62 @@ from mads4.envs.smac.maps import SmacMap
 from mads4.types import BoolArray, FloatArray
 
 MEDIVAC_MAP = "MMM"
-"""Type of the maps on which some agents heal; they have energy where others have a cooldown."""
+"""SMAC's `map_type` with healers, whose energy takes the place of a cooldown."""
 
 
 @dataclass(frozen=True)
 class Units:
-    """The U units of one side, in the order in which they are numbered."""
+    """The U units of one side, in order of their index."""
 
     position: FloatArray
-    """(U, 2) x and y on the map; of the dead, where they fell."""
+    """(U, 2) x and y on the map; for dead units, where they died."""
     health: FloatArray
-    """(U,) what is left, as a share of the most; 0 for the dead."""
+    """(U,) share of the maximum; 0 for dead units."""
     shield: FloatArray | None
-    """(U,) likewise; None if the side's race has none."""
+    """(U,) share of the maximum; None if the side's race has no shields."""
     cooldown: FloatArray
-    """(U,) time until the weapon fires again, a healer's energy, as a share of the most."""
+    """(U,) time until the weapon can fire, or a healer's energy, as a share of the maximum."""
     kind: npt.NDArray[np.int64]
-    """(U,) index of the unit's type among those of the map."""
+    """(U,) index of the unit's type among the types on the map."""
 
     @property
     def alive(self) -> BoolArray:
-        """(U,)."""
+        """(U,) bool."""
         return np.asarray(self.health > 0)
 
 
 @dataclass(frozen=True)
 class Battlefield:
-    """All that observations are made of, at one time step; N agents, A actions."""
+    """Everything that observations depend on, at one time step; N agents, A actions."""
 
     agents: Units
     enemies: Units
     available_actions: BoolArray
-    """(N, A)."""
+    """(N, A) bool."""
     last_action: FloatArray
-    """(N, A) what each agent did one step earlier, one-hot; zeros at an episode's first step."""
+    """(N, A) each agent's previous action, one-hot; zeros at the first step of an episode."""
     sight: FloatArray
-    """(N,) how far each agent sees."""
+    """(N,) sight ranges."""
     center: FloatArray
-    """(2,) middle of the map."""
+    """(2,) center of the map."""
     extent: FloatArray
-    """(2,) width and height of the part of the map where units can go."""
+    """(2,) width and height of the playable part of the map."""
     unit_types: int
-    """Kinds of unit told apart; 0 where there is only one."""
+    """Number of unit types that features distinguish; 0 if there is only one."""
 
     @classmethod
     def blank(cls, game: SmacMap) -> Battlefield:
-        """Return a battlefield of a map's sizes on which everybody is dead."""
+        """Return a battlefield of a map's sizes on which all units are dead."""
+
+        def dead(count: int, shields: bool) -> Units:
+            zeros = np.zeros(count)
+            shield = zeros if shields else None
+            return Units(np.zeros((count, 2)), zeros, shield, zeros, np.zeros(count, np.int64))
+
         n = game.n_agents
         return cls(
-            agents=_dead(n, game.agents_have_shields),
-            enemies=_dead(game.n_enemies, game.enemies_have_shields),
+            agents=dead(n, game.agents_have_shields),
+            enemies=dead(game.n_enemies, game.enemies_have_shields),
             available_actions=np.zeros((n, game.n_actions), np.bool_),
             last_action=np.zeros((n, game.n_actions)),
             sight=np.full(n, 9.0),
@@ -72,32 +77,25 @@ class Battlefield:
         )
 
 
-def _dead(count: int, shields: bool) -> Units:
-    nothing = np.zeros(count)
-    shield = nothing if shields else None
-    kind = np.zeros(count, np.int64)
-    return Units(np.zeros((count, 2)), nothing, shield, nothing, kind)
-
-
 def map_of(game: Any) -> SmacMap:
-    """Return the sizes that a `StarCraft2Env` says it has, of maps unknown to us as well."""
+    """Return the sizes that a `StarCraft2Env` reports, which may have maps not in `MAPS`."""
     races = "".join("P" if shields else "T" for shields in _shields(game))
     return SmacMap(game.n_agents, game.n_enemies, game.episode_limit, races, game.unit_type_bits)
 
 
 def read_battlefield(game: Any, available_actions: BoolArray) -> Battlefield:
-    """Return the present of a `StarCraft2Env`; it must have been reset.
+    """Return the present battlefield of a `StarCraft2Env`, which must have been reset.
 
     Args:
         game: read through its attributes ``agents``, ``enemies``, ``last_action``, ``map_x`` … and
             its methods ``unit_max_cooldown``, ``unit_max_shield``, ``get_unit_type_id`` and
             ``unit_sight_range``.
-        available_actions: (N, A), as it gave them.
+        available_actions: (N, A) bool, as returned by the game.
     """
     agents_shielded, enemies_shielded = _shields(game)
     return Battlefield(
-        agents=_read(game, _in_order(game.agents), True, agents_shielded),
-        enemies=_read(game, _in_order(game.enemies), False, enemies_shielded),
+        agents=_read(game, game.agents, True, agents_shielded),
+        enemies=_read(game, game.enemies, False, enemies_shielded),
         available_actions=available_actions,
         last_action=np.asarray(game.last_action, dtype=np.float64),
         sight=np.array([float(game.unit_sight_range(i)) for i in range(game.n_agents)]),
@@ -111,24 +109,16 @@ def _shields(game: Any) -> tuple[bool, bool]:
     return game.shield_bits_ally > 0, game.shield_bits_enemy > 0
 
 
-def _in_order(units: dict[int, Any]) -> list[Any]:
-    return [units[number] for number in sorted(units)]
-
-
-def _read(game: Any, units: Sequence[Any], ours: bool, shielded: bool) -> Units:
+def _read(game: Any, numbered: dict[int, Any], ours: bool, shielded: bool) -> Units:
+    units = [numbered[number] for number in sorted(numbered)]
+    shield = [unit.shield / game.unit_max_shield(unit) for unit in units] if shielded else None
+    types = [game.get_unit_type_id(unit, ours) if game.unit_type_bits else 0 for unit in units]
     return Units(
         position=np.array([(unit.pos.x, unit.pos.y) for unit in units], dtype=np.float64),
         health=np.array([unit.health / unit.health_max for unit in units]),
-        shield=(
-            np.array([unit.shield / game.unit_max_shield(unit) for unit in units])
-            if shielded
-            else None
-        ),
+        shield=None if shield is None else np.array(shield),
         cooldown=np.array([_cooldown(game, unit) if ours else 0.0 for unit in units]),
-        kind=np.array(
-            [game.get_unit_type_id(unit, ours) if game.unit_type_bits else 0 for unit in units],
-            dtype=np.int64,
-        ),
+        kind=np.array(types, dtype=np.int64),
     )
 
 

@@ -1,1 +1,1 @@
-"""StarCraft battles in jaxmarl's simulator SMAX; only this package knows JAX."""
+"""StarCraft battles in jaxmarl's simulator SMAX; the only package that imports JAX."""

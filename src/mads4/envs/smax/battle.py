@@ -1,33 +1,32 @@
-"""SMAX behind our protocols: many battles at once, and one of them as an environment."""
+"""SMAX battles: many at once as a vector environment, and single ones as environments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.smax.engine import WIDTH, Array, Engine, Rules, Shown, engine
+from mads4.envs.smax.engine import WIDTH, Array, Rules, Shown, engine
 from mads4.envs.smax.render import Units, render
-from mads4.rollout.shared_buffers import IDLE, RESET, STEP, SharedBuffers
-from mads4.rollout.supervision import Incidents
-from mads4.rollout.vector import WorkerLost
+from mads4.envs.vector import IDLE, RESET, STEP, Incidents, SharedBuffers, WorkerLost
 from mads4.types import EnvSpec, IntArray, TimeStep
 
-_BOARD = ("observation", "state", "available_actions", "reward", "terminated", "truncated")
-_UNITS = ("position", "health", "alive", "kind", "cooldown", "target")
+_STEP_FIELDS = ("observation", "state", "available_actions", "reward", "terminated", "truncated")
+_UNIT_FIELDS = ("position", "health", "alive", "kind", "cooldown", "target")
 
 
 class SmaxVector:
-    """Battles that go on together, `WIDTH` in one call; a `mads4.rollout.vector.VectorEnv`.
+    """Battles in parallel, `WIDTH` per call; a `mads4.envs.vector.VectorEnv`.
 
-    An episode is the same, bit for bit, whatever the number of rows and whichever it is played in.
+    An episode is the same, bit for bit, for any number of rows and in any row.
 
     Args:
-        rows: battles at a time.
-        scenario: one of `mads4.envs.smax.scenarios.SCENARIOS`.
+        rows: number of parallel battles.
+        scenario: one of `mads4.envs.smax.engine.SCENARIOS`.
         options: further keyword arguments of jaxmarl's ``HeuristicEnemySMAX``.
 
     Raises:
@@ -39,38 +38,33 @@ class SmaxVector:
     ) -> None:
         self.engine = engine(scenario, options)
         self.spec: EnvSpec = self.engine.spec
-        self.board = SharedBuffers.over(self.spec, rows)
+        self.buffers = SharedBuffers.over(self.spec, rows)
         self.incidents = Incidents()
         self._battles: list[Any] = []
         self._pending: list[tuple[slice, Array, Shown]] = []
         self._win = np.zeros(rows, dtype=np.bool_)
         self._units: dict[str, Array] = {}
 
-    @property
-    def rules(self) -> Rules:
-        """What kinds of unit can do."""
-        return self.engine.rules
-
     def groups(self, rows: int) -> list[slice]:
-        """Return all in one: they go on together."""
+        """Return one group: all rows advance together."""
         return [slice(0, rows)]
 
     def send(self, rows: slice) -> None:
-        """Let the battles `rows` begin to do what the board orders; JAX works on its own."""
-        if not self._battles:  # whoever wants to know sizes only does not wait for a compiler
-            chunks = -(-len(self.board.order) // WIDTH)
+        """Start the orders in the buffers for the battles `rows`; JAX runs asynchronously."""
+        if not self._battles:  # compile only if battles are played
+            chunks = -(-len(self.buffers.order) // WIDTH)
             self._battles = [self.engine.blank() for _ in range(chunks)]
         order = np.zeros(len(self._battles) * WIDTH, dtype=np.uint8)
-        order[rows] = self.board.order[rows]
+        order[rows] = self.buffers.order[rows]
         for chunk, begin in enumerate(range(0, len(order), WIDTH)):
-            at = slice(begin, min(begin + WIDTH, len(self.board.order)))
+            at = slice(begin, min(begin + WIDTH, len(self.buffers.order)))
             for what in (STEP, RESET):
                 mask = order[begin : begin + WIDTH] == what
                 if mask.any():
                     self._pending.append((at, mask, self._compute(chunk, at, what, mask)))
 
     def wait(self, rows: slice) -> list[WorkerLost]:
-        """Write to the board what came of it; nothing can be lost."""
+        """Write the results of `send` to the buffers; no worker can be lost."""
         for at, mask, shown in self._pending:
             self._write(at, mask[: at.stop - at.start], shown)
         self._pending = []
@@ -81,35 +75,35 @@ class SmaxVector:
         return {"win": float(self._win[row])}
 
     def units(self, row: int) -> Units:
-        """Return where a battle's units are, and how they are."""
+        """Return the units of a battle."""
         chosen = {name: values[row].copy() for name, values in self._units.items()}
         return Units(n_allies=self.spec.n_agents, **chosen)
 
     def env(self, row: int) -> MultiAgentEnv:
-        """Return one battle by itself."""
+        """Return one battle as an environment."""
         return SmaxEnv.of(self, row)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there is nothing to close."""
 
     def _compute(self, chunk: int, at: slice, what: int, mask: Array) -> Shown:
-        """Let a chunk's battles step or begin, where `mask` (WIDTH,) is True."""
+        """Reset or step the battles of a chunk where `mask` (WIDTH,) is True."""
         engine_, battles = self.engine, self._battles[chunk]
         lacking = WIDTH - (at.stop - at.start)
         if what == RESET:
-            seed = np.pad(self.board.seed[at], (0, lacking))
+            seed = np.pad(self.buffers.seed[at], (0, lacking))
             self._battles[chunk], shown = engine_.reset(battles, seed, mask)
         else:
-            action = np.pad(self.board.action[at], ((0, lacking), (0, 0)))
+            action = np.pad(self.buffers.action[at], ((0, lacking), (0, 0)))
             self._battles[chunk], shown = engine_.step(battles, action, mask)
         return shown
 
     def _write(self, at: slice, mask: Array, shown: Shown) -> None:
         rows = np.flatnonzero(mask)
-        for name in _BOARD:
-            getattr(self.board, name)[at.start + rows] = np.asarray(getattr(shown, name))[rows]
+        for name in _STEP_FIELDS:
+            getattr(self.buffers, name)[at.start + rows] = np.asarray(getattr(shown, name))[rows]
         self._win[at.start + rows] = np.asarray(shown.win)[rows]
-        for name in _UNITS:
+        for name in _UNIT_FIELDS:
             values = np.asarray(getattr(shown, name))
             if name not in self._units:
                 shape = (len(self._win), *values.shape[1:])
@@ -117,28 +111,15 @@ class SmaxVector:
             self._units[name][at.start + rows] = values[rows]
 
 
-class Heuristic:
-    """jaxmarl's own player during one battle, which it remembers."""
-
-    def __init__(self, engine_: Engine) -> None:
-        self._engine = engine_
-        self._memory = engine_.heuristic_memory()
-
-    def __call__(self, words: Array, observation: Array) -> IntArray:
-        """Return the actions (N,)."""
-        self._memory, action = self._engine.heuristic(words, self._memory, observation)
-        return action
-
-
 class SmaxEnv:
-    """One battle: stalkers, zealots, marines … against jaxmarl's built-in player.
+    """One battle of stalkers, zealots, marines … against jaxmarl's heuristic policy.
 
-    The team is paid for the health that it takes from the enemies (1 for all of it) and 1 for
+    The team reward is the share of the enemies' health that it removes (1 in total), plus 1 for
     winning. An episode terminates when a side is dead; the time limit truncates it. Dead agents
-    may only stop. The metric ``win`` is 1 for the step that wins.
+    can only stop. The metric ``win`` is 1 for the step that wins.
 
     Args:
-        scenario: one of `mads4.envs.smax.scenarios.SCENARIOS`.
+        scenario: one of `mads4.envs.smax.engine.SCENARIOS`.
         options: further keyword arguments of jaxmarl's ``HeuristicEnemySMAX`` (``max_steps``,
             ``enemy_shoots``, ``attack_mode``, ``see_enemy_actions``, ``walls_cause_death`` …).
 
@@ -151,7 +132,7 @@ class SmaxEnv:
 
     @classmethod
     def of(cls, vector: SmaxVector, row: int) -> SmaxEnv:
-        """Return the battle that `vector` plays in `row`."""
+        """Return the battle in `row` of `vector`."""
         env = cls.__new__(cls)
         env._vector, env._row = vector, row
         return env
@@ -162,60 +143,54 @@ class SmaxEnv:
         return self._vector.spec
 
     @property
-    def vector(self) -> SmaxVector:
-        """The battles of which this is one."""
-        return self._vector
-
-    @property
     def units(self) -> Units:
-        """Where units are, and how they are: more than the agents see."""
+        """All units, including those that no agent sees."""
         return self._vector.units(self._row)
 
     @property
     def rules(self) -> Rules:
-        """What kinds of unit can do."""
-        return self._vector.rules
+        """Properties of the unit types and the map."""
+        return self._vector.engine.rules
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode; the same seed and actions give the same trajectory, bit for bit."""
-        self._vector.board.seed[self._row] = seed
-        return self._obey(RESET, won=0.0)
+        self._vector.buffers.seed[self._row] = seed
+        return self._execute(RESET, won=0.0)
 
     def step(self, actions: IntArray) -> TimeStep:
         """Execute ``actions`` (N,): 0 to 3 north, east, south, west, 4 stop, 5 + j attack j."""
         won = self._vector.metrics(self._row)["win"]
-        self._vector.board.action[self._row] = actions
-        return self._obey(STEP, won)
+        self._vector.buffers.action[self._row] = actions
+        return self._execute(STEP, won)
 
     def player(self) -> Callable[[Array, Array], IntArray]:
-        """Return jaxmarl's own heuristic at the beginning of a battle, in the allies' place.
+        """Return jaxmarl's heuristic policy for the allies, in its initial state.
 
-        It gives the actions (N,) for two random words (2,) uint32 and the observations; it may move
-        the dead, too.
+        It maps a random key (2,) uint32 and the observations to the actions (N,), which may be
+        unavailable ones for dead agents.
         """
-        return Heuristic(self._vector.engine)
+        engine_ = self._vector.engine
+        memory = engine_.heuristic_memory()
+
+        def act(words: Array, observation: Array) -> IntArray:
+            nonlocal memory
+            memory, action = engine_.heuristic(words, memory, observation)
+            return action
+
+        return act
 
     def render(self) -> npt.NDArray[np.uint8]:
-        """Return a picture of the ground, (height, width, 3) uint8."""
+        """Return a picture of the battle, (height, width, 3) uint8 RGB."""
         return render(self.units, self.rules)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: there is nothing to close."""
 
-    def _obey(self, order: int, won: float) -> TimeStep:
-        board, rows = self._vector.board, slice(self._row, self._row + 1)
-        board.order[rows] = order
+    def _execute(self, order: int, won: float) -> TimeStep:
+        buffers, rows = self._vector.buffers, slice(self._row, self._row + 1)
+        buffers.order[rows] = order
         self._vector.send(rows)
         self._vector.wait(rows)
-        board.order[rows] = IDLE
-        now = board.time_step(self._row)
+        buffers.order[rows] = IDLE
         increment = self._vector.metrics(self._row)["win"] - won
-        return TimeStep(
-            observation=now.observation,
-            state=now.state,
-            available_actions=now.available_actions,
-            reward=now.reward,
-            terminated=now.terminated,
-            truncated=now.truncated,
-            metrics={"win": increment},
-        )
+        return replace(buffers.time_step(self._row), metrics={"win": increment})

@@ -1,9 +1,9 @@
-"""SMAX compiled: a few battles at a time begin, or go on by one step, in one call.
+"""SMAX compiled: a batch of battles is reset, or advanced by one step, in one call.
 
-All computation is done for `WIDTH` battles, whether one is played or hundreds (then in several
-calls): XLA compiles products and sums differently for different numbers of rows, and rounding in
-the last digit grows to another outcome. One program for all gives an episode the same bits alone
-and among others, wherever it stands among them. Eight cost hardly more than one does.
+The batch size is always `WIDTH`, for one battle as for hundreds (then in several calls): XLA orders
+products and sums differently for different batch sizes, and a rounding error in the last digit
+grows to another outcome. With one program, an episode is the same bit for bit, alone or in a batch,
+in any row. Eight battles cost hardly more than one.
 """
 
 from __future__ import annotations
@@ -19,22 +19,45 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.smax.runtime import import_jax, keep_programs
-from mads4.envs.smax.scenarios import REWARD, require_known
-from mads4.errors import UserError
+from mads4.errors import UserError, require_choice
 from mads4.types import EnvSpec, IntArray
 
 _LOG = logging.getLogger(__name__)
 
 WIDTH = 8
-"""Battles in one call."""
+"""Battles per call."""
+
+SCENARIOS = (
+    "3m",
+    "8m",
+    "25m",
+    "5m_vs_6m",
+    "10m_vs_11m",
+    "27m_vs_30m",
+    "2s3z",
+    "3s5z",
+    "3s5z_vs_3s6z",
+    "3s_vs_5z",
+    "6h_vs_8z",
+    "smacv2_5_units",
+    "smacv2_10_units",
+    "smacv2_20_units",
+)
+"""Allies, and enemies where they differ: m marines, s stalkers, z zealots, h hydralisks."""
+REWARD = "damage_and_win"
+"""Share of the enemies' health removed by the step, plus 1 for the step that wins the battle."""
+STOP = 4
+"""The only action of a dead unit; 0 to 3 move north, east, south, west, 5 + j attacks enemy j."""
+FIXED = ("scenario", "action_type", "observation_type", "use_self_play_reward", "won_battle_bonus")
+"""jaxmarl's options that would change the environment's interface or reward."""
 
 Array = npt.NDArray[Any]
 
 
 class Shown(NamedTuple):
-    """What is known of battles after a step; all arrays begin with an axis of battles.
+    """A batch of battles after a reset or step; all arrays have a leading batch axis.
 
-    U units are the N allies, then the enemies.
+    The U units are the N allies, then the enemies.
     """
 
     observation: Array
@@ -44,13 +67,13 @@ class Shown(NamedTuple):
     available_actions: Array
     """(N, n_actions) bool."""
     reward: Array
-    """() float32, of the team."""
+    """() float32, team reward."""
     terminated: Array
-    """() bool: a side is dead."""
+    """() bool: one side is dead."""
     truncated: Array
-    """() bool: both live at the time limit."""
+    """() bool: both sides are alive at the time limit."""
     win: Array
-    """() bool: the enemies are dead, and not all allies."""
+    """() bool: all enemies are dead, but not all allies."""
     position: Array
     """(U, 2) float32, x and y."""
     health: Array
@@ -58,39 +81,41 @@ class Shown(NamedTuple):
     alive: Array
     """(U,) bool."""
     kind: Array
-    """(U,) uint8, an index of `Rules`' arrays."""
+    """(U,) uint8, unit type, an index into the arrays of `Rules`."""
     cooldown: Array
-    """(U,) float32, seconds until the unit can shoot again; not positive: now."""
+    """(U,) float32, seconds until the unit can attack again; at once if not positive."""
     target: Array
     """(U,) int32, the last action if it was an attack, else 0."""
 
 
 class Rules(NamedTuple):
-    """What kinds of unit can do, each array (kinds,), and the ground."""
+    """Properties of the unit types, each array (types,), and of the map."""
 
     names: tuple[str, ...]
     health: Array
     reach: Array
-    """Distance from which a unit hits."""
+    """Attack range."""
     radius: Array
     size: tuple[float, float]
-    """Width and height of the ground; its edge kills."""
+    """Width and height of the map, whose edge kills."""
     step_seconds: float
 
 
 class Engine:
-    """One scenario's battles as compiled functions of plain arrays.
+    """Compiled reset and step functions of one scenario, on plain arrays.
 
     Args:
-        scenario: one of `mads4.envs.smax.scenarios.SCENARIOS`.
+        scenario: one of `SCENARIOS`.
         options: further keyword arguments of jaxmarl's ``HeuristicEnemySMAX``.
 
     Raises:
-        UserError: jaxmarl is missing, or it refuses an option.
+        UserError: jaxmarl is missing; an unknown scenario, a fixed or unknown option.
     """
 
     def __init__(self, scenario: str, options: dict[str, Any]) -> None:
-        require_known(scenario, options)
+        require_choice("env.scenario", scenario, SCENARIOS)
+        if fixed := [name for name in FIXED if name in options]:
+            raise UserError(f"env.options: '{fixed[0]}' is fixed for env=smax; leave it out.")
         self._jax, smax, self._heuristics = import_jax()
         keep_programs(self._jax)
         try:
@@ -98,7 +123,7 @@ class Engine:
                 scenario=smax.map_name_to_scenario(scenario), **options
             )
         except (TypeError, ValueError) as error:
-            raise UserError(f"env.options: SMAX refuses {options}: {error}") from error
+            raise UserError(f"env.options: SMAX rejects {options}: {error}") from error
         game = self._env._env
         versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jaxmarl", "jax"))
         self.spec = EnvSpec(
@@ -123,17 +148,17 @@ class Engine:
         )
 
     def blank(self) -> Any:
-        """Return `WIDTH` battles that have yet to begin; compile what they need, the first time."""
+        """Return `WIDTH` battles to be reset; the first call compiles reset and step."""
         if not hasattr(self, "_battles"):
             self._compile()
         numpy = self._jax.numpy
         return self._jax.tree.map(lambda leaf: numpy.zeros(leaf.shape, leaf.dtype), self._battles)
 
     def reset(self, battles: Any, seed: IntArray, mask: Array) -> tuple[Any, Shown]:
-        """Begin those battles where `mask` (WIDTH,) is True; the rest of what is shown is void.
+        """Reset the battles where `mask` is True; only their rows of the result are valid.
 
         Args:
-            battles: as returned last; not changed.
+            battles: as returned by the last call; not modified.
             seed: (WIDTH,) int64, not negative.
             mask: (WIDTH,) bool.
         """
@@ -142,25 +167,22 @@ class Engine:
         return done
 
     def step(self, battles: Any, action: IntArray, mask: Array) -> tuple[Any, Shown]:
-        """Let those battles where `mask` (WIDTH,) is True go on with ``action`` (WIDTH, N)."""
+        """Advance the battles where `mask` (WIDTH,) is True by ``action`` (WIDTH, N) int64."""
         done: tuple[Any, Shown] = self._step(battles, action.astype(np.int32), mask)
         return done
 
     def heuristic_memory(self) -> Any:
-        """Return what jaxmarl's own player remembers before a battle."""
+        """Return the initial state of jaxmarl's heuristic policy."""
         first = self._heuristics.get_heuristic_policy_initial_state()
-        return self._strong(
-            self._jax.tree.map(
-                lambda leaf: self._jax.numpy.stack([leaf] * self.spec.n_agents), first
-            )
-        )
+        count, stack = self.spec.n_agents, self._jax.numpy.stack
+        return self._strong(self._jax.tree.map(lambda leaf: stack([leaf] * count), first))
 
     def heuristic(self, words: Array, memory: Any, observation: Array) -> tuple[Any, Array]:
-        """Return the actions (N,) of jaxmarl's own player, and what it remembers.
+        """Return the next state and the actions (N,) of jaxmarl's heuristic policy.
 
         Args:
-            words: (2,) uint32, all that is random about them.
-            memory: as returned last.
+            words: (2,) uint32, the random key.
+            memory: the policy's state, as returned by the last call.
             observation: (N, obs_dim).
         """
         action, memory = self._play(words, memory, observation)
@@ -181,7 +203,7 @@ class Engine:
         return self._jax.random.wrap_key_data(words, impl="threefry2x32")
 
     def _strong(self, tree: Any) -> Any:
-        """Return arrays whose types are their own: "weak" ones would compile a second time."""
+        """Return arrays without JAX's weak types, which would trigger a second compilation."""
         convert = self._jax.lax.convert_element_type
         return self._jax.tree.map(lambda leaf: convert(leaf, leaf.dtype), tree)
 
@@ -218,7 +240,7 @@ class Engine:
         )
 
     def _compile(self) -> None:
-        """Compile both functions, once for all, and say how long it took."""
+        """Compile reset and step, and log the time it took."""
         jax, shape = self._jax, self._jax.ShapeDtypeStruct
         words = shape((WIDTH, 2), np.uint32)
         mask = shape((WIDTH,), np.bool_)
@@ -231,14 +253,14 @@ class Engine:
         step = self._masked(jax.vmap(self._go_on))
         self._step = jax.jit(step).lower(self._battles, action, mask).compile()
         _LOG.info(
-            "smax %s is warm: reset compiled in %.1f s, step in %.1f s",
+            "smax %s: compiled reset in %.1f s, step in %.1f s",
             self.spec.scenario,
             between - began,
             time.perf_counter() - between,
         )
 
     def _masked(self, function: Any) -> Any:
-        """Return `function` of battles and something else, for those battles that a mask tells."""
+        """Return `function` with a third argument, the mask of the battles to change."""
         where = self._jax.numpy.where
 
         def masked(battles: Any, other: Any, mask: Any) -> Any:
@@ -252,7 +274,7 @@ class Engine:
 
 
 def engine(scenario: str, options: dict[str, Any] | None = None) -> Engine:
-    """Return the engine of a scenario; a process compiles each only once.
+    """Return the engine of a scenario, which a process compiles only once.
 
     Raises:
         UserError: as `Engine`; options that are not plain values.

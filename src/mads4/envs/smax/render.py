@@ -1,19 +1,19 @@
-"""A picture of a battle, drawn with Pillow: no display, the same on any machine.
+"""A picture of a battle, drawn with Pillow: needs no display, the same on any machine.
 
-Sides differ in color (Okabe and Ito's) and in shape: allies are discs, enemies are squares.
+Sides differ in color (Okabe and Ito's palette) and shape: allies are discs, enemies squares.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from mads4.envs.smax.scenarios import STOP
+from mads4.envs.rware_render import load_font
+from mads4.envs.smax.engine import STOP
 
 if TYPE_CHECKING:
     from mads4.envs.smax.engine import Rules
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 GROUND, EDGE, PAPER, INK = "#F7F5F0", "#A9B4BF", "#FFFFFF", "#26323D"
 ALLY, ENEMY, SHOT = "#0072B2", "#D55E00", "#CC79A7"
 _UNIT = 12  # pixels for a distance of one
-_SMOOTH = 2  # drawn so many times larger, then averaged down: smooth edges
-_LEAST_RADIUS = 0.55  # the smallest units are drawn a little larger than they are
+_SMOOTH = 2  # supersampling factor, for smooth edges
+_LEAST_RADIUS = 0.55  # smaller units are drawn larger than they are
 
 
 @dataclass(frozen=True)
 class Units:
-    """All units of a battle, the allies first; see `mads4.envs.smax.engine.Shown`."""
+    """All units of a battle, allies first; arrays as in `mads4.envs.smax.engine.Shown`."""
 
     n_allies: int
     position: npt.NDArray[Any]
@@ -38,18 +38,18 @@ class Units:
     target: npt.NDArray[Any]
 
     def attacked(self, unit: int) -> int | None:
-        """Return which unit a unit attacked last; None if it moved or stopped."""
+        """Return the unit that `unit` attacked last; None if it moved or stopped."""
         number = int(self.target[unit]) - STOP - 1
         if number < 0:
             return None
-        # enemies count their targets from the last ally backwards, as they see them
+        # enemies number their targets backwards, from the last ally
         return self.n_allies + number if unit < self.n_allies else self.n_allies - 1 - number
 
 
 def render(units: Units, rules: Rules) -> npt.NDArray[np.uint8]:
-    """Return a picture of the battle as it stands, (height, width, 3) uint8.
+    """Return a picture of the battle, (height, width, 3) uint8 RGB.
 
-    Each living unit has its kind's first letter and a bar of the health it has left.
+    Each living unit is labeled with the first letter of its type and has a health bar.
     """
     scale = _UNIT * _SMOOTH
     size = (round(rules.size[0] * scale), round(rules.size[1] * scale))
@@ -87,13 +87,7 @@ def _draw_unit(
         draw.ellipse(box, fill=ALLY)
     else:
         draw.rectangle(box, fill=ENEMY)
-    draw.text((x, y), letter, fill=PAPER, font=_font(1.3 * radius), anchor="mm")
+    draw.text((x, y), letter, fill=PAPER, font=load_font(1.3 * radius), anchor="mm")
     top, height = y - 1.5 * radius, 0.25 * radius
     draw.rectangle((x - radius, top, x + radius, top + height), fill=EDGE)
     draw.rectangle((x - radius, top, x + radius * (2 * share - 1), top + height), fill=INK)
-
-
-@lru_cache(maxsize=16)
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Return Pillow's own font, so that pictures do not depend on what is installed."""
-    return ImageFont.load_default(size)

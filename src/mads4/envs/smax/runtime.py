@@ -1,4 +1,4 @@
-"""Importing JAX beside PyTorch, quietly, and keeping what it compiles."""
+"""Importing JAX and jaxmarl next to PyTorch, and caching compiled programs."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mads4.errors import UserError
+from mads4.errors import UserError, first_line
 
 PACKAGES = ("jaxmarl", "jax")
 INSTALL = "pip install 'mads4[smax]' (from a checkout pip install -e '.[smax]')"
 UPGRADE = "pip install --upgrade 'jaxmarl>=0.2,<0.3' jax flax"
-"""What brings packages together that are all there and do not fit."""
+"""The fix for installed packages with incompatible versions."""
 
 
 def missing() -> str | None:
-    """Return which of `PACKAGES` is not there and how to get it, None if all are; none is imported.
+    """Return which of `PACKAGES` are missing and how to install them, None if none are.
 
-    That a package is there does not mean that it can be imported: `import_jax` tells.
+    The packages are located, not imported: `import_jax` may still fail.
     """
     absent = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if not absent:
@@ -37,13 +37,13 @@ def missing() -> str | None:
 
 
 def import_jax() -> tuple[Any, Any, Any]:
-    """Import JAX for the processor, on which it does not compete with PyTorch for a GPU's memory.
+    """Import JAX on the CPU, where it does not compete with PyTorch for a GPU's memory.
 
     Returns:
         The modules `jax`, jaxmarl's `smax` and jaxmarl's `heuristic_enemy`.
 
     Raises:
-        UserError: one of them is missing, or they do not fit together.
+        UserError: one of them is missing, or their versions are incompatible.
     """
     if absent := missing():
         raise UserError(f"{absent}.")
@@ -54,34 +54,30 @@ def import_jax() -> tuple[Any, Any, Any]:
             import jax
             import jaxmarl.environments.smax as smax
             from jaxmarl.environments.smax import heuristic_enemy
-    except Exception as error:  # an unfitting jax gives AttributeError and whatever else
-        said = f"{type(error).__name__}: {error}".partition("\n")[0]
-        mend = f"{_versions()}, which may not fit together: {UPGRADE}"
+    except Exception as error:  # an incompatible jax raises AttributeError, among others
+        versions = " and ".join(f"{name} {_version(name)}" for name in PACKAGES)
+        fix = f"installed are {versions}, which may be incompatible: {UPGRADE}"
         if isinstance(error, ModuleNotFoundError):
-            mend = f"{error.name} is missing: {INSTALL}"
+            fix = f"{error.name} is missing: {INSTALL}"
         raise UserError(
-            f"env=smax needs jaxmarl, which cannot be imported ({said}); {mend}."
+            f"env=smax needs jaxmarl, which cannot be imported ({first_line(error)}); {fix}."
         ) from error
     return jax, smax, heuristic_enemy
 
 
-def _versions() -> str:
-    """Return which versions of `PACKAGES` are installed, in words."""
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {importlib.metadata.version(name)}")
-        except importlib.metadata.PackageNotFoundError:
-            found.append(f"{name} of unknown version")
-    return f"installed are {' and '.join(found)}"
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """Write nothing to the console: jaxmarl prints while it is imported.
+    """Suppress output: jaxmarl prints while it is imported.
 
-    One of its modules redirects and then "restores" both streams from the interpreter's originals,
-    whatever they were before; these are therefore replaced, too, and everything is put back.
+    One of its modules redirects both streams and then "restores" the interpreter's originals,
+    whatever they were before; the originals are therefore replaced, too, and restored here.
     """
     silent, original = io.StringIO(), sys.__stdout__
     with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(sys.stderr):
@@ -93,9 +89,9 @@ def _silence() -> Iterator[None]:
 
 
 def keep_programs(jax: Any) -> None:
-    """Let compiled programs be kept on disk, unless the user has said where, or cannot write.
+    """Cache compiled programs on disk, unless the user has set a cache or cannot write.
 
-    Programs are made for one processor: machines that share a home folder keep theirs apart.
+    Programs are specific to a processor: machines that share a home folder use separate caches.
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return

@@ -12,7 +12,7 @@ from mads4.experiment.build.policies import (
     trained_policy,
 )
 from mads4.experiment.build.recordings import generated_path, record
-from mads4.experiment.build.training import intervals, offline_settings, sampler
+from mads4.experiment.build.training import intervals, sampler
 
 __all__ = [
     "allowed_factory",
@@ -25,7 +25,6 @@ __all__ = [
     "intervals",
     "model_settings",
     "normalize",
-    "offline_settings",
     "policy",
     "record",
     "sampler",

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from mads4.data.convert import convert
-from mads4.data.directory import data_directory
+from mads4.data.directory import data_directory, locked
 from mads4.data.formats.recording import Recording
-from mads4.data.lock import locked
 from mads4.data.sources import source_key
 from mads4.io import json_safe
-from mads4.progress import progress_bar
+from mads4.logging import progress_bar
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from mads4.config import (
     SmaxEnv,
 )
 from mads4.envs.registry import EnvFactory
-from mads4.rollout.supervision import Supervision
+from mads4.envs.vector import Supervision
 from mads4.types import EnvSpec
 
 

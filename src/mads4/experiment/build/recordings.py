@@ -18,10 +18,10 @@ from mads4.data.dataset import DatasetHeader
 from mads4.data.directory import data_directory
 from mads4.data.store import read_header
 from mads4.envs.registry import EnvFactory
+from mads4.envs.vector import Incidents
 from mads4.errors import UserError
 from mads4.experiment.build.environments import env_spec
-from mads4.progress import progress_bar
-from mads4.rollout.supervision import Incidents
+from mads4.logging import progress_bar
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset
     if config.path is not None:
         return Path(config.path).expanduser()
     player = _player(spec, config)
-    who = player if player == "random" else f"{player}-{config.quality}"
+    who = player if player == "random" else f"{player.replace(':', '.')}-{config.quality}"
     stem = (
         f"{spec.name}-{spec.scenario}-{who}-{config.episodes}-seed{config.seed}"
         f"-{spec.reward}-{spec.state_encoding}"

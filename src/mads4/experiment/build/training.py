@@ -9,12 +9,6 @@ from mads4.data.consecutive import ConsecutiveSampler
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
 from mads4.training.loop import Intervals
-from mads4.training.offline import OfflineSettings
-
-
-def offline_settings(config: OfflineTrainerConfig) -> OfflineSettings:
-    """Return the optimization's numbers."""
-    return OfflineSettings(**config.model_dump(include=set(OfflineSettings.__dataclass_fields__)))
 
 
 def sampler(
@@ -22,13 +16,15 @@ def sampler(
 ) -> SequenceSampler | ConsecutiveSampler:
     """Return what draws the training's batches, ready for copies to `device`."""
     pin = device.type == "cuda"
-    if config.windows == "consecutive":
-        assert config.window is not None, "checked with the configuration"
-        return ConsecutiveSampler(training, config.batch_size, config.window, seed, pin_memory=pin)
+    if config.stateful:
+        assert config.context_length is not None, "checked with the configuration"
+        return ConsecutiveSampler(
+            training, config.batch_size, config.context_length, seed, pin_memory=pin
+        )
     return SequenceSampler(
         training,
         config.batch_size,
-        config.window,
+        config.context_length,
         seed,
         sampling=config.sampling,
         return_temperature=config.return_temperature,
@@ -43,5 +39,6 @@ def intervals(config: OfflineTrainerConfig) -> Intervals:
         log=config.log_interval,
         validation=config.validation_interval,
         checkpoint=config.checkpoint_interval,
-        keep=config.keep_every,
+        keep=config.save_interval,
+        evaluation=config.eval_interval,
     )

@@ -60,8 +60,8 @@ def test_the_wrapper_shows_all_that_smac_shows(drawn: tuple[SmacMap, Battlefield
 
 
 @given(battlefields())
-def test_nobody_learns_of_the_dead(drawn: tuple[SmacMap, Battlefield]) -> None:
-    """Where they fell and what they held changes nothing that anybody sees of units."""
+def test_dead_units_do_not_affect_features(drawn: tuple[SmacMap, Battlefield]) -> None:
+    """Where they fell and what they held does not affect any feature."""
     _, field = drawn
     moved = []
     for units in (field.agents, field.enemies):

@@ -36,7 +36,7 @@ def units(
 
 
 def marines() -> Battlefield:
-    """Two agents, 3 and 4 apart (distance 5), against two enemies; nobody has shields.
+    """Two agents, 3 and 4 apart (distance 5), against two enemies; without shields.
 
     Enemy 0 stands 6 east of agent 0: in its sight of 10 and in reach; from agent 1 it is (3, -4)
     away, at distance 5. Enemy 1 is 12 north of agent 0, out of sight; (−3, 8) from agent 1, at

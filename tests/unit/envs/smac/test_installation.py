@@ -1,4 +1,4 @@
-"""What is missing for the game is told in one message, with the commands that mend it."""
+"""What the game lacks is listed in one message, with the commands that install it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from game_folder import install_game
-from mads4.envs.smac import installation, starcraft
+from mads4.envs.smac import installation
 from mads4.envs.smac.env import SmacEnv
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
@@ -49,7 +49,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
 @pytest.fixture
 def game(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Install two builds of the game for Linux, and one map."""
-    monkeypatch.setattr(starcraft.sys, "platform", "linux")
+    monkeypatch.setattr(installation.sys, "platform", "linux")
     folder = install_game(builds=(69232, 75689), maps=["3m"])
     (folder / "Versions" / "Shared").mkdir()
     return folder
@@ -65,14 +65,14 @@ def pysc2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["pysc2.run_configs.lib"], "VERSIONS", versions, raising=False)
 
 
-def complaint(scenario: str = "3m") -> str:
+def message(scenario: str = "3m") -> str:
     with pytest.raises(UserError) as error:
         SmacEnv(scenario)
     return str(error.value)
 
 
-def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
-    text = complaint()
+def test_everything_missing_is_listed_at_once(tmp_path: Path) -> None:
+    text = message()
     assert "oxwhirl's package smac is missing: " in text
     assert "git+https://github.com/oxwhirl/smac.git" in text
     assert f"StarCraft II is not in {tmp_path / 'StarCraftII'}" in text
@@ -81,9 +81,9 @@ def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
     assert "pip install smac" not in text
 
 
-def test_automls_package_of_that_name_is_recognized(package: Package) -> None:
+def test_automls_package_is_recognized(package: Package) -> None:
     package({"facade/__init__.py": ""})
-    text = complaint()
+    text = message()
     assert "PyPI's smac is AutoML's" in text
     assert "pip uninstall -y smac && pip install " in text
     assert "git+https://github.com/oxwhirl/smac.git" in text
@@ -100,21 +100,21 @@ def test_automls_package_of_that_name_is_recognized(package: Package) -> None:
         ("raise OSError('libGL.so')", ["cannot be imported (OSError: libGL.so)"]),
     ],
 )
-def test_what_stops_the_import_is_told(line: str, words: list[str], package: Package) -> None:
+def test_import_errors_are_reported(line: str, words: list[str], package: Package) -> None:
     package({**OXWHIRL, "env/__init__.py": line})
-    text = complaint()
+    text = message()
     for word in words:
         assert word in text
 
 
-def test_what_is_there_is_not_complained_about(package: Package, game: Path) -> None:
+def test_what_is_installed_is_no_problem(package: Package, game: Path) -> None:
     package(OXWHIRL)
     installation.require("3m")
-    assert starcraft.newest_build() == 75689
+    assert installation.build_of() == 75689
     parts = {part.name: part.found for part in installation.examine("3m")}
     assert parts["StarCraft II"] == f"build 75689 in {game}"
     assert parts["maps"] == f"1 in {game / 'Maps' / 'SMAC_Maps'}"
-    text = complaint("2c_vs_64zg")
+    text = message("2c_vs_64zg")
     assert "the map 2c_vs_64zg cannot be found" in text
     assert "StarCraft II is not" not in text
     assert "pip install" not in text
@@ -124,12 +124,12 @@ def test_a_build_without_its_program_is_no_game(package: Package, game: Path) ->
     package(OXWHIRL)
     program = game / "Versions" / "Base75689" / "SC2_x64"
     program.chmod(0o644)
-    assert f'may not be started: chmod +x "{program}"' in complaint()
+    assert f'may not be started: chmod +x "{program}"' in message()
     program.unlink()
-    assert f"StarCraft II's build 75689 has no program: there is no {program}" in complaint()
+    assert f"StarCraft II's build 75689 has no program: there is no {program}" in message()
     program.mkdir()
-    assert "has no program" in complaint()
-    assert len(complaint().splitlines()) == 3
+    assert "has no program" in message()
+    assert len(message().splitlines()) == 3
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,11 @@ def test_a_build_without_its_program_is_no_game(package: Package, game: Path) ->
         ("cygwin", "SC2_x64.exe"),
     ],
 )
-def test_the_program_has_the_system_s_name(
+def test_the_executable_depends_on_the_system(
     platform: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starcraft.sys, "platform", platform)
-    assert starcraft.program(75689) == tmp_path / "StarCraftII/Versions/Base75689" / name
+    monkeypatch.setattr(installation.sys, "platform", platform)
+    assert installation.game_program(75689) == tmp_path / "StarCraftII/Versions/Base75689" / name
 
 
 @pytest.mark.usefixtures("pysc2")
@@ -159,16 +159,16 @@ def test_versions_that_are_installed(version: str | None, package: Package, game
 
 @pytest.mark.usefixtures("pysc2")
 @pytest.mark.parametrize(
-    ("version", "said"), [("4.8", "4.8 is build 71061"), ("9.9", "9.9 is unknown to pysc2")]
+    ("version", "reason"), [("4.8", "4.8 is build 71061"), ("9.9", "9.9 is unknown to pysc2")]
 )
-def test_a_version_that_is_not_installed_is_told_before_the_game_is_needed(
-    version: str, said: str, package: Package, game: Path
+def test_a_version_that_is_not_installed_is_reported_up_front(
+    version: str, reason: str, package: Package, game: Path
 ) -> None:
     package(OXWHIRL)
     with pytest.raises(UserError) as error:
         SmacEnv("3m", options={"game_version": version})
     places = f"{game / 'Versions'} holds Base69232, Base75689"
-    assert f"env.options.game_version: {said}; {places}" in str(error.value)
+    assert f"env.options.game_version: {reason}; {places}" in str(error.value)
     assert "Take null for the newest, or 4.6.2, or 4.10.0, or 4.10.9" in str(error.value)
     assert ("or download that build" in str(error.value)) is (version == "4.8")
 
@@ -182,7 +182,7 @@ def test_the_program_of_the_version_counts(package: Package, game: Path) -> None
         installation.require("3m", "4.6.2")
 
 
-def test_which_build_a_version_is_nobody_knows_without_pysc2(
+def test_without_pysc2_any_build_may_be_the_version(
     game: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pysc2", None)
@@ -192,11 +192,11 @@ def test_which_build_a_version_is_nobody_knows_without_pysc2(
     assert "has no program" in str(installation.examine("3m", "9.9")[1].problem)
 
 
-def test_a_map_counts_only_where_smac_looks_for_it(package: Package, game: Path) -> None:
+def test_a_map_must_be_where_smac_looks_for_it(package: Package, game: Path) -> None:
     package(OXWHIRL)
     place = game / "Maps" / "SMAC_Maps" / "3m.SC2Map"
     astray = place.rename(game / "Maps" / place.name)
-    text = complaint()
+    text = message()
     assert f"the map 3m cannot be found in {place.parent} ({astray} is not where SMAC" in text
     assert f'unzip SMAC_Maps.zip -d "{game / "Maps"}"' in text
 
@@ -219,13 +219,13 @@ def test_missing_maps_are_counted(game: Path) -> None:
     assert str(maps().problem).startswith("SMAC's 23 maps cannot be found in ")
 
 
-def test_a_map_that_smac_never_had_is_named(package: Package) -> None:
+def test_an_unknown_map_is_reported(package: Package) -> None:
     package(OXWHIRL)
-    assert "has no map '2c_vs_64z'" in complaint("2c_vs_64z")
-    assert "Did you mean '2c_vs_64zg'" in complaint("2c_vs_64z")
+    assert "has no map '2c_vs_64z'" in message("2c_vs_64z")
+    assert "Did you mean '2c_vs_64zg'" in message("2c_vs_64z")
 
 
-def test_a_map_of_the_users_own_package_is_played(package: Package, game: Path) -> None:
+def test_maps_registered_by_the_package_are_accepted(package: Package, game: Path) -> None:
     registry = "def get_smac_map_registry():\n    return {'arena': {}}\n"
     package(
         {
@@ -234,15 +234,15 @@ def test_a_map_of_the_users_own_package_is_played(package: Package, game: Path) 
             "env/starcraft2/maps/smac_maps.py": registry,
         }
     )
-    assert "the map arena cannot be found" in complaint("arena")
+    assert "the map arena cannot be found" in message("arena")
     (game / "Maps" / "Mine").mkdir()
     (game / "Maps" / "Mine" / "arena.SC2Map").touch()
     installation.require("arena")
 
 
-def test_the_game_is_looked_for_where_it_usually_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_folder_depends_on_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SC2PATH")
-    monkeypatch.setattr(starcraft.sys, "platform", "linux")
-    assert starcraft.folder() == Path.home() / "StarCraftII"
-    monkeypatch.setattr(starcraft.sys, "platform", "darwin")
-    assert starcraft.folder() == Path("/Applications/StarCraft II")
+    monkeypatch.setattr(installation.sys, "platform", "linux")
+    assert installation.game_folder() == Path.home() / "StarCraftII"
+    monkeypatch.setattr(installation.sys, "platform", "darwin")
+    assert installation.game_folder() == Path("/Applications/StarCraft II")

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from mads4.behavior.registry import make_behavior
-from mads4.data.record import record_episode
 from mads4.envs.protocol import BrokenEpisodeError, MultiAgentEnv
 from mads4.envs.registry import make_env
 from mads4.envs.smac.env import SmacEnv
 from mads4.errors import UserError
 from mads4.types import TimeStep
+from recorded import record_episode
 
 STAND_IN = "smac_stand_in:StarCraft2Env"
 
@@ -140,7 +140,7 @@ def test_a_launch_for_each_episode_makes_them_reproducible(tmp_path: Path) -> No
     ("how", "words"),
     [
         ("protocol", "lost its game in the middle of an episode"),
-        ("restart", "had to launch its game again while an episode began"),
+        ("restart", "had to relaunch its game while an episode began"),
         ("crash", r"failed in step \(ConnectionLostError: the game closed the connection\)"),
         ("lie", r"is won with 1 of 3 enemies and 0 of 3 agents dead"),
         ("deny", r"is not won with 3 of 3 enemies and 0 of 3 agents dead"),
@@ -184,9 +184,9 @@ def test_options_of_the_simulators_own_features_need_these(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"scenario": "2c_vs_64"}, r"the simulator knows no map '2c_vs_64'.*mean '2c_vs_64zg'"),
+        ({"scenario": "2c_vs_64"}, r"the simulator has no map '2c_vs_64'.*mean '2c_vs_64zg'"),
         ({"observation": "mapo"}, r"env\.observation: got 'mapo'.*Did you mean 'mappo'"),
-        ({"options": {"sped": 2}}, r"env\.options: the simulator refuses .*sped"),
+        ({"options": {"sped": 2}}, r"env\.options: the simulator rejects .*sped"),
         ({"simulator": "nowhere:Env"}, r"env\.simulator: cannot import 'nowhere:Env': Module"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Games that hang, die, lie, leak and lose their connection: survived, counted, nothing left."""
+"""Games that hang, die, lie, leak or disconnect: recovered, counted, no process left."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import pytest
 import smac_stand_in
 from mads4.envs.registry import EnvFactory
 from mads4.envs.seeding import environment_seed
+from mads4.envs.vector import Incidents, Supervision, VectorEnv
 from mads4.errors import UserError
 from mads4.evaluation.metrics import RandomPolicy
-from mads4.rollout.rollout import EpisodeResult, rollout
-from mads4.rollout.supervision import Incidents, Supervision
-from mads4.rollout.vector import LocalVector, VectorEnv, make_vector
-from mads4.rollout.vector_worker import WorkerVector
+from mads4.rollout import EpisodeResult, rollout
+from mads4.rollout.vector import LocalVector, make_vector
+from mads4.rollout.workers import WorkerVector
 from smac_remains import assert_gone, end_run, hung
 
 RULES = Supervision(processes=2, reset_timeout=3.0, step_timeout=2.0, pause=0.01)
@@ -67,12 +67,12 @@ def _nothing_is_left_behind(tmp_path: Path) -> Iterator[None]:
         ("die", "processes_lost", r"A worker process died (exit code -9)"),
         ("crash", "episodes_broken", "An environment failed in step (ConnectionLostError"),
         ("protocol", "episodes_broken", "An environment lost its game in the middle"),
-        ("restart", "episodes_broken", "An environment had to launch its game again"),
+        ("restart", "episodes_broken", "An environment had to relaunch its game"),
         ("lie", "episodes_broken", "An environment says that the battle is won with"),
         ("deny", "episodes_broken", "An environment says that the battle is not won with 3 of 3"),
     ],
 )
-def test_a_fault_is_survived_and_changes_nothing(
+def test_faults_do_not_change_results(
     how: str,
     counted: str,
     reason: str,
@@ -86,7 +86,7 @@ def test_a_fault_is_survived_and_changes_nothing(
         closing(make_vector(factory(tmp_path, [fault]), EPISODES)) as envs,
     ):
         assert isinstance(envs, WorkerVector)
-        assert len(envs.board.order) == 2, "each game in a process of its own, two at a time"
+        assert len(envs.buffers.order) == 2, "each game in a process of its own, two at a time"
         played = play(envs)
         assert envs.incidents == Incidents(**{counted: 1})
     assert played == undisturbed
@@ -158,19 +158,19 @@ import sys
 sys.path.insert(0, {tests!r})
 from contextlib import closing
 from mads4.envs.registry import EnvFactory
-from mads4.rollout.supervision import Supervision
+from mads4.envs.vector import Supervision
 from mads4.rollout.vector import make_vector
 
 if __name__ == "__main__":
     arguments = {arguments!r}
     with closing(make_vector(EnvFactory("smac", arguments, Supervision(processes=2)), 2)) as envs:
         rows = slice(0, 2)
-        envs.board.order[rows] = 2
+        envs.buffers.order[rows] = 2
         while True:
             envs.send(rows)
             envs.wait(rows)
-            envs.board.order[rows] = 1
-            envs.board.action[rows] = 1
+            envs.buffers.order[rows] = 1
+            envs.buffers.action[rows] = 1
 """
 
 

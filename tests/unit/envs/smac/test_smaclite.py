@@ -1,4 +1,4 @@
-"""SMAClite as the user has it: exact ints in, SMAC's step limit, clear words if it is missing."""
+"""SMAClite as an environment: exact ints in, SMAC's step limit, clear errors if it is missing."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_victory_ends_it() -> None:
 @pytest.mark.usefixtures("smaclite")
 def test_smacs_limit_cuts_it() -> None:
     env = SmacliteEnv("2s3z")
-    for _ in range(2):  # the clock begins anew with every episode
+    for _ in range(2):  # the clock restarts with every episode
         env.reset(0)
         cut = [env.step(STOP).truncated for _ in range(120)]
         assert cut == [False] * 119 + [True]
@@ -91,9 +91,9 @@ def test_smacs_limit_cuts_it() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(UserError, match=r"no map 'MMM3'; it has 2s3z, MMM2, arena\..*'MMM2'"):
         SmacliteEnv("MMM3")
-    with pytest.raises(UserError, match=r"env\.episode_limit: give one; SMAC has no map 'arena'"):
+    with pytest.raises(UserError, match=r"env\.episode_limit: required; SMAC has no map 'arena'"):
         SmacliteEnv("arena")
-    with pytest.raises(UserError, match=r"env\.options: SMAClite refuses .*speed"):
+    with pytest.raises(UserError, match=r"env\.options: SMAClite rejects .*speed"):
         SmacliteEnv("2s3z", options={"speed": 2})
 
 
@@ -105,9 +105,7 @@ def test_mistakes_are_named() -> None:
     ],
 )
 @pytest.mark.usefixtures("smaclite")
-def test_what_stops_its_import_is_told_with_the_command(
-    line: str, words: str, tmp_path: Path
-) -> None:
+def test_import_errors_come_with_the_command(line: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "smaclite" / "__init__.py").write_text(line)
     with pytest.raises(UserError) as error:
         SmacliteEnv("2s3z")
@@ -115,7 +113,7 @@ def test_what_stops_its_import_is_told_with_the_command(
     assert installation.INSTALL_LITE in str(error.value)
 
 
-def test_without_it_one_is_told_how_to_get_it() -> None:
+def test_a_missing_package_comes_with_the_command() -> None:
     with pytest.raises(UserError) as error:
         SmacliteEnv("2s3z")
     assert installation.INSTALL_LITE in str(error.value)

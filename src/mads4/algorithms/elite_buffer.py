@@ -13,30 +13,30 @@ from mads4.algorithms.losses import behavior_cloning
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
 from mads4.models import SequencePolicy
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.types import EnvSpec, Episode, SequenceBatch
 
 STRIDE = 1 << 20
 """More optimizer steps than an iteration has: numbers batches apart."""
 
 
-class Cloning:
-    """Gives batches to clone from; returns-to-go are always those that were achieved.
+class EliteBuffer:
+    """Batches for behavior cloning; returns-to-go are always those that were achieved.
 
     Args:
         spec: of the environment.
         data: recorded data, None for none.
         batch_size: trajectories per batch, from the data and from own episodes by turns.
-        kept: own episodes to keep, the best; 0 for none.
+        size: best own episodes to keep; 0 for none.
         seed: decides, with the step, what a batch contains.
     """
 
     def __init__(
-        self, spec: EnvSpec, data: Dataset | None, batch_size: int, kept: int, seed: int
+        self, spec: EnvSpec, data: Dataset | None, batch_size: int, size: int, seed: int
     ) -> None:
         self._spec = spec
-        self._size = batch_size
-        self._kept = kept
+        self._batch_size = batch_size
+        self._size = size
         self._seed = seed
         self._data = None if data is None else SequenceSampler(data, batch_size, seed=seed)
         self._best: list[Episode] = []
@@ -44,17 +44,17 @@ class Cloning:
 
     def keep(self, played: Sequence[EpisodeResult]) -> None:
         """Keep the best of these episodes and of those kept before; the earlier one of equals."""
-        if self._kept == 0:
+        if self._size == 0:
             return
         candidates = [*self._best, *(one.episode for one in played if one.episode is not None)]
-        ranked = sorted(candidates, key=lambda episode: -episode.episode_return)[: self._kept]
+        ranked = sorted(candidates, key=lambda episode: -episode.episode_return)[: self._size]
         if [id(episode) for episode in ranked] != [id(episode) for episode in self._best]:
             self._set(ranked)
 
     def _set(self, episodes: list[Episode]) -> None:
         self._best = episodes
         data = Dataset.from_episodes(self._spec, episodes)
-        self._own = SequenceSampler(data, self._size, seed=self._seed)
+        self._own = SequenceSampler(data, self._batch_size, seed=self._seed)
 
     def batch(self, step: int, epoch: int, number: int) -> SequenceBatch | None:
         """Return what to clone from in an optimizer step, or None; data and own by turns."""

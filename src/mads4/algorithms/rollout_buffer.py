@@ -1,4 +1,4 @@
-"""Played episodes as on-policy training wants them: batches, what the policy thought, advantages.
+"""The rollout buffer: played episodes as segments, with old probabilities, values and advantages.
 
 Everything that the update compares with, old probabilities, latents, the states at which segments
 begin, is computed once after the episodes have been played, in the convolutional view, which equals
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mads4.algorithms.ppo import advantages, log_probabilities
+from mads4.algorithms.losses import advantages, log_probabilities
 from mads4.models import SequencePolicy
 from mads4.models.critic import Critic
 from mads4.models.state import State, join, select
-from mads4.rollout.rollout import EpisodeResult
+from mads4.rollout import EpisodeResult
 from mads4.types import SequenceBatch
 
 
@@ -56,7 +56,7 @@ class Episodes:
             name: torch.from_numpy(np.stack([_padded(row[name], steps) for row in rows]))
             for name in rows[0]
         }
-        reward = stacked.pop("reward")
+        reward = stacked["reward"]
         stacked["available_actions"][~stacked["mask"]] = True
         keys = [one.order_key for one in played if one.order_key is not None]
         order = torch.from_numpy(np.stack(keys)).argsort(1) if random_order else None
@@ -81,12 +81,12 @@ class Episodes:
 
 
 def _rows(played: EpisodeResult) -> dict[str, Any]:
-    """Return one episode's arrays (length + 1, …), those of a `SequenceBatch` and ``reward``."""
+    """Return one episode's arrays (length + 1, …), those of a `SequenceBatch`."""
     episode, last = played.episode, played.last
     assert episode is not None and last is not None, "the rollout has to record"
     length = episode.length
     taken = np.concatenate([[0.0], np.cumsum(episode.reward, dtype=np.float64)])
-    nobody = np.full_like(episode.action[:1], -1)
+    no_action = np.full_like(episode.action[:1], -1)
     return {
         "observation": np.concatenate([episode.observation, last.observation[None]]),
         "state": np.concatenate([episode.state, last.state[None]]),
@@ -94,9 +94,11 @@ def _rows(played: EpisodeResult) -> dict[str, Any]:
             [episode.available_actions, last.available_actions[None]]
         ),
         "action": np.concatenate([episode.action, np.zeros_like(episode.action[:1])]),
-        "previous_action": np.concatenate([nobody, episode.action]),
+        "previous_action": np.concatenate([no_action, episode.action]),
         "return_to_go": (played.target_return - taken).astype(np.float32),
         "reward": np.append(episode.reward, np.float32(0.0)),
+        "terminated": (np.arange(length + 1) == length - 1) & bool(episode.terminated),
+        "follows": np.arange(length + 1) < length,
         "mask": np.arange(length + 1) < length,
     }
 
@@ -122,7 +124,7 @@ class Experience:
     log_probability: Tensor
     """(R, L, N) of the actions taken."""
     reference: Tensor | None
-    """(R, L, N, n_actions), logits of the policy at the other end of the leash."""
+    """(R, L, N, n_actions), logits of the pretrained policy."""
     latent: Tensor
     """(R, L, N, H) of the step before."""
     value: Tensor
@@ -166,7 +168,7 @@ def assess(
         episodes: played by `policy` as it is now.
         policy: in evaluation mode.
         critic: gives the values.
-        reference: policy at the other end of the leash, or None.
+        reference: the pretrained policy, or None.
         segment: steps of a segment; None for whole episodes.
         gamma: discount of a step.
         lam: λ of the generalized advantage estimation.
@@ -233,7 +235,7 @@ def _run(
 
 
 def _values(critic: Critic, batch: SequenceBatch, before: Tensor, length: int) -> Tensor:
-    """Return values (E, T + 1, N), of `length` steps at a time: less memory to be had anew."""
+    """Return values (E, T + 1, N), `length` steps at a time, which saves memory."""
     parts = [
         critic(_steps(batch, start, length), before[:, start : start + length])
         for start in range(0, before.shape[1], length)

@@ -11,11 +11,11 @@ import torch
 
 from fake_env import MatchingEnv
 from fakes import SPEC, make_policy
-from mads4.algorithms.ppo import advantages
+from mads4.algorithms.losses import advantages
+from mads4.algorithms.rollout_buffer import Episodes, Experience, assess
 from mads4.models import MlpPolicy, SequencePolicy
 from mads4.models.critic import Critic
-from mads4.rollout.rollout import EpisodeResult, rollout
-from mads4.training.rollout_buffer import Episodes, Experience, assess
+from mads4.rollout import EpisodeResult, rollout
 from mads4.types import PolicyInput, PolicyOutput
 
 COUNT = 7

@@ -1,0 +1,267 @@
+"""Environments in worker processes that share buffers with this one and may die or hang.
+
+Everything that a step needs lies in shared memory, an anonymous map that vanishes with its last
+user. Through the pipes go only which rows to see to, the sums of metrics of episodes that ended,
+and whole episodes that behavior policies have played beside the environments.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from ctypes import c_ubyte
+from dataclasses import replace
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
+from multiprocessing.sharedctypes import RawArray
+
+import numpy as np
+
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.vector import PLAY, RESET, Incidents, SharedBuffers, Supervision, WorkerLost
+from mads4.errors import UserError
+from mads4.rollout.processes import STOP_SECONDS, Answer, Worker, end_worker, require_picklable
+from mads4.rollout.recorder import EpisodeResult
+from mads4.rollout.vector import TIMEOUT, BehaviorPlan, EnvRow
+from mads4.types import EnvSpec
+
+MAX_STARTS = 3
+"""Processes that may end in a row without having made their environments."""
+
+MIB = 1 << 20
+
+LEAST_TO_SPLIT = 16
+"""Environments from which half of them are stepped while the policy decides for the others."""
+
+
+class WorkerVector:
+    """Environments dealt out to worker processes; see `mads4.rollout.vector.EpisodeVector`.
+
+    A process that dies, or gives no answer for `timeout` seconds, is replaced; its environments are
+    reported by `wait` as lost, as are those that report broken episodes themselves. Under
+    supervision a process has one environment, and is also replaced after a broken episode and, once
+    it has grown too large, before the next one; what it started is killed with it.
+
+    Args:
+        make_env: makes one environment; picklable.
+        size: number of environments.
+        workers: number of processes, at most ``size - local``.
+        timeout: seconds; within a `PLAY` for each step.
+        local: the first so many environments live in this process.
+        supervision: of the environments; its timeouts are used in place of `timeout`.
+        plan: what the environments `PLAY`; picklable.
+
+    Raises:
+        UserError: when `make_env` or `plan` cannot be pickled; from `wait`, what an environment
+            raised, or when processes cannot start.
+        RuntimeError: from `wait`, when an environment or a behavior policy raised anything else.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], MultiAgentEnv],
+        size: int,
+        workers: int,
+        *,
+        timeout: float = TIMEOUT,
+        local: int = 0,
+        supervision: Supervision | None = None,
+        plan: BehaviorPlan | None = None,
+    ) -> None:
+        require_picklable(
+            make_env, "The environment", "evaluator.num_workers=0 or dataset.workers=1"
+        )
+        require_picklable(plan, "The behavior policy", "dataset.workers=1")
+        self.incidents = Incidents()
+        self._supervision = supervision or Supervision(
+            reset_timeout=timeout, step_timeout=timeout, pause=0.0
+        )
+        self._supervised = supervision is not None
+        self._retired: list[tuple[SpawnProcess, float]] = []
+        self._metrics: dict[int, Mapping[str, float]] = {}
+        self._results: dict[int, EpisodeResult] = {}
+        self._losses: list[WorkerLost] = []
+        self._workers: list[Worker] = []
+        with ExitStack() as stack:
+            envs = [stack.enter_context(closing(make_env())) for _ in range(local)]
+            self.spec = envs[0].spec if envs else _spec_of(make_env)
+            buffer = RawArray(c_ubyte, SharedBuffers.size(self.spec, size))
+            self.buffers = SharedBuffers.over(self.spec, size, buffer)
+            self._rows = [EnvRow(env, self.buffers, row, plan) for row, env in enumerate(envs)]
+            measure_memory = self._supervision.memory_mib is not None
+            self._job = (make_env, self.spec, size, buffer, measure_memory, plan)
+            stack.callback(self._end_workers)
+            for first in range(workers):
+                rows = range(local + first, size, workers)
+                self._workers.append(Worker(self._job, rows))
+            self._closing = stack.pop_all()
+
+    def groups(self, rows: int) -> list[slice]:
+        """Return two halves, taken in turns, if there are enough for the policy not to mind."""
+        half = rows // 2 if rows >= LEAST_TO_SPLIT else rows
+        return [slice(0, half)] + ([slice(half, rows)] if half < rows else [])
+
+    def send(self, rows: slice) -> None:
+        """Let the processes begin; then execute the orders of the environments that live here."""
+        self._end_retired()
+        rules = self._supervision
+        for number, worker in enumerate(self._workers):
+            requested = [row for row in worker.rows if rows.start <= row < rows.stop]
+            if not requested:
+                continue
+            orders = self.buffers.order[requested]
+            begins = (orders == RESET) | (orders == PLAY)
+            large = worker.memory > (rules.memory_mib or np.inf) * MIB
+            if large and len(orders) == len(worker.rows) and begins.all():
+                worker = self._retire(number)
+            allowed = rules.reset_timeout if begins.any() else rules.step_timeout
+            worker.send((rows.start, rows.stop), allowed)
+        for row in self._rows[rows]:
+            _, loss = row.execute()
+            if loss:
+                self.incidents.episodes_broken += 1
+                self._losses.append(loss)
+
+    def wait(self, rows: slice) -> list[WorkerLost]:
+        """Wait for the processes' answers; return the environments that were lost."""
+        while waiting := [worker for worker in self._workers if worker.owes(rows)]:
+            self._receive_any(waiting)
+        return self._take_losses(rows)
+
+    def ready(self, rows: Sequence[slice]) -> list[slice]:
+        """Wait until processes have answered for any of `rows`; return those."""
+        while True:
+            owing = {i: [w for w in self._workers if w.owes(r)] for i, r in enumerate(rows)}
+            answered = [rows[i] for i, workers in owing.items() if not workers]
+            if answered:
+                return answered
+            self._receive_any([worker for workers in owing.values() for worker in workers])
+
+    def metrics(self, row: int) -> Mapping[str, float]:
+        """Return the sums of an episode's metrics: once it is over, or, in this process, so far."""
+        return self._rows[row].metrics if row < len(self._rows) else self._metrics.get(row, {})
+
+    def result(self, row: int) -> EpisodeResult:
+        """Return, once, the episode that `row` has played."""
+        result = self._rows[row].result if row < len(self._rows) else self._results.pop(row)
+        assert result is not None, "asked for after PLAY"
+        return result
+
+    def env(self, row: int) -> MultiAgentEnv | None:
+        """Return the environment itself if it lives in this process."""
+        return self._rows[row].env if row < len(self._rows) else None
+
+    def close(self) -> None:
+        """Close the environments and end the processes, those that do not react by force."""
+        self._closing.close()
+
+    def _end_workers(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        for worker in self._workers:
+            end_worker(worker.process)
+        self._end_retired(at_once=True)
+
+    def _retire(self, number: int) -> Worker:
+        """Put a fresh process in a large one's place, between two episodes; return it."""
+        old = self._workers[number]
+        old.stop()
+        self._retired.append((old.process, time.monotonic()))
+        self.incidents.planned_restarts += 1
+        self._workers[number] = Worker(self._job, old.rows)
+        return self._workers[number]
+
+    def _end_retired(self, at_once: bool = False) -> None:
+        """End the processes that were stopped, those that do not react by force."""
+        for entry in list(self._retired):
+            process, since = entry
+            remaining = max(0.0, since + STOP_SECONDS - time.monotonic())
+            if at_once or not remaining or not process.is_alive():
+                end_worker(process, remaining)
+                self._retired.remove(entry)
+
+    def _receive_any(self, workers: Sequence[Worker]) -> None:
+        """Wait for an answer of any of `workers`; replace those whose time is over."""
+        waiting = {worker.connection: worker for worker in workers}
+        remaining = min(self._time_left(worker)[0] for worker in waiting.values())
+        answered = wait(list(waiting), remaining)
+        for connection in answered:
+            self._receive(waiting[connection])  # type: ignore[index]  # returns what it was given
+        for worker in [] if answered else list(waiting.values()):
+            left, allowed = self._time_left(worker)
+            if left <= 0:
+                self.incidents.processes_lost += 1
+                self._replace(worker, f"gave no answer for {allowed:g} s")
+
+    def _time_left(self, worker: Worker) -> tuple[float, float]:
+        """Return the seconds that a process may stay silent from now on, and from its last sign."""
+        since, allowed = worker.since, worker.allowed
+        heartbeat = float(self.buffers.heartbeat[list(worker.rows)].max())
+        if heartbeat > since:
+            since, allowed = heartbeat, self._supervision.step_timeout
+        return max(0.0, since + allowed - time.monotonic()), allowed
+
+    def _receive(self, worker: Worker) -> None:
+        try:
+            answer: Answer = worker.receive()
+        except (EOFError, OSError):
+            end_worker(worker.process)
+            self.incidents.processes_lost += 1
+            self._replace(worker, f"died (exit code {worker.process.exitcode})")
+            return
+        if isinstance(answer, UserError):
+            raise answer
+        if isinstance(answer, str):
+            raise RuntimeError(f"An environment failed in a worker process:\n{answer}")
+        self._metrics.update(answer.metrics)
+        self._results.update(answer.results)
+        worker.failures = 0 if answer.metrics else worker.failures
+        worker.memory = answer.memory or worker.memory
+        self.incidents.episodes_broken += len(answer.losses)
+        if answer.losses and self._supervised:
+            self._replace(worker, answer.losses[0].reason, answer.losses[0].who)
+        else:
+            self._losses += answer.losses
+
+    def _replace(self, worker: Worker, reason: str, who: str = WorkerLost.who) -> None:
+        """Put a new process in a lost one's place; it begins without orders."""
+        worker.connection.close()
+        end_worker(worker.process, patience=0.0)
+        rows = np.array(worker.rows)
+        busy = rows[self.buffers.busy[rows]]
+        self.buffers.busy[rows] = False
+        blamed = busy if len(busy) else rows  # none while it started, or between steps
+        self._losses.append(WorkerLost(tuple(rows.tolist()), tuple(blamed.tolist()), reason, who))
+        starts = worker.starts + 1 if worker.starting else 1
+        if starts > MAX_STARTS:
+            raise UserError(
+                f"{MAX_STARTS} worker processes in a row could not start (the last {reason}); "
+                "their output above may tell why. Use evaluator.num_workers=0 or "
+                "dataset.workers=1 to play in one process."
+            )
+        failures = worker.failures + 1
+        self._workers[self._workers.index(worker)] = Worker(
+            self._job, worker.rows, starts, failures, self._supervision.delay(failures)
+        )
+
+    def _take_losses(self, rows: slice) -> list[WorkerLost]:
+        """Return what was lost of `rows`; keep the rest until its rows are waited for."""
+        taken, kept = [], []
+        for loss in self._losses:
+            here = _part(loss, lambda row: rows.start <= row < rows.stop)
+            there = _part(loss, lambda row: not rows.start <= row < rows.stop)
+            taken += [here] if here.rows else []
+            kept += [there] if there.rows else []
+        self._losses = kept
+        return taken
+
+
+def _spec_of(make_env: Callable[[], MultiAgentEnv]) -> EnvSpec:
+    with closing(make_env()) as env:
+        return env.spec
+
+
+def _part(loss: WorkerLost, belongs: Callable[[int], bool]) -> WorkerLost:
+    rows, blamed = filter(belongs, loss.rows), filter(belongs, loss.blamed)
+    return replace(loss, rows=tuple(rows), blamed=tuple(blamed))
