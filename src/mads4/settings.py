@@ -60,6 +60,8 @@ class Registry(Generic[SettingsT]):
     def __init__(self, group: str, package: str) -> None:
         self.group = group
         self.package = package
+        self.default: type[SettingsT] | None = None
+        """Schema of modules that register none; None if all have to."""
         self._schemas: dict[str, type[SettingsT]] = {}
 
     def register(self, name: str) -> Callable[[type[SettingsT]], type[SettingsT]]:
@@ -81,6 +83,8 @@ class Registry(Generic[SettingsT]):
             module = f"{self.package}.{name}"
             if find_spec(module) is not None:
                 import_module(module)
+                if self.default is not None:
+                    self._schemas.setdefault(name, self.default)
         if name not in self._schemas:
             allowed = self.names()
             raise UserError(

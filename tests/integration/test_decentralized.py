@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from fakes import SMALL, SPEC, make_policy
-from mads4.config import Mads4Config
 from mads4.envs.registry import EnvFactory
 from mads4.experiment import build
+from mads4.models import Mads4Config
 from mads4.rollout import rollout
 from mads4.training import checkpoint
 

@@ -67,7 +67,7 @@ def test_policies_that_cannot_be_probed(
     assert cli(*TRAIN, "model.message=none") == 0
     capsys.readouterr()
     assert cli(*PROBE, "hydra.run.dir=one") == 2
-    assert "hand nothing on (model.message=none, model.share" in capsys.readouterr().err
+    assert "hand nothing on (model.message=none, model.auto" in capsys.readouterr().err
     assert not (tmp_path / "one/probe.json").exists()
     assert cli(*PROBE, "env=matrix_game", "env.payoff=[[1,2,3],[4,5,6]]") == 2
     assert "do not fit together" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import hydra
@@ -9,14 +10,16 @@ import hydra
 from mads4.cli import jobs
 from mads4.cli.preflight import require_present
 from mads4.config import help as help_text
-from mads4.config.compose import CONF, check
+from mads4.config.compose import check
 from mads4.config.directories import quote, settle, tally
+from mads4.settings import CONF
 
 
 def run(command: str, argv: list[str]) -> int:
     """Run one command line of a Hydra application and return its exit code."""
     if "--help" in argv or "-h" in argv:
-        sys.stdout.write(help_text.text(command))
+        columns = shutil.get_terminal_size().columns
+        sys.stdout.write(help_text.text(command, argv, columns))
         return 0
     plan = check(command, argv)
     words = [*plan.flags, *plan.overrides]

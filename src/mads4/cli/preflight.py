@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from mads4.config import AnyConfig
 from mads4.config.compose import Plan
 from mads4.config.dataset import RecordedDataset
-from mads4.config.env import SmaxEnv
-from mads4.config.smac import SmacEnv, SmacliteEnv
 from mads4.data import registry
-from mads4.envs.smac import installation
-from mads4.envs.smax import runtime
+from mads4.envs.smac import SmacConfig, installation
+from mads4.envs.smaclite import SmacliteConfig
+from mads4.envs.smax import SmaxConfig, runtime
 from mads4.errors import UserError
 
 
@@ -37,12 +36,12 @@ def _simulator(config: AnyConfig) -> Iterable[str]:
     """Yield what the environment's game or simulator lacks."""
     env = getattr(config, "env", None)
     problems: list[str | None] = []
-    if isinstance(env, SmacEnv) and env.simulator == installation.SIMULATOR:
+    if isinstance(env, SmacConfig) and env.simulator == installation.SIMULATOR:
         parts = installation.examine(env.scenario, env.options.game_version)
         problems = [part.problem for part in parts]
-    elif isinstance(env, SmaxEnv):
+    elif isinstance(env, SmaxConfig):
         problems = [runtime.missing()]
-    elif isinstance(env, SmacliteEnv) and (absent := installation.lite().problem):
+    elif isinstance(env, SmacliteConfig) and (absent := installation.lite().problem):
         problems = [f"env=smaclite: {absent}"]
     yield from filter(None, problems)
 
@@ -50,7 +49,7 @@ def _simulator(config: AnyConfig) -> Iterable[str]:
 def _data(config: AnyConfig) -> Iterable[str]:
     """Yield what is wrong with a data set selected by environment and quality."""
     dataset, env = getattr(config, "dataset", None), getattr(config, "env", None)
-    if not isinstance(dataset, RecordedDataset) or not isinstance(env, SmacEnv) or dataset.path:
+    if not isinstance(dataset, RecordedDataset) or not isinstance(env, SmacConfig) or dataset.path:
         return
     if env.simulator == installation.SIMULATOR and installation.unknown_map(env.scenario):
         return  # reported by `_simulator`

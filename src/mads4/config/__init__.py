@@ -1,86 +1,59 @@
-"""What may be configured: one frozen, strictly typed schema for each configuration group.
+"""Configuration: the schemas of the commands, and what reads, checks and explains them.
 
-The YAML files of `mads4.conf` hold the values, these classes say what they mean and what is
-allowed; `mads4.config.validation.parse` joins the two. Nothing here imports torch or hydra.
+The YAML files of `mads4.conf` hold values; the schema of a group's option stands beside what it
+configures and is found by the option's name. `mads4.config.validation.parse` joins the two. Only
+`compose` and `directories` import Hydra.
 """
 
-from mads4.config.algorithm import AlgorithmConfig
 from mads4.config.commands import (
     AnyConfig,
     CollectConfig,
     Command,
     Config,
     EvaluateConfig,
+    KernelConfig,
     ProbeConfig,
 )
 from mads4.config.dataset import (
     PLAYERS,
     AlberdiceDataset,
     CustomDataset,
-    DatasetConfig,
-    DatasetSection,
+    DatasetSettings,
     FileDataset,
     GeneratedDataset,
     MadtDataset,
     OgMarlDataset,
     RecordedDataset,
 )
-from mads4.config.env import CustomEnv, EnvConfig, MatrixGameEnv, RwareEnv, SmaxEnv
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
-from mads4.config.fields import Section, SSMParameter
-from mads4.config.model import (
-    CustomModelConfig,
-    KernelConfig,
-    Mads4Config,
-    MlpConfig,
-    ModelConfig,
-    TransformerConfig,
-)
-from mads4.config.smac import SmacEnv, SmacliteEnv
 from mads4.config.trainer import (
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
     OnlineTrainerConfig,
-    TrainerConfig,
+    TrainerSettings,
 )
 
 __all__ = [
     "PLAYERS",
     "AlberdiceDataset",
-    "AlgorithmConfig",
     "AnyConfig",
     "CollectConfig",
     "Command",
     "Config",
     "CustomDataset",
-    "CustomEnv",
-    "CustomModelConfig",
-    "DatasetConfig",
-    "DatasetSection",
-    "EnvConfig",
+    "DatasetSettings",
     "EvaluateConfig",
     "EvaluatorConfig",
     "FileDataset",
     "GeneratedDataset",
     "KernelConfig",
     "LoggerConfig",
-    "Mads4Config",
     "MadtDataset",
-    "MatrixGameEnv",
-    "MlpConfig",
-    "ModelConfig",
     "OfflineOnlineTrainerConfig",
     "OfflineTrainerConfig",
     "OgMarlDataset",
     "OnlineTrainerConfig",
     "ProbeConfig",
     "RecordedDataset",
-    "RwareEnv",
-    "SSMParameter",
-    "Section",
-    "SmacEnv",
-    "SmacliteEnv",
-    "SmaxEnv",
-    "TrainerConfig",
-    "TransformerConfig",
+    "TrainerSettings",
 ]

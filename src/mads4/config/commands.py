@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
+from mads4.algorithms.base import ALGORITHMS, AlgorithmSettings
 from mads4.algorithms.bc import BCConfig
 from mads4.algorithms.mappo import MAPPOConfig
-from mads4.config.algorithm import AlgorithmConfig
-from mads4.config.dataset import DatasetConfig, GeneratedDataset
-from mads4.config.env import EnvConfig, RwareEnv
+from mads4.config.dataset import DATASETS, DatasetSettings, GeneratedDataset
 from mads4.config.evaluator import EvaluatorConfig, LoggerConfig
-from mads4.config.fields import Device, Factory, Name, NotNegative, Positive, Rate, Section, Target
-from mads4.config.model import KernelConfig, Mads4Config, ModelConfig
-from mads4.config.trainer import OfflineTrainerConfig, TrainerConfig
+from mads4.config.fields import Device, Name, Target
+from mads4.config.trainer import TRAINERS, OfflineTrainerConfig, TrainerSettings
+from mads4.envs.registry import ENVS, EnvSettings
+from mads4.envs.rware import RwareConfig
+from mads4.models import MODELS, Mads4Config, ModelSettings
+from mads4.settings import Factory, NotNegative, Positive, Rate, Registry, Settings
+
+REGISTRIES: dict[type[Settings], Registry[Any]] = {
+    AlgorithmSettings: ALGORITHMS,
+    DatasetSettings: DATASETS,
+    EnvSettings: ENVS,
+    ModelSettings: MODELS,
+    TrainerSettings: TRAINERS,
+}
+"""Base of a group's schemas → where the group's options are found by name."""
 
 
-class Command(Section):
+class KernelConfig(Settings):
+    """How the S4 convolution kernel is computed."""
+
+    backend: str = "auto"
+    """auto takes the fastest that runs; torch always runs; keops and cuda where installed."""
+
+
+class Command(Settings):
     """What every command takes."""
 
     progress: bool = True
@@ -39,15 +57,15 @@ class Config(Command):
     """Where tensors live; auto takes a CUDA device if there is one."""
     threads: Positive | None = None
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
-    env: EnvConfig = RwareEnv()
-    dataset: DatasetConfig = GeneratedDataset()
-    model: ModelConfig = Mads4Config()
+    env: SerializeAsAny[EnvSettings] = RwareConfig()
+    dataset: SerializeAsAny[DatasetSettings] = GeneratedDataset()
+    model: SerializeAsAny[ModelSettings] = Mads4Config()
     kernel: KernelConfig = KernelConfig()
-    algorithm: AlgorithmConfig = BCConfig()
+    algorithm: SerializeAsAny[AlgorithmSettings] = BCConfig()
     """Algorithm of the training, or of its offline phase."""
-    online_algorithm: AlgorithmConfig = MAPPOConfig()
+    online_algorithm: SerializeAsAny[AlgorithmSettings] = MAPPOConfig()
     """Algorithm of the online phase of trainer=offline_online."""
-    trainer: TrainerConfig = OfflineTrainerConfig()
+    trainer: SerializeAsAny[TrainerSettings] = OfflineTrainerConfig()
     evaluator: EvaluatorConfig = EvaluatorConfig()
     logger: LoggerConfig = LoggerConfig()
 
@@ -57,7 +75,7 @@ class CollectConfig(Command):
 
     name: Name = "mads4"
     """Folder of the recording's log: outputs/collect/<name>/<time>."""
-    env: EnvConfig = RwareEnv()
+    env: SerializeAsAny[EnvSettings] = RwareConfig()
     dataset: GeneratedDataset = GeneratedDataset()
 
 
@@ -74,7 +92,7 @@ class EvaluateConfig(Command):
     """Where tensors live; auto takes a CUDA device if there is one."""
     threads: Positive | None = None
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
-    env: EnvConfig | None = None
+    env: SerializeAsAny[EnvSettings] | None = None
     """Environment to play; null for the one the policy was trained for."""
     evaluator: EvaluatorConfig = EvaluatorConfig(deterministic=None)
 
@@ -92,7 +110,7 @@ class ProbeConfig(Command):
     """Where tensors live; auto takes a CUDA device if there is one."""
     threads: Positive | None = None
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
-    env: EnvConfig | None = None
+    env: SerializeAsAny[EnvSettings] | None = None
     """Environment to play; null for the one the policy was trained for."""
     episodes: Positive = 64
     """Episodes for each ablation, always the same ones."""

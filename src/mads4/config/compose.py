@@ -30,6 +30,7 @@ from mads4.config import AnyConfig, CollectConfig, Config, EvaluateConfig, Probe
 from mads4.config.messages import suggest
 from mads4.config.validation import ConfigError, parse
 from mads4.errors import UserError, did_you_mean
+from mads4.settings import CONF
 
 SCHEMAS: dict[str, type[AnyConfig]] = {
     "train": Config,
@@ -37,8 +38,10 @@ SCHEMAS: dict[str, type[AnyConfig]] = {
     "evaluate": EvaluateConfig,
     "probe": ProbeConfig,
 }
-CONF = "mads4.conf"
-FREE_FORM = ("env.options.", "env.extra_options.", "dataset.options.")
+FREE_FORM = (
+    *("env.options.", "env.extra_options.", "dataset.options."),
+    *("model.options.", "algorithm.options.", "online_algorithm.options."),
+)
 """Mappings to which the user adds keys of their own; Hydra wants a ``++`` for that."""
 
 
@@ -64,8 +67,8 @@ class Plan:
 def to_config(composed: DictConfig, command: str, overrides: Iterable[str]) -> AnyConfig:
     """Convert Hydra's configuration once, with interpolations resolved, to a typed one.
 
-    What an experiment sets for another model (trainer, environment, data set) than the user chose
-    in the `overrides` is left out.
+    What an experiment sets for another option of a group than the user chose in the `overrides` is
+    left out.
     """
     foreign = {"hydra"} | (set(Config.model_fields) - set(SCHEMAS[command].model_fields))
     keys = [str(key) for key in composed if key not in foreign]  # experiments set more than needed
@@ -74,6 +77,27 @@ def to_config(composed: DictConfig, command: str, overrides: Iterable[str]) -> A
     written = [text.lstrip("+~").partition("=") for text in overrides]
     given = {key: value for key, _, value in written if "." in key}  # model=mlp only chooses
     return parse({str(key): value for key, value in values.items()}, SCHEMAS[command], given)
+
+
+def selected(command: str, argv: list[str]) -> dict[str, Any]:
+    """Return the values that a command line composes, unchecked; the defaults' if it does not.
+
+    Raises:
+        ConfigError: an option of a group that does not exist.
+    """
+    args = get_args_parser().parse_intermixed_args(argv)
+    with _hydra(command, args.config_dir) as hydra:
+        words, problems = _read(args.overrides, hydra.config_loader)
+        if problems:
+            raise ConfigError(problems)
+        plain = [word.composable for word in words if not word.override.is_sweep_override()]
+        composed = _attempt(partial(_compose, hydra, command, plain), problems)
+        if composed is None:
+            raise ConfigError(problems)
+        keys = [str(key) for key in composed if key in SCHEMAS[command].model_fields]
+        values = OmegaConf.to_container(OmegaConf.masked_copy(composed, keys), resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def check(command: str, argv: list[str]) -> Plan:
@@ -99,7 +123,7 @@ def check(command: str, argv: list[str]) -> Plan:
         configs = []
         for job in _jobs(base, words, hydra.config_loader) if multirun and base else [fixed]:
             composed = _attempt(partial(compose, job), problems)
-            if composed is None:  # what the schema finds wrong with the rest is told as well
+            if composed is None:  # report what the schema finds wrong with the rest, too
                 rest = [text for text in job if not text.startswith(("hydra.", "~"))]
                 composed = _attempt(partial(compose, rest), problems)
             config = composed and _attempt(partial(to_config, composed, command, job), problems)
@@ -127,7 +151,7 @@ class _Word:
     text: str
     """What Hydra is given to run."""
     composable: str
-    """What composes even if the key is unknown, so that the schema may judge all keys at once."""
+    """What composes even if the key is unknown, so that the schema can check all keys at once."""
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mads4.config.fields import Factory, NotNegative, Positive, Section, lower
+from mads4.config.fields import lower
+from mads4.settings import Factory, NotNegative, Positive, Registry, Settings
 
 PLAYERS: dict[str, tuple[str, ...]] = {
     "rware": ("greedy", "planner"),
@@ -15,16 +16,26 @@ PLAYERS: dict[str, tuple[str, ...]] = {
 """Environment family → who can play it besides random, first who does unless another is named."""
 
 
-class DatasetSection(Section):
-    """What all data sets have in common."""
+class DatasetSettings(Settings):
+    """Base of the schemas in the group ``dataset``."""
+
+    name: str
+    """Kind of data set."""
 
     validation_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the episodes that is held out for the validation loss, between 0 and 1."""
     in_memory: bool | None = None
     """Read the steps into memory, or from disk on demand; null: by size and free memory."""
+    episodes: Positive | None = None
+    """Take only that many episodes, the first; null for all."""
 
 
-class GeneratedDataset(DatasetSection):
+DATASETS: Registry[DatasetSettings] = Registry("dataset", "mads4.data.formats")
+"""The group ``dataset``. A format without a schema of its own has `RecordedDataset`."""
+
+
+@DATASETS.register("generated")
+class GeneratedDataset(DatasetSettings):
     """A data set recorded by a behavior policy, once, then reused."""
 
     name: Literal["generated"] = "generated"
@@ -49,18 +60,17 @@ class GeneratedDataset(DatasetSection):
     """File to record to; null for one under $MADS4_DATA_DIR, else ~/.cache/mads4."""
 
 
-class FileDataset(DatasetSection):
+@DATASETS.register("file")
+class FileDataset(DatasetSettings):
     """A data set in a file of this package's own format."""
 
     name: Literal["file"] = "file"
     """Kind of data set."""
     path: str
     """HDF5 file written by `mads4 collect` or `mads4 data convert`."""
-    episodes: Positive | None = None
-    """Take only that many episodes, the first; null for all."""
 
 
-class RecordedDataset(DatasetSection):
+class RecordedDataset(DatasetSettings):
     """What data sets in other projects' formats have in common; each is converted once."""
 
     name: str
@@ -69,10 +79,9 @@ class RecordedDataset(DatasetSection):
     """Folder, or name in `mads4 data list`; null takes the listed one for env and quality."""
     quality: Annotated[str, BeforeValidator(lower)] = "good"
     """Which of the listed data sets for the environment, for example good, medium or poor."""
-    episodes: Positive | None = None
-    """Take only that many episodes, the first; null for all."""
 
 
+@DATASETS.register("madt")
 class MadtDataset(RecordedDataset):
     """A data set in MADT's layout: a folder with one file of `torch.save` per episode."""
 
@@ -80,6 +89,7 @@ class MadtDataset(RecordedDataset):
     """Kind of data set."""
 
 
+@DATASETS.register("alberdice")
 class AlberdiceDataset(RecordedDataset):
     """A data set in AlberDICE's layout: a folder of NumPy arrays, recorded in `env`."""
 
@@ -89,6 +99,7 @@ class AlberdiceDataset(RecordedDataset):
     """Which of the listed data sets for the environment, for example expert."""
 
 
+@DATASETS.register("og_marl")
 class OgMarlDataset(RecordedDataset):
     """A data set in OG-MARL's layout: a vault, `<scenario>.vlt/<uid>`."""
 
@@ -100,7 +111,8 @@ class OgMarlDataset(RecordedDataset):
     """What the team earns where agents are paid differently: the sum, or their mean."""
 
 
-class CustomDataset(DatasetSection):
+@DATASETS.register("custom")
+class CustomDataset(DatasetSettings):
     """A data set read by the user's own code."""
 
     name: Literal["custom"] = "custom"
@@ -109,11 +121,6 @@ class CustomDataset(DatasetSection):
     """Function `package.module:function` that returns a data set."""
     options: dict[str, Any] = {}
     """Keyword arguments of the factory."""
-    episodes: Positive | None = None
-    """Take only that many episodes, the first; null for all."""
 
 
-DatasetConfig: TypeAlias = Annotated[
-    GeneratedDataset | FileDataset | MadtDataset | AlberdiceDataset | OgMarlDataset | CustomDataset,
-    Field(discriminator="name"),
-]
+DATASETS.default = RecordedDataset

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mads4.config.fields import NotNegative, Positive, Rate, Section, Target
+from mads4.config.fields import Target
+from mads4.settings import NotNegative, Positive, Rate, Settings
 
 
-class EvaluatorConfig(Section):
+class EvaluatorConfig(Settings):
     """Playing the trained policy."""
 
     episodes: Positive = 32
@@ -53,7 +54,7 @@ class EvaluatorConfig(Section):
         ]
 
 
-class LoggerConfig(Section):
+class LoggerConfig(Settings):
     """Where metrics go besides `metrics.jsonl`."""
 
     tensorboard: bool = True

@@ -1,12 +1,17 @@
-"""`mads4 <command> --help`: every setting with its meaning, from the schemas themselves."""
+"""`mads4 <command> --help`: the settings of the selected options, from the schemas themselves."""
 
 from __future__ import annotations
 
-import json
+import textwrap
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
+from typing import Any
 
-from mads4.config.compose import CONF, SCHEMAS
-from mads4.config.messages import expectations, fields
+from mads4.config.commands import Command
+from mads4.config.compose import SCHEMAS, selected
+from mads4.config.messages import expected, fields
+from mads4.config.validation import concrete, groups
+from mads4.settings import CONF
 
 USAGE = {
     "train": """\
@@ -21,7 +26,7 @@ USAGE = {
   mads4 evaluate checkpoint=<file>.pt evaluator.target_returns=[20,1.2*max] evaluator.video=true""",
     "probe": """\
   mads4 probe checkpoint=outputs/mads4/<time>
-  mads4 probe checkpoint=<file>.pt episodes=200 target=20 message_drop=[0,0.5,1]""",
+  mads4 probe checkpoint=<file>.pt episodes=200 target_return=20 message_dropout=[0,0.5,1]""",
 }
 
 FLAGS = """\
@@ -30,50 +35,73 @@ FLAGS = """\
   --hydra-help      Hydra's own flags"""
 
 
-def text(command: str) -> str:
-    """Return the help page of a Hydra application."""
-    schema = SCHEMAS[command]
-    groups = sorted({key.partition(".")[0] for key in fields(schema) if "." in key})
-    names = [*groups, "experiment"] if command in ("train", "collect") else groups
-    allowed = expectations(schema)
-    choices = [
-        f"  {name:<12}{', '.join(_options(name, allowed.get(f'{name}.name')))}" for name in names
+def text(command: str, argv: list[str], width: int = 100) -> str:
+    """Return the help page of a Hydra application, for the options that `argv` selects.
+
+    Args:
+        command: ``train``, ``collect``, ``evaluate`` or ``probe``.
+        argv: the words of the command line; ``env=smax --help`` shows the settings of SMAX.
+        width: columns of the terminal.
+    """
+    values = selected(command, [word for word in argv if word not in ("-h", "--help")])
+    schema, _ = concrete(SCHEMAS[command], values)
+    width = min(max(width, 60), 110)
+    lines = [f"usage: mads4 {command} [flags] [group=option ...] [key=value ...]"]
+    lines += ["", "examples:", USAGE[command], "", "groups (group=option, * selected here):"]
+    lines += _groups(command, schema, values, width)
+    lines += [
+        "",
+        "settings (key=value) of the selected options; another option's: add it to this line",
     ]
-    settings = []
-    for key, node in sorted(fields(schema).items(), key=lambda item: "." in item[0]):
-        settings += [f"  {key}: {allowed[key]}", f"      {_describe(node)}"]
-    return "\n".join(
-        [
-            f"usage: mads4 {command} [flags] [group=option ...] [key=value ...]",
-            "\nexamples:",
-            USAGE[command],
-            "\ngroups (group=option):",
-            *choices,
-            "\nsettings (key=value):",
-            *settings,
-            "\nflags:",
-            FLAGS,
-            "",
-        ]
-    )
+    lines += _settings(schema, values, width)
+    return "\n".join([*lines, "", "flags:", FLAGS, ""])
 
 
-def _options(group: str, allowed: str | None) -> list[str]:
-    """Return a group's options, without those that are not for this command."""
-    files_here = [path.name for path in (files(CONF) / group).iterdir()]
-    names = [name.removesuffix(".yaml") for name in files_here if name.endswith(".yaml")]
-    return sorted(name for name in names if allowed is None or name in allowed.split(" or "))
-
-
-def _describe(node: object) -> str:
-    """Return a field's docstring and default."""
-    assert isinstance(node, dict)
-    several = node.get("anyOf", [])
-    described = [node, *(one for one in several if isinstance(one, dict))]
-    words = " ".join(
-        dict.fromkeys(
-            one["description"].replace("\n", " ") for one in described if "description" in one
+def _groups(
+    command: str, schema: type[Command], values: Mapping[str, Any], width: int
+) -> Iterator[str]:
+    """Yield a line for each group: its options, the selected one marked."""
+    names = [name for name in groups(SCHEMAS[command]) if name != "online_algorithm"]
+    names += ["kernel", "experiment"] if command == "train" else []
+    names += ["experiment"] if command == "collect" else []
+    for name in names:
+        chosen = (values.get(name) or {}).get("name", (values.get(name) or {}).get("backend"))
+        options = sorted(
+            entry.name.removesuffix(".yaml")
+            for entry in (files(CONF) / name).iterdir()
+            if entry.name.endswith(".yaml")
         )
-    )
-    defaults = [one["default"] for one in described if "default" in one]
-    return f"{words} Default: {json.dumps(defaults[0])}" if defaults else words
+        shown = ", ".join(f"{option}*" if option == chosen else option for option in options)
+        yield from textwrap.wrap(
+            shown, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14
+        )
+
+
+def _settings(schema: type[Command], values: Mapping[str, Any], width: int) -> Iterator[str]:
+    """Yield the settings, group by group: value, meaning, and what is allowed."""
+    before, phases = "", (values.get("trainer") or {}).get("name")
+    for key, node in sorted(fields(schema).items(), key=lambda item: "." in item[0]):
+        group, _, leaf = key.partition(".")
+        unused = group == "online_algorithm" and phases != "offline_online"
+        if leaf == "name" or "const" in node or unused:
+            continue
+        head = group if leaf else ""
+        if head != before:
+            option = (values.get(group) or {}).get("name", "")
+            yield f"\n{group}{'=' if option else ''}{option}"
+            before = head
+        yield f"  {key}={_shown(values, key)}"
+        allowed = expected(node)
+        words = " ".join(str(node.get("description", "")).split())
+        words += "" if allowed in ("text", "true or false") else f" [{allowed}]"
+        yield from textwrap.wrap(words, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _shown(values: Mapping[str, Any], key: str) -> str:
+    """Return the value that is in force, as YAML writes it."""
+    value: Any = values
+    for step in key.split("."):
+        value = value.get(step) if isinstance(value, Mapping) else None
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return f"{value}".replace("'", "") if isinstance(value, list) else f"{value}"

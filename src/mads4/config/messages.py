@@ -16,34 +16,22 @@ def expectations(schema: type[Command]) -> dict[str, str]:
     return {key: expected(node) for key, node in fields(schema).items()}
 
 
-def fields(schema: type[Command], kinds: Mapping[str, str] | None = None) -> dict[str, Node]:
-    """Return the JSON schema of each ``key``, ``group.key`` …; alternatives under ``anyOf``.
-
-    Args:
-        schema: of a command.
-        kinds: group → the name of its one kind whose fields are wanted; the groups that are not
-            named give those of all their kinds.
-    """
+def fields(schema: type[Command]) -> dict[str, Node]:
+    """Return the JSON schema of each ``key``, ``group.key`` … of a command's exact schema."""
     root = schema.model_json_schema()
-    nodes: dict[str, list[Node]] = {}
-    chosen = kinds or {}
+    nodes: dict[str, Node] = {}
 
     def visit(key: str, node: Node) -> None:
-        groups = [
-            branch
-            for branch in _branches(root, node)
-            if "properties" in branch
-            and (key not in chosen or branch["properties"]["name"].get("const") == chosen[key])
-        ]
-        for group in groups:
-            for leaf, inner in group["properties"].items():
-                visit(f"{key}.{leaf}", inner)
-        if not groups:
-            nodes.setdefault(key, []).append(node)
+        inner = [branch for branch in _branches(root, node) if "properties" in branch]
+        for group in inner:
+            for leaf, below in group["properties"].items():
+                visit(f"{key}.{leaf}", below)
+        if not inner:
+            nodes[key] = node
 
     for name, node in root["properties"].items():
         visit(name, node)
-    return {key: many[0] if len(many) == 1 else {"anyOf": many} for key, many in nodes.items()}
+    return nodes
 
 
 def suggest(key: str, allowed: Iterable[str]) -> str:

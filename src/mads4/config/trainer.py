@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mads4.config.fields import NotNegative, Positive, Rate, Section
-from mads4.settings import Share
+from mads4.settings import NotNegative, Positive, Rate, Registry, Settings, Share
 
 
-class OfflineTrainerConfig(Section):
+class TrainerSettings(Settings):
+    """Base of the schemas in the group ``trainer``."""
+
+    name: str
+    """Phases of the training."""
+
+    def problems(self, where: str) -> list[str]:
+        """Return one line for each combination of settings that cannot work."""
+        return []
+
+
+TRAINERS: Registry[TrainerSettings] = Registry("trainer", "mads4.config.trainer")
+"""The group ``trainer``."""
+
+
+@TRAINERS.register("offline")
+class OfflineTrainerConfig(TrainerSettings):
     """Offline training on recorded sequences."""
 
     name: Literal["offline"] = "offline"
@@ -59,7 +74,8 @@ class OfflineTrainerConfig(Section):
         return found
 
 
-class OnlineTrainerConfig(Section):
+@TRAINERS.register("online")
+class OnlineTrainerConfig(TrainerSettings):
     """Online training on the policy's own episodes."""
 
     name: Literal["online"] = "online"
@@ -98,12 +114,9 @@ class OnlineTrainerConfig(Section):
     log_interval: Positive = 1
     """Iterations between two lines of metrics."""
 
-    def problems(self, where: str) -> list[str]:
-        """Return nothing: all combinations work."""
-        return []
 
-
-class OfflineOnlineTrainerConfig(Section):
+@TRAINERS.register("offline_online")
+class OfflineOnlineTrainerConfig(TrainerSettings):
     """Offline training, then online training of the same policy, in one run."""
 
     name: Literal["offline_online"] = "offline_online"
@@ -116,9 +129,3 @@ class OfflineOnlineTrainerConfig(Section):
     def problems(self, where: str) -> list[str]:
         """Return the problems of both phases."""
         return self.offline.problems(f"{where}.offline") + self.online.problems(f"{where}.online")
-
-
-TrainerConfig: TypeAlias = Annotated[
-    OfflineTrainerConfig | OnlineTrainerConfig | OfflineOnlineTrainerConfig,
-    Field(discriminator="name"),
-]

@@ -6,10 +6,11 @@ import copy
 import logging
 import operator
 from collections.abc import Collection, Iterable, Mapping
-from functools import reduce
-from typing import Any, TypeVar
+from functools import cache, reduce
+from typing import Any, TypeVar, cast, get_args
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
+from pydantic_core import PydanticUndefined
 
 from mads4.algorithms.mappo import MAPPOConfig
 from mads4.config import (
@@ -21,10 +22,12 @@ from mads4.config import (
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
     OnlineTrainerConfig,
-    SmacEnv,
 )
+from mads4.config.commands import REGISTRIES
 from mads4.config.messages import Node, choices, expected, fields, suggest
+from mads4.envs.smac import SmacConfig
 from mads4.errors import UserError, did_you_mean
+from mads4.settings import Registry, Settings
 
 ConfigT = TypeVar("ConfigT", bound=Command)
 
@@ -50,35 +53,108 @@ def parse(
     Args:
         values: nested settings.
         schema: of the command that they are for.
-        given: the keys that the user wrote → the words of their values. What others set for
-            another kind of their group (the width of an experiment's model, and the user chose
-            another model) is left out, and said. None: all were written.
+        given: the keys that the user wrote → the words of their values. Other settings that belong
+            to another option of their group (the width of an experiment's model, while the user
+            chose another model) are dropped, with a log line. None: all were written.
 
     Raises:
         ConfigError: one line per unknown key, wrong value or impossible combination.
     """
     values = _without_missing(values)
+    exact, problems = concrete(schema, values)
     try:
-        config = schema.model_validate(values)
+        found = exact.model_validate({k: v for k, v in values.items() if k not in problems})
     except ValidationError as error:
-        strange = [] if given is None else _of_another_kind(error, schema, given)
+        strange = [] if given is None else _of_another_kind(error, exact, given)
         if strange:
             return parse(_without(values, strange), schema, given)
-        raise ConfigError(describe(error, schema, given)) from None
-    problems = validate(config)
+        raise ConfigError([*problems.values(), *describe(error, exact, given)]) from None
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(problems.values()))
+    plain = {name: getattr(found, name) for name in schema.model_fields}
+    config = cast(ConfigT, schema.model_construct(**plain))  # equal to what Python code would make
+    lines = validate(config)
+    if lines:
+        raise ConfigError(lines)
     return config
+
+
+def concrete(
+    schema: type[ConfigT], values: Mapping[str, Any] | None = None
+) -> tuple[type[ConfigT], dict[str, str]]:
+    """Return `schema` with the schemas of the chosen options in place of the groups' bases.
+
+    Args:
+        schema: of a command.
+        values: the groups' settings, each with the option's ``name``; the default's if absent.
+
+    Returns:
+        The exact schema; and a line for each group whose option does not exist.
+    """
+    kinds: dict[str, type[Settings]] = {}
+    problems = {}
+    for group, registry in groups(schema).items():
+        default = schema.model_fields[group].default
+        chosen = (values or {}).get(group)
+        if isinstance(chosen, Settings):
+            kinds[group] = type(chosen)
+        elif isinstance(chosen, Mapping):
+            try:
+                kinds[group] = _option(registry, chosen)
+            except UserError as error:
+                line = str(error)
+                start = group if line.startswith(":") else f"{group}.name"
+                problems[group] = start + line.removeprefix(registry.group)
+        elif default is not None:
+            kinds[group] = type(default)
+    return _concrete(schema, tuple(kinds.items())), problems
+
+
+def _option(registry: Registry[Any], values: Mapping[str, Any]) -> type[Settings]:
+    """Return the schema of the option that a group's settings name."""
+    name = values.get("name")
+    if name is None:
+        options = f" or {registry.group}=".join(registry.names())
+        raise UserError(f": choose a kind first, {registry.group}={options}")
+    schema: type[Settings] = registry.schema(str(name))
+    return schema
+
+
+@cache
+def _concrete(
+    schema: type[ConfigT], kinds: tuple[tuple[str, type[Settings]], ...]
+) -> type[ConfigT]:
+    fields: dict[str, Any] = {}
+    for group, kind in kinds:
+        field = copy.copy(schema.model_fields[group])
+        if isinstance(field.default, Settings) and not isinstance(field.default, kind):
+            field.default = PydanticUndefined
+        fields[group] = (kind | None if field.default is None else kind, field)
+    exact: type[ConfigT] = create_model(schema.__name__, __base__=schema, **fields)
+    return exact
+
+
+def groups(schema: type[Command]) -> dict[str, Registry[Any]]:
+    """Return the fields of a command that are groups with several options, by name."""
+    found = {}
+    for name, field in schema.model_fields.items():
+        members = (field.annotation, *get_args(field.annotation))
+        bases = {inner for member in members for inner in (member, *get_args(member)[:1])}
+        for base in bases & set(REGISTRIES):
+            found[name] = REGISTRIES[base]
+    return found
 
 
 def validate(config: Command) -> list[str]:
     """Return one line for each combination of values that cannot work together."""
-    model = getattr(config, "model", None)
-    problems = [] if model is None else model.problems("model")
+    problems: list[str] = []
+    for group in ("env", "model", "trainer"):
+        settings = getattr(config, group, None)
+        problems += [] if settings is None else settings.problems(group)
     if isinstance(config, Config):
-        problems += config.trainer.problems("trainer") + _validate_phases(config)
+        problems += _validate_phases(config)
     evaluator, env = getattr(config, "evaluator", None), getattr(config, "env", None)
-    if isinstance(evaluator, EvaluatorConfig) and isinstance(env, SmacEnv):
+    if isinstance(evaluator, EvaluatorConfig) and isinstance(env, SmacConfig):
         problems += evaluator.video_problems(env.name)
     return problems + _validate_dataset(config)
 
@@ -92,6 +168,7 @@ def _validate_phases(config: Config) -> list[str]:
     elif isinstance(trainer, OfflineTrainerConfig):
         chosen = [("algorithm", "offline", trainer.steps)]
     else:
+        assert isinstance(trainer, OnlineTrainerConfig)
         chosen = [("algorithm", "online", trainer.iterations)]
     problems = []
     for key, phase, steps in chosen:
@@ -147,36 +224,45 @@ def describe(
 
     Args:
         error: what pydantic found.
-        schema: of the command.
+        schema: of the command, as `concrete` returns it.
         given: key → the words of its value, where the user wrote one.
     """
-    nodes, tagged = fields(schema), _tagged(schema)
+    nodes = fields(schema)
     found: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        loc = item["loc"]
-        kind = str(loc[1]) if loc[0] in tagged and len(loc) > 2 else None
-        key = _dotted(loc if kind is None else (loc[0], *loc[2:]), nodes)
-        if item["type"] == "union_tag_not_found":
-            options = expected(nodes[f"{key}.name"]).replace(" or ", f" or {key}=")
-            line = f"{key}: choose a kind first, {key}={options}"
-        elif item["type"] == "extra_forbidden" and key in nodes:
-            line = f"{key}: does not go with {loc[0]}={kind}; leave it out, or choose another "
-            line += f"{loc[0]}."
+        key = _dotted(item["loc"], nodes)
+        group = key.partition(".")[0]
+        if item["type"] == "extra_forbidden" and _elsewhere(schema, item["loc"]):
+            option = nodes[f"{group}.name"]["const"]
+            line = f"{key}: does not go with {group}={option}; leave it out, or choose another "
+            line += f"{group}."
         elif item["type"] == "extra_forbidden":
             line = f"{key}: unknown key.{suggest(key, nodes)}"
-        elif item["type"].startswith("union_tag"):
-            line = _wrong(f"{key}.name", item["ctx"].get("tag"), nodes.get(f"{key}.name"))
+        elif item["type"] == "missing":
+            line = f"{key}: missing, expected {expected(nodes[key]).removesuffix(' or null')}"
         else:
-            # Other kinds of the group allow other values, which would be refused here.
-            own = nodes if kind is None else fields(schema, {str(loc[0]): kind})
-            if item["type"] == "missing":
-                line = f"{key}: missing, expected {expected(own[key]).removesuffix(' or null')}"
-            else:
-                line = _wrong(key, item["input"], own.get(key))
-            if item["type"] == "string_type":
-                line += _quoted(key, item["input"], given or {})
+            line = _wrong(key, item["input"], nodes.get(key))
+        if item["type"] == "string_type":
+            line += _quoted(key, item["input"], given or {})
         found.setdefault(key, line)
     return list(found.values())
+
+
+def _elsewhere(schema: type[Command], loc: tuple[str | int, ...]) -> bool:
+    """Whether another option of a group has the setting at pydantic's path `loc`."""
+    registry = groups(schema.__mro__[1]).get(str(loc[0]))
+    if registry is None or len(loc) < 2:
+        return False
+    return any(_has(registry.schema(name), loc[1:]) for name in registry.names())
+
+
+def _has(schema: type[Settings], path: tuple[str | int, ...]) -> bool:
+    """Whether a schema has the nested field `path`."""
+    field = schema.model_fields.get(str(path[0]))
+    if field is None or len(path) == 1:
+        return field is not None
+    inner = field.annotation
+    return isinstance(inner, type) and issubclass(inner, Settings) and _has(inner, path[1:])
 
 
 def _wrong(key: str, value: object, node: Node | None) -> str:
@@ -200,18 +286,15 @@ def _quoted(key: str, value: object, given: Mapping[str, str]) -> str:
 def _of_another_kind(
     error: ValidationError, schema: type[Command], given: Iterable[str]
 ) -> list[tuple[str, ...]]:
-    """Return the paths of settings nobody wrote that belong to another kind of their group."""
-    allowed, tagged = fields(schema), _tagged(schema)
-    groups = _groups(allowed)
+    """Return the paths of settings that were not written and belong to another option."""
     found = []
     for item in error.errors(include_url=False):
-        group, *rest = map(str, item["loc"])
-        key = ".".join([group, *rest[1:]])
-        elsewhere = group in tagged and len(rest) > 1 and (key in allowed or key in groups)
+        path = tuple(map(str, item["loc"]))
+        key = ".".join(path)
         written = any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in given)
-        if item["type"] == "extra_forbidden" and elsewhere and not written:
-            _LOG.info("%s: does not go with %s=%s and is left out", key, group, rest[0])
-            found.append((group, *rest[1:]))
+        if item["type"] == "extra_forbidden" and not written and _elsewhere(schema, item["loc"]):
+            _LOG.info("%s: does not go with the chosen %s and is left out", key, path[0])
+            found.append(path)
     return found
 
 
@@ -221,15 +304,6 @@ def _without(values: Mapping[str, Any], paths: Iterable[tuple[str, ...]]) -> dic
     for *above, name in paths:
         del reduce(operator.getitem, above, kept)[name]
     return kept
-
-
-def _tagged(schema: type[Command]) -> set[str]:
-    """Return the groups of several kinds, in whose error paths pydantic names the kind."""
-    return {
-        name
-        for name, node in schema.model_json_schema()["properties"].items()
-        if any("discriminator" in one for one in (node, *node.get("anyOf", [])))
-    }
 
 
 def _groups(keys: Iterable[str]) -> set[str]:

@@ -110,9 +110,7 @@ class MisfitError(UserError):
 
 
 def _misfit(number: int, what: str) -> MisfitError:
-    return MisfitError(
-        f"Episode {number} cannot be stored: {what}. Fix the environment or reader."
-    )
+    return MisfitError(f"Episode {number} cannot be stored: {what}. Fix the environment or reader.")
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from pydantic import Field
 
+from mads4.envs.registry import ENVS, EnvSettings
 from mads4.envs.rware_render import load_font
 from mads4.errors import UserError
+from mads4.settings import Positive
 from mads4.types import EnvSpec, FloatArray, IntArray, TimeStep
 
 VERSION = "1"
@@ -29,6 +32,14 @@ _INK, _FAINT, _PAPER, _MARK = "#26323D", "#6B7784", "#FFFFFF", "#0B4F8A"
 _LOW, _HIGH = np.array([230, 159, 0]), np.array([0, 158, 115])  # Okabe and Ito's orange, green
 _PICTURE, _LARGEST_CELL, _LEAST_LABELED = 256, 64, 28  # pixels: table, cell, cell with text
 _LEAST_WIDTH = 240  # pixels, for a video's header of three values
+
+Payoff: TypeAlias = Annotated[
+    list[Any],
+    Field(
+        min_length=1,
+        json_schema_extra={"expected": "nested lists of numbers, one axis per agent"},
+    ),
+]
 
 
 class MatrixGame:
@@ -119,6 +130,23 @@ class MatrixGame:
             truncated=self._step >= self._spec.episode_limit,
             metrics={"coordinated": float(coordinated)},
         )
+
+
+@ENVS.register("matrix_game")
+class MatrixGameConfig(EnvSettings):
+    """A matrix game, played again and again."""
+
+    name: Literal["matrix_game"] = "matrix_game"
+    """Environment family."""
+    payoff: Payoff = [[0, 1], [1, -2]]
+    """Team reward of each joint action: nested lists, one axis per agent."""
+    episode_limit: Positive = 50
+    """Length of an episode, in steps."""
+
+    @classmethod
+    def make(cls, **arguments: Any) -> MatrixGame:
+        """Return a new game."""
+        return MatrixGame(**arguments)
 
 
 def _table(payoff: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -1,59 +1,86 @@
-"""Environments by name, and users' own by import path."""
+"""The group ``env``: environments by name, and users' own by import path."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from mads4.envs.protocol import EnvOptions, MultiAgentEnv
 from mads4.envs.vector import Supervision, VectorEnv
-from mads4.errors import UserError, did_you_mean
+from mads4.errors import UserError
+from mads4.settings import CUSTOM, Factory, Registry, Settings, load
 from mads4.types import EnvSpec
 
-NAMES = ("matrix_game", "rware", "smac", "smaclite", "smax", "custom")
 METHODS = ("reset", "step", "render", "close")
 
 
-def make_env(name: str, *, factory: str | None = None, **arguments: Any) -> MultiAgentEnv:
+class EnvSettings(Settings):
+    """Base of the schemas in the group ``env``: each stands with its environment."""
+
+    name: str
+    """Environment family."""
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `make`."""
+        return self.model_dump(exclude={"name"})
+
+    def supervise(self) -> Supervision | None:
+        """Return how to supervise environments that need a process each; None for no need."""
+        return None
+
+    @classmethod
+    def make(cls, **arguments: Any) -> MultiAgentEnv:
+        """Return a new environment.
+
+        Raises:
+            UserError: arguments that the environment does not accept.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def make_many(cls, size: int, **arguments: Any) -> VectorEnv | None:
+        """Return `size` environments that are stepped in one call, None if there are none."""
+        return None
+
+    def problems(self, where: str) -> list[str]:
+        """Return one line for each combination of settings that cannot work."""
+        return []
+
+
+ENVS: Registry[EnvSettings] = Registry("env", "mads4.envs")
+"""The group ``env``."""
+
+
+@ENVS.register(CUSTOM)
+class CustomEnvConfig(EnvSettings):
+    """An environment of the user's own."""
+
+    name: Literal["custom"] = "custom"
+    """Environment family."""
+    factory: Factory
+    """Function `package.module:function` that returns a `mads4.envs.protocol.MultiAgentEnv`."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of the factory."""
+
+    @classmethod
+    def make(cls, **arguments: Any) -> MultiAgentEnv:
+        """Return what the factory returns, if it is an environment."""
+        return _make_custom(**arguments)
+
+
+def make_env(name: str, **arguments: Any) -> MultiAgentEnv:
     """Return a new environment.
 
     Args:
-        name: one of `NAMES`; ``custom`` for an environment of the user's own.
-        factory: for ``custom``, ``package.module:function``; it gets the entries of `options`
-            as keyword arguments.
-        arguments: those of the environment's class, such as `mads4.envs.rware.RwareEnv`; for
-            ``custom`` `options`.
+        name: an option of the group ``env``.
+        arguments: those of its schema's `EnvSettings.make`.
 
     Raises:
         UserError: an unknown name, a factory that cannot be imported or fails,
             or one whose result is not a `MultiAgentEnv`.
     """
-    if name == "rware":
-        from mads4.envs.rware import RwareEnv  # other environments do not need it
-
-        return RwareEnv(**arguments)
-    if name == "matrix_game":
-        from mads4.envs.matrix_game import MatrixGame
-
-        return MatrixGame(**arguments)
-    if name == "smac":
-        from mads4.envs.smac.env import SmacEnv
-
-        return SmacEnv(**arguments)
-    if name == "smaclite":
-        from mads4.envs.smac.lite import SmacliteEnv
-
-        return SmacliteEnv(**arguments)
-    if name == "smax":
-        from mads4.envs.smax.battle import SmaxEnv  # JAX takes seconds to import
-
-        return SmaxEnv(**arguments)
-    if name == "custom":
-        return _make_custom(factory, **arguments)
-    near = did_you_mean(name, NAMES)
-    raise UserError(f"env: got '{name}', expected one of {', '.join(NAMES)}.{near}")
+    return ENVS.schema(name).make(**arguments)
 
 
 @dataclass(frozen=True)
@@ -61,7 +88,7 @@ class EnvFactory:
     """Makes environments that are all alike; picklable, so that worker processes can call it."""
 
     name: str = "rware"
-    """One of `NAMES`."""
+    """An option of the group ``env``."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `make_env`."""
     supervision: Supervision | None = None
@@ -73,11 +100,7 @@ class EnvFactory:
 
     def make_many(self, size: int) -> VectorEnv | None:
         """Return `size` environments that are stepped in one call, None if they cannot be."""
-        if self.name != "smax":
-            return None
-        from mads4.envs.smax.battle import SmaxVector
-
-        return SmaxVector(size, **self.arguments)
+        return ENVS.schema(self.name).make_many(size, **self.arguments)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, for checkpoints."""
@@ -89,6 +112,11 @@ class EnvFactory:
         }
 
     @classmethod
+    def of(cls, settings: EnvSettings) -> EnvFactory:
+        """Return the maker of the environments that `settings` describe."""
+        return cls(settings.name, settings.arguments(), settings.supervise())
+
+    @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EnvFactory:
         """Return the maker that `to_dict` has described."""
         supervision = values.get("supervision")  # checkpoints from before there was any lack it
@@ -96,8 +124,8 @@ class EnvFactory:
         return cls(values["name"], values["arguments"], rules)
 
 
-def _make_custom(factory: str | None, options: EnvOptions | None = None) -> MultiAgentEnv:
-    make = _import_function(factory or "")
+def _make_custom(factory: str | None = None, options: EnvOptions | None = None) -> MultiAgentEnv:
+    make = load(factory or "", "env.factory")
     try:
         env = make(**(options or {}))
     except TypeError as error:
@@ -110,31 +138,6 @@ def _make_custom(factory: str | None, options: EnvOptions | None = None) -> Mult
         )
     checked: MultiAgentEnv = env
     return checked
-
-
-def _import_function(path: str) -> Callable[..., Any]:
-    module_name, _, function_name = path.partition(":")
-    if not module_name or not function_name:
-        raise UserError(
-            f"env.factory: got '{path}', expected 'package.module:function', "
-            "for example 'my_package.my_env:make'."
-        )
-    try:
-        module = import_module(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"env.factory: cannot import '{module_name}' (of '{path}'): {error}. Is it installed, "
-            "or its folder on PYTHONPATH?"
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        functions = [key for key, value in vars(module).items() if callable(value)]
-        raise UserError(
-            f"env.factory: '{module_name}' has no function '{function_name}'."
-            f"{did_you_mean(function_name, functions)}"
-        )
-    made: Callable[..., Any] = function
-    return made
 
 
 def _missing(env: object) -> list[str]:

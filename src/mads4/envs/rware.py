@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from rware.warehouse import ObservationType, RewardType, Warehouse
 
+from mads4.envs.registry import ENVS, EnvSettings
 from mads4.envs.rware_render import render
 from mads4.envs.rware_state import ENCODINGS, StateEncoder
 from mads4.errors import UserError, require_choice
+from mads4.settings import text
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 VERSION = "rware 2.0.0"
@@ -48,6 +49,8 @@ class Scenario:
 
     def warehouse_options(self) -> dict[str, Any]:
         """Return the keyword arguments of RWARE's own ids for this warehouse."""
+        from rware.warehouse import ObservationType, RewardType  # slow to import
+
         rows, columns = SIZES[self.size]
         return {
             "shelf_columns": columns,
@@ -62,6 +65,15 @@ class Scenario:
             "reward_type": RewardType.INDIVIDUAL,
             "observation_type": ObservationType.FLATTENED,
         }
+
+
+ScenarioName: TypeAlias = Annotated[
+    str,
+    text(
+        r"(tiny|small|medium|large)-[1-9]\d*ag(-easy|-hard)?",
+        "{tiny|small|medium|large}-{k}ag[-easy|-hard], for example tiny-2ag",
+    ),
+]
 
 
 class RwareEnv:
@@ -92,6 +104,8 @@ class RwareEnv:
         arguments = Scenario.parse(scenario).warehouse_options() | (options or {})
         require_choice("env.reward", reward, REWARDS)
         require_choice("env.state_encoding", state_encoding, ENCODINGS)
+        from rware.warehouse import Warehouse
+
         try:
             self.warehouse = Warehouse(**arguments)
         except (TypeError, ValueError, AssertionError) as error:
@@ -162,3 +176,24 @@ class RwareEnv:
         else:
             shaping = 0.0
         return float(rewards[0]) + shaping
+
+
+@ENVS.register("rware")
+class RwareConfig(EnvSettings):
+    """The Multi-Robot Warehouse."""
+
+    name: Literal["rware"] = "rware"
+    """Environment family."""
+    scenario: ScenarioName = "tiny-2ag"
+    """Warehouse size, number of agents and difficulty."""
+    reward: Literal["deliveries", "alberdice"] = "deliveries"
+    """Team reward: number of deliveries, or AlberDICE's shaped reward of agent 0."""
+    state_encoding: Literal["entities", "maps", "coordinates", "alberdice"] = "entities"
+    """How the global state is written as numbers."""
+    options: dict[str, Any] = {}
+    """Further keyword arguments of the environment's constructor."""
+
+    @classmethod
+    def make(cls, **arguments: Any) -> RwareEnv:
+        """Return a new warehouse."""
+        return RwareEnv(**arguments)

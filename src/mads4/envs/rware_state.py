@@ -7,11 +7,13 @@ from it (``benchmarks/README.md`` has the comparison). Each encoder reads a live
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from rware.warehouse import Agent, Warehouse
+
+if TYPE_CHECKING:
+    from rware.warehouse import Agent, Warehouse
 
 SHELF_LAYER = 1
 CLOCKWISE = (0, 2, 3, 1)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mads4.config import Config, OfflineOnlineTrainerConfig
+from mads4.config import Config, OfflineTrainerConfig, OnlineTrainerConfig
 from mads4.envs.registry import EnvFactory
 from mads4.evaluation.evaluator import Evaluator
 from mads4.evaluation.metrics import target_returns
@@ -107,7 +107,7 @@ def periodic_evaluation(stage: Stage, device: torch.device) -> Callable[[], dict
     """
     config = stage.config
     trainer = config.trainer
-    assert not isinstance(trainer, OfflineOnlineTrainerConfig), "a stage has one phase"
+    assert isinstance(trainer, OfflineTrainerConfig | OnlineTrainerConfig), "one phase"
     seed = config.evaluator.seed + PERIODIC_SEED
     own = {"seed": seed, "episodes": trainer.eval_episodes, "video": False, "num_workers": 0}
     settings = config.evaluator.model_copy(update=own)

@@ -20,7 +20,7 @@ MISTAKES = [
     (["train", "experimnt=smoke"], ["experimnt: unknown key. Did you mean 'experiment'?"]),
     (
         ["evaluate", "checkpoint=run", "env.scenario=tiny-4ag"],
-        ["env: choose a kind first, env=rware or env=matrix_game or env="],
+        ["env: choose a kind first, env=custom or env=matrix_game or env="],
     ),
     (["train", "message=none"], ["message: unknown key. Did you mean 'model.message'?"]),
     (["train", "+trainer.foo=1"], ["trainer.foo: unknown key. Allowed here: name, steps,"]),

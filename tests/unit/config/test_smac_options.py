@@ -9,17 +9,17 @@ import pytest
 import smac_stand_in
 from mads4.config import Config
 from mads4.config.compose import check
-from mads4.config.smac import SmacEnv, SmacOptions
 from mads4.envs.registry import EnvFactory
+from mads4.envs.smac.settings import SmacConfig, SmacOptions
 from mads4.envs.vector import Supervision
 from mads4.errors import UserError
 from mads4.experiment import build
 
 
-def configured(*words: str) -> SmacEnv:
+def configured(*words: str) -> SmacConfig:
     (config,) = check("train", ["env=smac", "dataset=madt", *words]).configs
     assert isinstance(config, Config)
-    assert isinstance(config.env, SmacEnv)
+    assert isinstance(config.env, SmacConfig)
     return config.env
 
 

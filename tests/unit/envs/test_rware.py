@@ -193,5 +193,5 @@ def test_an_environment_of_the_user_s_own_is_checked() -> None:
         assert words in str(caught.value), str(caught.value)
     with pytest.raises(UserError, match="refuses"):
         make_env("custom", factory=factory, options={"size": 3})
-    with pytest.raises(UserError, match=r"rware, .*, custom"):
+    with pytest.raises(UserError, match=r"custom, .*, rware"):
         make_env("starcraft")

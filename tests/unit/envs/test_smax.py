@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from mads4.config.env import SmaxScenario
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory, make_env
+from mads4.envs.smax import SmaxScenario
 from mads4.envs.smax.engine import SCENARIOS, STOP, WIDTH, engine
 from mads4.envs.smax.render import ALLY, ENEMY
 from mads4.envs.vector import IDLE, RESET, STEP

@@ -12,22 +12,15 @@ import pytest
 import torch
 
 from fakes import SPEC, MatchingEnv, make_batch, matching_data
-from mads4.config import (
-    Config,
-    CustomDataset,
-    CustomEnv,
-    FileDataset,
-    GeneratedDataset,
-    Mads4Config,
-    OfflineTrainerConfig,
-    RwareEnv,
-)
+from mads4.config import Config, CustomDataset, FileDataset, GeneratedDataset, OfflineTrainerConfig
 from mads4.data.store import read_header, write_dataset
-from mads4.envs.registry import EnvFactory
+from mads4.envs.registry import CustomEnvConfig, EnvFactory
+from mads4.envs.rware import RwareConfig
 from mads4.errors import UserError
 from mads4.experiment import build
+from mads4.models import Mads4Config
 
-OWN = CustomEnv(factory="fakes:MatchingEnv", options={"masked": False})
+OWN = CustomEnvConfig(factory="fakes:MatchingEnv", options={"masked": False})
 RANDOM = GeneratedDataset(behavior_policy="random", episodes=3, workers=1)
 
 
@@ -51,7 +44,7 @@ def test_a_device_that_is_not_there() -> None:
 
 
 def test_environments() -> None:
-    spec = build.env_spec(build.environment(RwareEnv(options={"max_steps": 33})))
+    spec = build.env_spec(build.environment(RwareConfig(options={"max_steps": 33})))
     assert (spec.name, spec.scenario, spec.episode_limit) == ("rware", "tiny-2ag", 33)
     assert build.env_spec(build.environment(OWN)) == SPEC
 
@@ -66,13 +59,13 @@ def test_where_data_live(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build.data_directory() == Path.home() / ".cache/mads4"
 
 
-def path_of(env: RwareEnv | CustomEnv, data: GeneratedDataset) -> Path:
+def path_of(env: RwareConfig | CustomEnvConfig, data: GeneratedDataset) -> Path:
     make_env = build.environment(env)
     return build.generated_path(make_env, build.env_spec(make_env), data)
 
 
 def test_everything_that_changes_a_recording_changes_its_file(data_dir: Path) -> None:
-    env, data = RwareEnv(), GeneratedDataset()
+    env, data = RwareConfig(), GeneratedDataset()
     path = path_of(env, data)
     assert path == data_dir / "rware-tiny-2ag-greedy-expert-1000-seed0-deliveries-entities.h5"
     others = [

@@ -11,13 +11,14 @@ import torch
 
 from fake_env import SPEC
 from fakes import matching_data
-from mads4.config import Config, FileDataset, Mads4Config, MlpConfig, OfflineTrainerConfig
+from mads4.config import Config, FileDataset, OfflineTrainerConfig
 from mads4.config.validation import ConfigError, parse
 from mads4.data.consecutive import ConsecutiveSampler
 from mads4.data.sampler import SequenceSampler
 from mads4.data.store import write_dataset
 from mads4.envs.registry import EnvFactory
 from mads4.experiment import build
+from mads4.models import Mads4Config, MlpConfig
 
 DATA = matching_data(8)
 CPU = torch.device("cpu")

@@ -15,15 +15,7 @@ import pytest
 
 from fake_env import SPEC
 from fakes import matching_data
-from mads4.config import (
-    AlberdiceDataset,
-    CustomEnv,
-    FileDataset,
-    MadtDataset,
-    MatrixGameEnv,
-    OgMarlDataset,
-    RwareEnv,
-)
+from mads4.config import AlberdiceDataset, FileDataset, MadtDataset, OgMarlDataset
 from mads4.data.convert import convert
 from mads4.data.formats.alberdice_write import write_alberdice
 from mads4.data.formats.madt_write import write_madt
@@ -31,7 +23,9 @@ from mads4.data.formats.og_marl_write import write_og_marl
 from mads4.data.formats.recording import open_recording
 from mads4.data.registry import find
 from mads4.data.store import read_header, write_dataset
-from mads4.envs.registry import EnvFactory
+from mads4.envs.matrix_game import MatrixGameConfig
+from mads4.envs.registry import CustomEnvConfig, EnvFactory
+from mads4.envs.rware import RwareConfig
 from mads4.errors import UserError
 from mads4.experiment import build
 from mads4.experiment.build.conversions import converted, converted_path
@@ -243,12 +237,14 @@ def test_the_wrong_kind_of_data_set_names_the_right_one(folder: Path, tmp_path: 
 
 def test_how_rewards_are_defined_is_told(tmp_path: Path) -> None:
     options = {"options": {"max_steps": 6}}
-    needed = build.environment(RwareEnv(reward="alberdice", state_encoding="alberdice", **options))
+    needed = build.environment(
+        RwareConfig(reward="alberdice", state_encoding="alberdice", **options)
+    )
     spec = build.env_spec(needed)
     folder = write_alberdice(tmp_path / "rware", spec, plain(spec, steps=6))
     config = AlberdiceDataset(path=str(folder))
     with pytest.raises(UserError, match=r"The data need env.reward=alberdice env.state_encoding="):
-        build.dataset(config, build.environment(RwareEnv(**options)), progress=False)
+        build.dataset(config, build.environment(RwareConfig(**options)), progress=False)
     assert len(build.dataset(config, needed, progress=False)) == 3
 
 
@@ -287,7 +283,7 @@ def test_data_of_another_environment_are_not_asked_to_be_of_this_one(
 
 
 def test_another_game_s_payoffs_are_found_in_a_file_as_well(tmp_path: Path) -> None:
-    make_env = build.environment(MatrixGameEnv(episode_limit=4))
+    make_env = build.environment(MatrixGameConfig(episode_limit=4))
     spec = build.env_spec(make_env)
     folder = write_alberdice(tmp_path / "game", spec, plain(spec))
     convert(open_recording("alberdice", folder, spec), tmp_path / "game.h5")
@@ -297,6 +293,8 @@ def test_another_game_s_payoffs_are_found_in_a_file_as_well(tmp_path: Path) -> N
 
 
 def test_custom_environments_are_compared_too(folder: Path) -> None:
-    make_env = build.environment(CustomEnv(factory="fakes:MatchingEnv", options={"obs_dim": 9}))
+    make_env = build.environment(
+        CustomEnvConfig(factory="fakes:MatchingEnv", options={"obs_dim": 9})
+    )
     with pytest.raises(UserError, match=r"obs_dim: 5 against 9.*observations have 5 numbers"):
         build.dataset(AlberdiceDataset(path=str(folder)), make_env, progress=False)

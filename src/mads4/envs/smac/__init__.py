@@ -1,1 +1,5 @@
-"""StarCraft micromanagement: SMAC (with StarCraft II) and SMAClite (without)."""
+"""StarCraft micromanagement with StarCraft II, through SMAC."""
+
+from mads4.envs.smac.settings import SmacConfig
+
+__all__ = ["SmacConfig"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from mads4.config import (
     CustomDataset,
-    DatasetConfig,
+    DatasetSettings,
     FileDataset,
     GeneratedDataset,
     OgMarlDataset,
@@ -45,7 +45,7 @@ _FLAGS = {
 """What foreign formats do not say of an environment → the option of `mads4 data convert`."""
 
 
-def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Dataset:
+def dataset(config: DatasetSettings, make_env: EnvFactory, progress: bool) -> Dataset:
     """Return the data set, recorded or converted first if need be, checked against the environment.
 
     Raises:
@@ -62,6 +62,7 @@ def dataset(config: DatasetConfig, make_env: EnvFactory, progress: bool) -> Data
         elif isinstance(config, RecordedDataset):
             data, source = _recorded_dataset(config, env.spec, progress)
         else:
+            assert isinstance(config, CustomDataset), "no other option has no reader"
             data, source = _custom_dataset(config), config.factory
         _require_fit(data, env, source)
     if config.episodes is not None and config.episodes < len(data):

@@ -13,7 +13,7 @@ import pytest
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import make_env
 from mads4.envs.smac import installation
-from mads4.envs.smac.lite import SmacliteEnv
+from mads4.envs.smaclite import SmacliteEnv
 from mads4.errors import UserError
 
 ATTACK, STOP = np.full(5, 6), np.full(5, 1)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from mads4.envs.registry import ENVS, EnvSettings
 from mads4.envs.smac import installation
 from mads4.envs.smac.maps import MAPS
+from mads4.envs.smac.settings import Map
 from mads4.errors import UserError, did_you_mean
+from mads4.settings import Positive
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 NAMESPACE = "smaclite/"
@@ -102,6 +105,25 @@ class SmacliteEnv:
             metrics={"win": won},
             **outcome,
         )
+
+
+@ENVS.register("smaclite")
+class SmacliteConfig(EnvSettings):
+    """SMAClite: StarCraft's battles without the game."""
+
+    name: Literal["smaclite"] = "smaclite"
+    """Environment family."""
+    scenario: Map = "2s3z"
+    """Map, one of SMAC's that SMAClite has."""
+    episode_limit: Positive | None = None
+    """Steps after which an episode is cut; null for SMAC's of the same map."""
+    options: dict[str, Any] = {}
+    """Keyword arguments of its environment, for example `use_cpp_rvo2`."""
+
+    @classmethod
+    def make(cls, **arguments: Any) -> SmacliteEnv:
+        """Return a new battle."""
+        return SmacliteEnv(**arguments)
 
 
 def _make(scenario: str, options: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""StarCraft: the options `smac` and `smaclite` of the group `env`."""
+"""The settings of SMAC's environment: the options of the simulator, and its supervision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mads4.config.fields import Factory, NotNegative, Positive, Rate, Section, text
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.registry import ENVS, EnvSettings
+from mads4.envs.vector import Supervision
+from mads4.settings import Factory, NotNegative, Positive, Rate, Settings, text
 
 Map = Annotated[str, text(r"\w+", "a map's name, for example 2c_vs_64zg")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -17,13 +20,13 @@ def _digits(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-class SmacOptions(Section):
+class SmacOptions(Settings):
     """The options of SMAC's own environment, with its defaults."""
 
     step_mul: Positive = 8
     """Game steps per time step."""
     move_amount: Rate = 2.0
-    """How far a unit is told to move in a time step."""
+    """Distance that a unit moves in a time step."""
     difficulty: Annotated[
         Literal["1", "2", "3", "4", "5", "6", "7", "8", "9", "A"], BeforeValidator(_digits)
     ] = "7"
@@ -80,7 +83,7 @@ class SmacOptions(Section):
     """Log what is seen and done."""
 
 
-class SupervisionConfig(Section):
+class SupervisionConfig(Settings):
     """How the processes of a game are looked after."""
 
     processes: Positive | None = None
@@ -95,7 +98,8 @@ class SupervisionConfig(Section):
     """Seconds before a lost game is replaced; doubled as long as no episode is finished."""
 
 
-class SmacEnv(Section):
+@ENVS.register("smac")
+class SmacConfig(EnvSettings):
     """StarCraft II, through oxwhirl's SMAC."""
 
     name: Literal["smac"] = "smac"
@@ -107,21 +111,25 @@ class SmacEnv(Section):
     simulator: Factory = "smac.env:StarCraft2Env"
     """Class of the simulator; a fork with the same interface may take its place."""
     relaunch_every: NotNegative = 0
-    """Episodes after which the game is launched anew: 1 makes them reproducible, 0 is never."""
+    """Episodes after which the game is relaunched: 1 makes them reproducible, 0 is never."""
     options: SmacOptions = SmacOptions()
     extra_options: dict[str, Any] = {}
     """Further keyword arguments, for a fork of the simulator."""
     supervision: SupervisionConfig = SupervisionConfig()
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `mads4.envs.smac.env.SmacEnv`."""
+        own = self.model_dump(include={"scenario", "observation", "simulator", "relaunch_every"})
+        changed = self.options.model_dump(exclude_defaults=True)
+        return own | {"options": changed | self.extra_options}
 
-class SmacliteEnv(Section):
-    """SMAClite: StarCraft's battles without the game."""
+    def supervise(self) -> Supervision:
+        """Return how to supervise the games: each has a process of its own."""
+        return Supervision(**self.supervision.model_dump())
 
-    name: Literal["smaclite"] = "smaclite"
-    """Environment family."""
-    scenario: Map = "2s3z"
-    """Map, one of SMAC's that SMAClite has."""
-    episode_limit: Positive | None = None
-    """Steps after which an episode is cut; null for SMAC's of the same map."""
-    options: dict[str, Any] = {}
-    """Keyword arguments of its environment, for example `use_cpp_rvo2`."""
+    @classmethod
+    def make(cls, **arguments: Any) -> MultiAgentEnv:
+        """Return a new game."""
+        from mads4.envs.smac.env import SmacEnv
+
+        return SmacEnv(**arguments)
