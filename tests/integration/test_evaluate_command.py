@@ -24,7 +24,11 @@ def run_dir(cli: Cli, smoke: tuple[str, ...], where: Path) -> Path:
     if not where.exists():
         settings = ("evaluator.precision=float64", "env.reward=alberdice", "dataset=generated")
         settings += ("evaluator.deterministic=true",)  # which `mads4 evaluate` takes over
-        recording = ("dataset.behavior_policy=random", "dataset.workers=1", "dataset.episodes=4")
+        recording = (
+            "dataset.behavior_policy=random",
+            "dataset.num_workers=1",
+            "dataset.episodes=4",
+        )
         words = [word for word in smoke if not word.startswith(("dataset", "~dataset"))]
         file = f"dataset.path={where.parent / 'data.h5'}"
         assert cli(*words, *settings, *recording, file, f"hydra.run.dir={where}") == 0

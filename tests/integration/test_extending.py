@@ -102,7 +102,7 @@ def test_environment_format_model_and_algorithm_train_together(
 
 def test_a_message_kind_trains(cli: Cli) -> None:
     own = ("--config-dir", str(EXTENDING), "env=meeting", "model=probabilities")
-    data = ("dataset.behavior_policy=random", "dataset.episodes=6", "dataset.workers=1")
+    data = ("dataset.behavior_policy=random", "dataset.episodes=6", "dataset.num_workers=1")
     assert cli("train", "name=chain", *own, *data, *SHORT, "algorithm.warmup_steps=1") == 0
     assert summary("chain")["name"] == "chain"
     from meeting import Meeting

@@ -39,16 +39,22 @@ def stopped_at(last: int) -> Callable[..., Any]:
     return interrupted
 
 
-@pytest.mark.parametrize("windows", ["random", "consecutive"])
+@pytest.mark.parametrize("stateful", ["false", "true"])
 def test_a_transformer_trains_goes_on_and_exports(
     cli: Cli,
     smoke: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    windows: str,
+    stateful: str,
 ) -> None:
-    train = (*smoke, *TRANSFORMER, *SHORT, "trainer.window=6", f"trainer.windows={windows}")
-    train = (*train, "trainer.warmup_steps=0", "trainer.schedule=constant")
+    train = (
+        *smoke,
+        *TRANSFORMER,
+        *SHORT,
+        "trainer.context_length=6",
+        f"trainer.stateful={stateful}",
+    )
+    train = (*train, "algorithm.warmup_steps=0", "algorithm.schedule=constant")
     train = (*train, "trainer.steps=8")
     assert cli(*train, "hydra.run.dir=whole") == 0
     with monkeypatch.context() as patch:
@@ -66,7 +72,7 @@ def test_a_transformer_is_fine_tuned(cli: Cli, smoke: tuple[str, ...], tmp_path:
     assert cli(*smoke, *TRANSFORMER, *SHORT, "trainer.steps=3", "hydra.run.dir=before") == 0
     online = ("trainer=online", "trainer.iterations=2", "trainer.episodes=2", "logger=none")
     words = ("env.options.max_steps=40", "init_from=before", "hydra.run.dir=after")
-    segments = ("trainer.segment=7", "evaluator.episodes=1", "evaluator.baselines=false")
+    segments = ("algorithm.context_length=7", "evaluator.episodes=1", "evaluator.baselines=false")
     assert cli("train", *online, *words, *segments) == 0
     summary = json.loads((tmp_path / "after/summary.json").read_text())
     assert summary["model"]["name"] == "transformer"

@@ -24,7 +24,7 @@ GAME = (
     *("evaluator.episodes=2", "evaluator.baselines=false", "evaluator.num_workers=0"),
     *("device=cpu", "threads=1", "logger=none", "progress=false"),
 )
-DATA = ("dataset.behavior_policy=random", "dataset.episodes=8", "dataset.workers=1")
+DATA = ("dataset.behavior_policy=random", "dataset.episodes=8", "dataset.num_workers=1")
 SMALL = ("model.n_layers=1", "model.d_model=16", "model.d_state=4", "model.message_dim=2")
 OFFLINE = ("steps=6", "warmup_steps=1", "batch_size=2", "checkpoint_interval=2")
 ONLINE = (

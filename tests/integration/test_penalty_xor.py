@@ -99,7 +99,7 @@ def test_another_game_is_refused(
 
 def test_games_of_three_are_recorded_and_learned(cli: Cli, tmp_path: Path) -> None:
     game = ("env=matrix_game", "env.payoff=[[[1,0],[0,0]],[[0,0],[0,2]]]", "env.episode_limit=10")
-    data = ("dataset.behavior_policy=random", "dataset.episodes=4", "dataset.workers=1")
+    data = ("dataset.behavior_policy=random", "dataset.episodes=4", "dataset.num_workers=1")
     assert cli("train", *game, *data, *SHORT, "evaluator.target_returns=[mean]") == 0
     told = summary(tmp_path)
     assert (told["env"]["n_agents"], told["env"]["scenario"]) == (3, "2x2x2")

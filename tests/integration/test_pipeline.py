@@ -20,7 +20,7 @@ from mads4.types import EnvSpec
 
 Cli = Callable[..., int]
 OWN = ("experiment=smoke", "env=custom", "env.factory=fakes:MatchingEnv", "device=cpu")
-RANDOM = ("dataset.behavior_policy=random", "dataset.workers=1", "env.options.masked=false")
+RANDOM = ("dataset.behavior_policy=random", "dataset.num_workers=1", "env.options.masked=false")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +137,7 @@ def test_checkpoints_are_safe_to_load_and_enough_to_act(cli: Cli, trained: Any) 
 
 def test_the_generated_data_set_is_recorded_and_reused(cli: Cli, tmp_path: Path) -> None:
     """The whole way, pilot and recording included, and a second run that finds the data there."""
-    words = ("train", "experiment=smoke", "env.options.max_steps=60", "dataset.workers=1")
+    words = ("train", "experiment=smoke", "env.options.max_steps=60", "dataset.num_workers=1")
     small = ("evaluator.baselines=false", "evaluator.episodes=1", "trainer.steps=2", "device=cpu")
     assert cli(*words, *small, "hydra.run.dir=first") == 0
     (path,) = (tmp_path / "data").glob("*.h5")

@@ -179,7 +179,7 @@ def test_a_recording_that_is_stopped_goes_on(
         "collect",
         "dataset.behavior_policy=random",
         "dataset.episodes=150",
-        "dataset.workers=1",
+        "dataset.num_workers=1",
     )
     short = "env.options.max_steps=60"
     process = start(*collect, short, "dataset.path=broken.h5", first=KEEP_AT_ONCE)

@@ -17,11 +17,11 @@ from operator import add
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from mads4.data.dataset import Dataset
-from mads4.errors import UserError
+from mads4.errors import UserError, first_line
 from mads4.models import SequencePolicy
 from mads4.models.base import PolicySequence
 from mads4.nn.ssm import ssm_parameters
@@ -325,9 +325,9 @@ class CustomAlgorithm(AlgorithmSettings):
         make = load(self.factory, "algorithm.factory")
         try:
             made = make(policy, context, **self.options)
-        except TypeError as error:
+        except (TypeError, ValidationError) as error:
             raise UserError(
-                f"algorithm.options: {self.factory} refuses {self.options}: {error}"
+                f"algorithm.options: {self.factory} rejects {self.options}: {first_line(error)}"
             ) from error
         if not isinstance(made, Algorithm):
             raise UserError(

@@ -54,7 +54,7 @@ class GeneratedDataset(DatasetSettings):
     """Number of episodes."""
     seed: NotNegative = 0
     """Seed of the recording; episode k depends on (seed, k) only."""
-    workers: Positive | None = None
+    num_workers: Positive | None = None
     """Processes that record; null for one per core."""
     path: str | None = None
     """File to record to; null for one under $MADS4_DATA_DIR, else ~/.cache/mads4."""

@@ -35,7 +35,7 @@ MAY_CHANGE = (
     "threads",
     "progress",
     "dataset.path",
-    "dataset.workers",
+    "dataset.num_workers",
     "evaluator.",
     "logger.",
     "trainer.log_interval",

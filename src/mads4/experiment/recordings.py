@@ -59,7 +59,7 @@ def record(
     if path.exists() and _answers(read_header(path), spec, options, config):
         _LOG.info("data set %s is there already", path)
         return path
-    workers = config.workers or os.cpu_count() or 1
+    workers = config.num_workers or os.cpu_count() or 1
     factory, quality = _behavior(make_env, spec, player, config, workers)
     with progress_bar("recording", config.episodes, progress) as advance:
         return collect(

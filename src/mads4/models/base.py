@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
-from mads4.errors import UserError
+from mads4.errors import UserError, first_line
 from mads4.models.communication import MessageChannel
 from mads4.models.embedding import InputEmbedding
 from mads4.models.state import State, where
@@ -291,7 +291,13 @@ class CustomModelConfig(ModelSettings):
 
     def build(self, spec: EnvSpec, kernel_backend: str) -> SequencePolicy:
         """Return what the factory makes."""
-        made = load(self.factory, "model.factory")(spec, **self.options)
+        make = load(self.factory, "model.factory")
+        try:
+            made = make(spec, **self.options)
+        except (TypeError, ValidationError) as error:
+            raise UserError(
+                f"model.options: {self.factory} rejects {self.options}: {first_line(error)}"
+            ) from error
         if not isinstance(made, SequencePolicy):
             raise UserError(
                 f"model.factory: '{self.factory}' returned a {type(made).__name__}, expected a "

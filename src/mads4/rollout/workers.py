@@ -70,9 +70,9 @@ class WorkerVector:
         plan: BehaviorPlan | None = None,
     ) -> None:
         require_picklable(
-            make_env, "The environment", "evaluator.num_workers=0 or dataset.workers=1"
+            make_env, "The environment", "evaluator.num_workers=0 or dataset.num_workers=1"
         )
-        require_picklable(plan, "The behavior policy", "dataset.workers=1")
+        require_picklable(plan, "The behavior policy", "dataset.num_workers=1")
         self.incidents = Incidents()
         self._supervision = supervision or Supervision(
             reset_timeout=timeout, step_timeout=timeout, pause=0.0
@@ -238,7 +238,7 @@ class WorkerVector:
             raise UserError(
                 f"{MAX_STARTS} worker processes in a row could not start (the last {reason}); "
                 "their output above may tell why. Use evaluator.num_workers=0 or "
-                "dataset.workers=1 to play in one process."
+                "dataset.num_workers=1 to play in one process."
             )
         failures = worker.failures + 1
         self._workers[self._workers.index(worker)] = Worker(

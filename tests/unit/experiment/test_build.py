@@ -22,7 +22,7 @@ from mads4.experiment import components, datasets, recordings
 from mads4.models import Mads4Config
 
 OWN = CustomEnvConfig(factory="fakes:MatchingEnv", options={"masked": False})
-RANDOM = GeneratedDataset(behavior_policy="random", episodes=3, workers=1)
+RANDOM = GeneratedDataset(behavior_policy="random", episodes=3, num_workers=1)
 
 
 @pytest.fixture
