@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from recording_fakes import SPEC, make_episodes
 
-from mads4.data.formats.alberdice_write import write_alberdice
-from mads4.data.formats.madt_write import write_madt
-from mads4.data.guess import guess_format, looks_like
+from mads4.data.formats import guess_format, looks_like
+from mads4.data.formats.alberdice import write_alberdice
+from mads4.data.formats.madt import write_madt
 from mads4.data.observation_layouts import MAPPO, OXWHIRL, builder, recognized
 from mads4.data.store import write_dataset
 from mads4.errors import UserError
