@@ -16,7 +16,7 @@ from mads4.data.convert import convert as write_converted
 from mads4.data.dataset import DatasetHeader
 from mads4.data.formats import Source, formats, looks_like
 from mads4.data.lock import locked
-from mads4.errors import UserError
+from mads4.errors import UserError, did_you_mean
 from mads4.progress import Advance, progress_bar
 from mads4.types import Episode
 
@@ -27,6 +27,7 @@ def convert(args: argparse.Namespace) -> None:
         raise UserError(f"--limit: got {args.limit}, expected a whole number >= 1.")
     if args.name and args.to != "hdf5":
         raise UserError(f"--name: the format {args.to} has no place for a name; leave it out.")
+    _require_writable(args.to)
     target = args.target.expanduser()
     selected = open_selected(args)
     if selected.format == "madt" and target.resolve().parent == selected.path.resolve():
@@ -38,6 +39,15 @@ def convert(args: argparse.Namespace) -> None:
         return
     wrote = _export(selected, target, args)
     sys.stdout.write(f"{wrote}: written in the format {args.to}\n")
+
+
+def _require_writable(data_format: str) -> None:
+    names = [name for name, known in formats().items() if known.write or name == "hdf5"]
+    if data_format not in names:
+        raise UserError(
+            f"--to: got '{data_format}', allowed are {', '.join(names)}."
+            f"{did_you_mean(data_format, names)}"
+        )
 
 
 def merge(args: argparse.Namespace) -> None:
@@ -132,7 +142,7 @@ def _export(selected: Selected, target: Path, args: argparse.Namespace) -> Path:
             raise UserError("--to og_marl: name the recording to write, for example --uid Expert.")
         place, options = uid_folder(target, uid), {"uid": uid}
     write = formats()[args.to].write
-    assert write is not None, "the parser offers writable formats only"
+    assert write is not None, "checked before anything is opened"
     with (
         _alone(place),
         progress_bar("writing", args.limit, not args.quiet) as advance,

@@ -219,6 +219,7 @@ def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
         (("plot", "ten.h5", "toy.h5/a.png"), "Cannot write toy.h5/a.png"),
         (("show", "ten.h5", "--env", "rware"), "--env: ten.h5 says itself what was recorded"),
         (("convert", "ten.h5", "new.h5", "--from", "os:sep"), "cannot be imported and called"),
+        (("convert", "ten.h5", "x", "--to", "madr"), "--to: got 'madr', allowed are"),
         (("convert", "ten.h5", "3m/good", "--to", "madt", "--name", "x"), "--name: the format"),
         (("convert", "ten.h5", "x.vlt", "--to", "og_marl", "--uid", ".."), "uid is '..'"),
         (("convert", "ten.h5", "x", "--to", "og_marl", "--uid", "Good"), "named <scenario>.vlt"),
@@ -244,7 +245,7 @@ def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
         (("verify", "ten.h5", "--against", "."), "does not say what files"),
         (("download", "madt/3m-god"), "Did you mean 'madt/3m-good'"),
         (("download", "madt/3m-good"), "put the folder at"),
-        (("list", "--env", "chess"), "No data set answers to that"),
+        (("list", "--env", "chess"), "No data set matches these filters"),
         (("plot", "nowhere"), "no file or folder nowhere"),
     ],
 )
