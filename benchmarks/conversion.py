@@ -41,8 +41,8 @@ from typing import Any
 import numpy as np
 
 from mads4.data.convert import convert
-from mads4.data.formats.alberdice_write import write_alberdice
-from mads4.data.formats.recording import open_recording
+from mads4.data.formats import open_source
+from mads4.data.formats.alberdice import write_alberdice
 from mads4.data.store import write_dataset
 from mads4.envs.registry import EnvFactory
 from mads4.types import EnvSpec, Episode
@@ -87,18 +87,18 @@ def copy(source: Path, target: Path) -> None:
 
 def read(source: Path, target: Path) -> None:
     """Read all episodes."""
-    for episode in open_recording("alberdice", source).episodes():
+    for episode in open_source("alberdice", source).episodes():
         episode.observation.sum()
 
 
 def convert_compressed(source: Path, target: Path) -> None:
     """Convert as the command does."""
-    convert(open_recording("alberdice", source), target)
+    convert(open_source("alberdice", source), target)
 
 
 def convert_uncompressed(source: Path, target: Path) -> None:
     """Write the episodes without compression."""
-    recording = open_recording("alberdice", source)
+    recording = open_source("alberdice", source)
     write_dataset(target, recording.spec, recording.episodes(), compress=False)
 
 

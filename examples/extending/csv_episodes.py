@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from mads4.data.formats.recording import names_of
+from mads4.data.formats.base import names_of
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
 
 @dataclass
 class CsvEpisodes:
-    """A `mads4.data.formats.recording.Recording`."""
+    """A `mads4.data.formats.Source`."""
 
     name: str
     spec: EnvSpec

@@ -72,7 +72,7 @@ def test_a_transformer_is_fine_tuned(cli: Cli, smoke: tuple[str, ...], tmp_path:
     assert cli(*smoke, *TRANSFORMER, *SHORT, "trainer.steps=3", "hydra.run.dir=before") == 0
     online = ("trainer=online", "trainer.iterations=2", "trainer.episodes=2", "logger=none")
     words = ("env.options.max_steps=40", "init_from=before", "hydra.run.dir=after")
-    segments = ("algorithm.context_length=7", "evaluator.episodes=1", "evaluator.baselines=false")
+    segments = ("algorithm.bptt_length=7", "evaluator.episodes=1", "evaluator.baselines=false")
     assert cli("train", *online, *words, *segments) == 0
     summary = json.loads((tmp_path / "after/summary.json").read_text())
     assert summary["model"]["name"] == "transformer"

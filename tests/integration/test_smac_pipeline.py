@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mads4.data.formats.madt_write import write_madt
+from mads4.data.formats.madt import write_madt
 from mads4.envs.registry import EnvFactory
 from mads4.evaluation.metrics import RandomPolicy
 from mads4.rollout import rollout

@@ -1,4 +1,4 @@
-"""`mads4 data`: find, get, convert, check, edit and look at data sets."""
+"""`mads4 data`: find, get, convert, check, edit and inspect data sets."""
 
 from __future__ import annotations
 
@@ -101,9 +101,9 @@ def _add_convert(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _add_target(convert)
     convert.add_argument(
         "--to",
-        choices=("hdf5", "madt", "alberdice", "og_marl"),
+        metavar="FORMAT",
         default="hdf5",
-        help="format to write (default: hdf5, our own)",
+        help="format to write: hdf5 (our own, the default), madt, alberdice or og_marl",
     )
     convert.add_argument("--limit", type=int, metavar="N", help="only the first N episodes")
     convert.add_argument("--name", default="", help="name of the data set, in our own format")
@@ -145,8 +145,8 @@ def _add_source(action: argparse.ArgumentParser) -> None:
         "--from",
         dest="format",
         metavar="FORMAT",
-        help="hdf5, madt, alberdice, og_marl, or your own package.module:function; found out when "
-        "not given",
+        help="hdf5, madt, alberdice, og_marl, or your own package.module:function; "
+        "detected if not given",
     )
     action.add_argument(
         "--uid", help="recording of an OG-MARL vault, for example Good, to read or write"

@@ -40,7 +40,7 @@ def list_sets(args: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
         return
     if not rows:
-        raise UserError("No data set answers to that; `mads4 data list` shows all.")
+        raise UserError("No data set matches these filters; `mads4 data list` shows all.")
     _print(rows)
 
 

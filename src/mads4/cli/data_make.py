@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 
-from mads4.cli.data_open import Source, open_source
+from mads4.cli.data_open import Selected, open_selected
 from mads4.data import edit
 from mads4.data.convert import convert as write_converted
 from mads4.data.dataset import DatasetHeader
 from mads4.data.directory import locked
-from mads4.data.formats.recording import Recording
-from mads4.data.guess import looks_like
-from mads4.errors import UserError
+from mads4.data.formats import Source, formats, looks_like
+from mads4.errors import UserError, did_you_mean
 from mads4.logging import Advance, progress_bar
 from mads4.types import Episode
-
-_WRITERS = {
-    "alberdice": "mads4.data.formats.alberdice_write:write_alberdice",
-    "madt": "mads4.data.formats.madt_write:write_madt",
-    "og_marl": "mads4.data.formats.og_marl_write:write_og_marl",
-}
-"""Format → its writer, ``(folder, spec, episodes, **options) -> Path``, imported when used."""
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -36,17 +27,27 @@ def convert(args: argparse.Namespace) -> None:
         raise UserError(f"--limit: got {args.limit}, expected a whole number >= 1.")
     if args.name and args.to != "hdf5":
         raise UserError(f"--name: the format {args.to} has no place for a name; leave it out.")
+    _require_writable(args.to)
     target = args.target.expanduser()
-    source = open_source(args)
-    if source.format == "madt" and target.resolve().parent == source.path.resolve():
+    selected = open_selected(args)
+    if selected.format == "madt" and target.resolve().parent == selected.path.resolve():
         raise UserError(
-            f"Every file in {source.path} counts as an episode. Write {target.name} elsewhere."
+            f"Every file in {selected.path} counts as an episode. Write {target.name} elsewhere."
         )
     if args.to == "hdf5":
-        _write(source.recording, target, args, source)
+        _write(selected.source, target, args, selected)
         return
-    wrote = _export(source, target, args)
+    wrote = _export(selected, target, args)
     sys.stdout.write(f"{wrote}: written in the format {args.to}\n")
+
+
+def _require_writable(data_format: str) -> None:
+    names = [name for name, known in formats().items() if known.write or name == "hdf5"]
+    if data_format not in names:
+        raise UserError(
+            f"--to: got '{data_format}', allowed are {', '.join(names)}."
+            f"{did_you_mean(data_format, names)}"
+        )
 
 
 def merge(args: argparse.Namespace) -> None:
@@ -96,30 +97,30 @@ def filter_episodes(args: argparse.Namespace) -> None:
 
 
 def _write(
-    recording: Recording, target: Path, args: argparse.Namespace, source: Source | None = None
+    source: Source, target: Path, args: argparse.Namespace, selected: Selected | None = None
 ) -> None:
     """Write a data set file and say what it holds."""
     limit = getattr(args, "limit", None)
-    total = limit if source else _length(recording)
+    total = limit if selected else _length(source)
     with _alone(target), progress_bar("writing", total, not args.quiet) as advance:
         _require_free(target, args)
         header = write_converted(
-            recording,
+            source,
             target,
             limit=limit,
-            name=getattr(args, "name", "") or (recording.name if source else target.stem),
-            about=source.about if source else None,
+            name=getattr(args, "name", "") or (source.name if selected else target.stem),
+            about=selected.about if selected else None,
             on_progress=advance,
         )
-    _tell(header, target)
+    _report(header, target)
 
 
-def _length(recording: Recording) -> int | None:
-    return len(recording) if isinstance(recording, edit.Edited) else None
+def _length(source: Source) -> int | None:
+    return len(source) if isinstance(source, edit.Edited) else None
 
 
-def _tell(header: DatasetHeader, target: Path) -> None:
-    """Say what was written and what was left out."""
+def _report(header: DatasetHeader, target: Path) -> None:
+    """Print what was written and what was left out."""
     facts = header.summary()
     sys.stdout.write(
         f"{target}: {facts['episodes']} episodes, {facts['steps']} steps, mean return "
@@ -129,26 +130,26 @@ def _tell(header: DatasetHeader, target: Path) -> None:
         sys.stdout.write(f"left out: {number} episodes: {reason}\n")
 
 
-def _export(source: Source, target: Path, args: argparse.Namespace) -> Path:
+def _export(selected: Selected, target: Path, args: argparse.Namespace) -> Path:
     """Write a folder in another project's layout; return it."""
     options: dict[str, str] = {}
     place = target
     if args.to == "og_marl":
         from mads4.data.formats.og_marl_write import uid_folder
 
-        uid = args.uid or (source.entry and source.entry.quality.title())
+        uid = args.uid or (selected.entry and selected.entry.quality.title())
         if not uid:
             raise UserError("--to og_marl: name the recording to write, for example --uid Expert.")
         place, options = uid_folder(target, uid), {"uid": uid}
-    module, _, function = _WRITERS[args.to].partition(":")
-    write: Callable[..., Path] = getattr(importlib.import_module(module), function)
+    write = formats()[args.to].write
+    assert write is not None, "checked before anything is opened"
     with (
         _alone(place),
         progress_bar("writing", args.limit, not args.quiet) as advance,
         _replacing(place, args),
     ):
-        episodes = _told(islice(source.recording.episodes(), args.limit), advance)
-        return write(target, source.recording.spec, episodes, **options)
+        episodes = _counted(islice(selected.source.episodes(), args.limit), advance)
+        return write(target, selected.source.spec, episodes, **options)
 
 
 def _alone(target: Path) -> AbstractContextManager[None]:
@@ -157,14 +158,14 @@ def _alone(target: Path) -> AbstractContextManager[None]:
     return locked(whole.parent / f".{whole.name}.lock", f"writes {target}")
 
 
-def _told(episodes: Iterator[Episode], advance: Advance) -> Iterator[Episode]:
+def _counted(episodes: Iterator[Episode], advance: Advance) -> Iterator[Episode]:
     for done, episode in enumerate(episodes, 1):
         yield episode
         advance(done, "episodes")
 
 
 def _require_free(target: Path, args: argparse.Namespace) -> None:
-    """Refuse to replace what is there, unless told to, or what is being read in any case."""
+    """Refuse to replace what is there, unless forced, and never what is being read."""
     if not target.exists():
         return
     read = [*getattr(args, "sources", []), *([args.source] if hasattr(args, "source") else [])]

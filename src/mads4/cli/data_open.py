@@ -10,9 +10,8 @@ from typing import Any
 
 from mads4.data import registry
 from mads4.data.fetch import locate
-from mads4.data.formats.recording import Recording, open_recording
+from mads4.data.formats import Source, guess_format, open_source
 from mads4.data.formats.vault import METADATA
-from mads4.data.guess import guess_format
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.types import EnvSpec
@@ -21,12 +20,12 @@ _NAMES = ("name", "scenario", "reward", "state_encoding")
 
 
 @dataclass(frozen=True)
-class Source:
+class Selected:
     """A data set that has been opened."""
 
     path: Path
     format: str
-    recording: Recording
+    source: Source
     entry: registry.Entry | None
     """What the registry says about it, if it was asked for by name."""
 
@@ -39,7 +38,7 @@ class Source:
         return {"dataset": self.entry.name} | {key: getattr(self.entry, key) for key in names}
 
 
-def open_source(args: argparse.Namespace) -> Source:
+def open_selected(args: argparse.Namespace) -> Selected:
     """Open what ``args.source`` names, with the options of `mads4.cli.data._add_source`.
 
     Raises:
@@ -53,12 +52,10 @@ def open_source(args: argparse.Namespace) -> Source:
     if data_format == "hdf5":
         _refuse_names(args)
     spec = _named(args, entry)
-    recording = open_recording(
-        data_format, given, spec, **_options(args, entry, data_format, given)
-    )
+    source = open_source(data_format, given, spec, **_options(args, entry, data_format, given))
     if spec is None and data_format != "hdf5":
-        recording.spec = replace(recording.spec, **_names(args, entry))
-    return Source(given, data_format, recording, entry)
+        source.spec = replace(source.spec, **_names(args, entry))
+    return Selected(given, data_format, source, entry)
 
 
 def _guessed(path: Path) -> str:
@@ -88,20 +85,20 @@ def _options(
 
 
 def _names(args: argparse.Namespace, entry: registry.Entry | None) -> dict[str, Any]:
-    """Return who recorded the data, as far as the command line or the registry tells."""
+    """Return the names of the environment that the command line or the registry gives."""
     known: dict[str, Any] = {} if entry is None else {"name": entry.env, "scenario": entry.scenario}
     if entry is not None:
         known["reward"] = entry.reward
-    told = {key: getattr(args, "env" if key == "name" else key) for key in _NAMES}
-    return known | {key: value for key, value in told.items() if value is not None}
+    given = {key: getattr(args, "env" if key == "name" else key) for key in _NAMES}
+    return known | {key: value for key, value in given.items() if value is not None}
 
 
 def _refuse_names(args: argparse.Namespace) -> None:
-    """Refuse to say of our own files, which know it, what was recorded."""
-    told = [key for key in ("env", *_NAMES[1:]) if getattr(args, key) is not None]
-    if told:
+    """Refuse names for our own files, which hold them."""
+    given = [key for key in ("env", *_NAMES[1:]) if getattr(args, key) is not None]
+    if given:
         raise UserError(
-            f"--{told[0].replace('_', '-')}: {args.source} says itself what was recorded. Where "
+            f"--{given[0].replace('_', '-')}: {args.source} says itself what was recorded. Where "
             "that is wrong, convert what it was made from again, with this option."
         )
 
@@ -110,7 +107,7 @@ def _named(args: argparse.Namespace, entry: registry.Entry | None) -> EnvSpec | 
     """Return the specification of the environment that was recorded, if it is one of ours.
 
     Readers take from it what their formats do not hold. How rewards and states are defined is not
-    taken from the environment where it has a choice: nobody knows that these data have its default.
+    taken from an environment that has a choice: the data need not follow its default.
     """
     names = _names(args, entry)
     if names.get("name") == "rware":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mads4.cli.data_open import Source, open_source
+from mads4.cli.data_open import Selected, open_selected
 from mads4.data.content import MisfitError, step_columns
 from mads4.data.convert import skipped_summary
 from mads4.data.dataset import DatasetHeader, EpisodeRow, EpisodeTable
@@ -27,9 +27,9 @@ UNKNOWN_WITHOUT_NAMES = ("env", "scenario", "state_encoding", "reward_definition
 
 def show(args: argparse.Namespace) -> None:
     """Show sizes, returns and origin."""
-    source = open_source(args)
-    facts: dict[str, Any] = json_safe(_header(source).summary())
-    if source.format != "hdf5":
+    selected = open_selected(args)
+    facts: dict[str, Any] = json_safe(_header(selected).summary())
+    if selected.format != "hdf5":
         facts = {
             key: value
             for key, value in facts.items()
@@ -38,27 +38,27 @@ def show(args: argparse.Namespace) -> None:
     if args.json:
         sys.stdout.write(json.dumps(facts, indent=2) + "\n")
     else:
-        _print_table(source.path, facts)
+        _print_table(selected.path, facts)
 
 
 def verify(args: argparse.Namespace) -> None:
     """Read everything there is and check it; raise `UserError` at what is wrong."""
-    source = open_source(args)
-    if source.entry is not None and source.entry.archive.exists():
-        check_file(source.entry.archive, source.entry.sha256)
-        sys.stdout.write(f"{source.entry.archive}: SHA-256 as recorded\n")
+    selected = open_selected(args)
+    if selected.entry is not None and selected.entry.archive.exists():
+        check_file(selected.entry.archive, selected.entry.sha256)
+        sys.stdout.write(f"{selected.entry.archive}: SHA-256 as recorded\n")
     count = steps = 0
-    for episode in _read(source, "checking", not args.quiet):
+    for episode in _read(selected, "checking", not args.quiet):
         count, steps = count + 1, steps + episode.length
-    sys.stdout.write(f"{source.path}: sound, {count} episodes, {steps} steps\n")
-    if source.format == "hdf5":
-        fingerprint = read_header(source.path).fingerprint
+    sys.stdout.write(f"{selected.path}: sound, {count} episodes, {steps} steps\n")
+    if selected.format == "hdf5":
+        fingerprint = read_header(selected.path).fingerprint
         sys.stdout.write(f"content as its fingerprint says, {fingerprint}\n")
-    skipped = skipped_summary(source.recording.skipped)
+    skipped = skipped_summary(selected.source.skipped)
     for reason, number in skipped["reasons"].items():
         sys.stdout.write(f"left out: {number} episodes: {reason}\n")
     if args.against is not None:
-        _compare(source, args.against.expanduser())
+        _compare(selected, args.against.expanduser())
 
 
 def plot(args: argparse.Namespace) -> None:
@@ -69,16 +69,16 @@ def plot(args: argparse.Namespace) -> None:
 
     if args.out is not None and args.out.suffix.lower() != ".png":
         raise UserError(f"{args.out}: the picture is a PNG. Give a name that ends in .png.")
-    source = open_source(args)
-    spec = source.recording.spec
+    selected = open_selected(args)
+    spec = selected.source.spec
     counts = np.zeros((spec.n_agents, spec.n_actions), np.int64)
     rows = []
-    for episode in _read(source, "reading", not args.quiet):
+    for episode in _read(selected, "reading", not args.quiet):
         rows.append(EpisodeRow.of(episode))
         for agent in range(spec.n_agents):
             counts[agent] += np.bincount(episode.action[:, agent], minlength=spec.n_actions)
     table = EpisodeTable.from_episodes(rows)
-    name = source.entry.name if source.entry else source.recording.name
+    name = selected.entry.name if selected.entry else selected.source.name
     out = args.out or Path(f"{name.replace('/', '_')}.png")
     facts = DataFacts(
         title=name,
@@ -96,49 +96,49 @@ def plot(args: argparse.Namespace) -> None:
     sys.stdout.write(f"picture: {out}\n")
 
 
-def _header(source: Source) -> DatasetHeader:
+def _header(selected: Selected) -> DatasetHeader:
     """Return the header of a data set; formats without one are read to their end."""
-    if source.format == "hdf5":
-        return read_header(source.path)
-    recording = source.recording
-    rows = [EpisodeRow.of(episode) for episode in _read(source, "reading", True)]
-    origin = {**recording.origin, **source.about, "skipped": skipped_summary(recording.skipped)}
+    if selected.format == "hdf5":
+        return read_header(selected.path)
+    source = selected.source
+    rows = [EpisodeRow.of(episode) for episode in _read(selected, "reading", True)]
+    origin = {**source.origin, **selected.about, "skipped": skipped_summary(source.skipped)}
     table = EpisodeTable.from_episodes(rows)
-    return DatasetHeader(recording.name, recording.spec, origin, "", table)
+    return DatasetHeader(source.name, source.spec, origin, "", table)
 
 
-def _read(source: Source, what: str, progress: bool) -> Iterator[Episode]:
+def _read(selected: Selected, what: str, progress: bool) -> Iterator[Episode]:
     """Yield the episodes, checked, while a bar moves on.
 
     Raises:
         UserError: an episode that no environment can have had, or none at all.
     """
-    total = len(read_header(source.path)) if source.format == "hdf5" else None
-    spec, done = source.recording.spec, 0
+    total = len(read_header(selected.path)) if selected.format == "hdf5" else None
+    spec, done = selected.source.spec, 0
     with progress_bar(what, total, progress) as advance:
-        for done, episode in enumerate(source.recording.episodes(), 1):
+        for done, episode in enumerate(selected.source.episodes(), 1):
             try:
                 step_columns(spec, episode, done - 1)
             except MisfitError as error:
-                raise UserError(f"{source.path}: {error}") from error
+                raise UserError(f"{selected.path}: {error}") from error
             yield episode
             advance(done, "episodes")
     if not done:
-        raise UserError(f"{source.path} holds no episode.")
+        raise UserError(f"{selected.path} holds no episode.")
 
 
-def _compare(source: Source, given: Path) -> None:
+def _compare(selected: Selected, given: Path) -> None:
     """Compare the files that a conversion was made from with those at a place."""
     made_from: dict[str, Any] = {}
-    if source.format == "hdf5":
-        made_from = read_header(source.path).behavior.get("source") or {}
+    if selected.format == "hdf5":
+        made_from = read_header(selected.path).behavior.get("source") or {}
     if not made_from:
-        raise UserError(f"{source.path} does not say what files it was converted from.")
+        raise UserError(f"{selected.path} does not say what files it was converted from.")
     found = describe(_files(given, made_from))
     if found["sha256"] != made_from["sha256"]:
         wrong = _differences(made_from, found)
         raise UserError(
-            f"{given} does not hold the files that {source.path} was converted from: {wrong}."
+            f"{given} does not hold the files that {selected.path} was converted from: {wrong}."
         )
     sys.stdout.write(f"{given}: the {found['count']} files that it was converted from\n")
 

@@ -1,4 +1,4 @@
-"""From anybody's format to one file of ours, with where it came from written inside."""
+"""Converting data of any format to one file of ours, which records where they came from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from mads4.data.content import MisfitError
 from mads4.data.dataset import DatasetHeader
-from mads4.data.formats.recording import Recording
+from mads4.data.formats import Source
 from mads4.data.sources import described_aside
 from mads4.data.store import write_dataset
 from mads4.errors import UserError
@@ -25,7 +25,7 @@ SHOWN = 20
 
 
 def convert(
-    recording: Recording,
+    source: Source,
     path: Path | str,
     *,
     limit: int | None = None,
@@ -33,9 +33,9 @@ def convert(
     about: Mapping[str, Any] | None = None,
     on_progress: Progress | None = None,
 ) -> DatasetHeader:
-    """Write a recording to a data set file, one episode in memory at a time.
+    """Write a source's episodes to a data set file, one episode in memory at a time.
 
-    The header's ``behavior`` then holds the recording's own origin (``format``,
+    The header's ``behavior`` then holds the source's own origin (``format``,
     ``reader_version`` …), `about`, and
 
     * ``source``: names, sizes and SHA-256 of the files (`mads4.data.sources.describe`), hashed in
@@ -43,43 +43,43 @@ def convert(
     * ``reward_definition``; ``limit``; ``skipped``: how many episodes were left out, and why.
 
     Args:
-        recording: what to convert.
+        source: what to convert.
         path: the HDF5 file; it appears complete or not at all.
         limit: take only that many episodes, the first.
-        name: name of the data set; the recording's own when empty.
+        name: name of the data set; the source's own when empty.
         about: further facts on the origin, as JSON values.
-        on_progress: told about every episode.
+        on_progress: called after every episode.
 
     Raises:
-        UserError: what is wrong with the recording; no episode is left; the file cannot be
+        UserError: what is wrong with the source; no episode is left; the file cannot be
             written.
     """
     if limit is not None and limit < 1:
         raise UserError(f"A data set needs at least one episode, got the limit {limit}.")
-    with described_aside(recording.files) as source, _naming(recording):
+    with described_aside(source.files) as describe, _naming(source):
         return write_dataset(
             path,
-            recording.spec,
-            _counted(recording, limit, on_progress or (lambda done, words: None)),
+            source.spec,
+            _counted(source, limit, on_progress or (lambda done, words: None)),
             lambda: {
-                **recording.origin,
+                **source.origin,
                 **(about or {}),
-                "source": source(),
-                "reward_definition": recording.spec.reward,
+                "source": describe(),
+                "reward_definition": source.spec.reward,
                 "limit": limit,
-                "skipped": skipped_summary(recording.skipped),
+                "skipped": skipped_summary(source.skipped),
             },
-            name or recording.name,
+            name or source.name,
         )
 
 
 @contextmanager
-def _naming(recording: Recording) -> Iterator[None]:
-    """Say whose episode it is that cannot be stored."""
+def _naming(source: Source) -> Iterator[None]:
+    """Name the data whose episode cannot be stored."""
     try:
         yield
     except MisfitError as error:
-        where = recording.files[0].parent if recording.files else recording.name
+        where = source.files[0].parent if source.files else source.name
         raise UserError(f"{where}: {error}") from error
 
 
@@ -92,15 +92,15 @@ def skipped_summary(skipped: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _counted(recording: Recording, limit: int | None, on_progress: Progress) -> Iterator[Episode]:
-    """Yield the first episodes and tell about each; say why when none comes."""
+def _counted(source: Source, limit: int | None, on_progress: Progress) -> Iterator[Episode]:
+    """Yield the first episodes, report each, and raise with the reasons when there is none."""
     done = 0
-    for episode in islice(recording.episodes(), limit):
+    for episode in islice(source.episodes(), limit):
         yield episode
         done += 1
-        left_out = len(recording.skipped)
+        left_out = len(source.skipped)
         on_progress(done, f"episodes, {left_out} skipped" if left_out else "episodes")
     if not done:
-        reasons = skipped_summary(recording.skipped)["reasons"]
+        reasons = skipped_summary(source.skipped)["reasons"]
         why = "; ".join(f"{reason} ({count})" for reason, count in reasons.items())
-        raise UserError(f"No episode of {recording.name} can be used: {why or 'it holds none'}.")
+        raise UserError(f"No episode of {source.name} can be used: {why or 'it holds none'}.")

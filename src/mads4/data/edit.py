@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mads4.data.dataset import DatasetHeader, EpisodeTable
-from mads4.data.formats.recording import Recording, open_recording
+from mads4.data.formats import Source, open_source
 from mads4.data.store import read_header
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode, IntArray
@@ -25,7 +25,7 @@ class Stored:
 
     path: Path
     header: DatasetHeader
-    recording: Recording
+    source: Source
 
     def identity(self) -> dict[str, Any]:
         """Return what a descendant says about this parent, as JSON values."""
@@ -50,17 +50,17 @@ def open_stored(path: Path | str) -> Stored:
             f"{path} is a folder; this works on data set files. "
             f"Make one with: mads4 data convert {path} <name>.h5"
         )
-    return Stored(path, read_header(path), open_recording("hdf5", path))
+    return Stored(path, read_header(path), open_source("hdf5", path))
 
 
 @dataclass
 class Edited:
-    """Some episodes of one or several data sets, as a `Recording`."""
+    """Some episodes of one or several data sets, as a `Source`."""
 
     name: str
     spec: EnvSpec
     origin: Mapping[str, Any]
-    parts: Sequence[tuple[Recording, IntArray]]
+    parts: Sequence[tuple[Source, IntArray]]
     """Each parent with its episodes' numbers, ascending."""
     files: tuple[Path, ...] = field(init=False)
     skipped: dict[str, str] = field(default_factory=dict)
@@ -102,7 +102,7 @@ def keep(parent: Stored, episodes: IntArray, operation: Mapping[str, Any]) -> Ed
         name="",
         spec=parent.header.spec,
         origin=_origin([parent], operation),
-        parts=[(parent.recording, np.sort(episodes))],
+        parts=[(parent.source, np.sort(episodes))],
     )
 
 
@@ -139,7 +139,7 @@ def merge(parents: Sequence[Stored]) -> Edited:
         name="",
         spec=first.header.spec,
         origin=_origin(parents, {"name": "merge"}),
-        parts=[(parent.recording, np.arange(len(parent.header))) for parent in parents],
+        parts=[(parent.source, np.arange(len(parent.header))) for parent in parents],
     )
 
 

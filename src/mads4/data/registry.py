@@ -29,7 +29,7 @@ class Entry:
     quality: str
     """In lower case."""
     format: str
-    """Key of `mads4.data.formats.recording.READERS`."""
+    """Key of `mads4.data.formats.formats`."""
     uid: str | None
     """What an OG-MARL vault calls the quality."""
     reward: str

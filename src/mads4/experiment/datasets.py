@@ -23,8 +23,7 @@ from mads4.config import (
 from mads4.data import registry
 from mads4.data.dataset import Dataset
 from mads4.data.fetch import locate
-from mads4.data.formats.recording import open_recording
-from mads4.data.guess import looks_like
+from mads4.data.formats import looks_like, open_source
 from mads4.data.observation_layouts import explain_sizes
 from mads4.data.on_demand import open_dataset
 from mads4.envs.matrix_game import MatrixGame
@@ -80,8 +79,8 @@ def _recorded_dataset(
     if isinstance(config, OgMarlDataset):
         options = {"uid": config.uid or (entry and entry.uid), "team_reward": config.team_reward}
     about = {"quality": entry.quality, "dataset": entry.name} if entry else None
-    recording = open_recording(config.name, path, spec, **options)
-    return open_dataset(converted(recording, about, progress), config.in_memory), str(path)
+    source = open_source(config.name, path, spec, **options)
+    return open_dataset(converted(source, about, progress), config.in_memory), str(path)
 
 
 def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry | None]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mads4.cli.data import run
-from mads4.data.formats.alberdice_write import write_alberdice
-from mads4.data.formats.recording import open_recording
+from mads4.data.formats import open_source
+from mads4.data.formats.alberdice import write_alberdice
 from mads4.data.registry import find
 from mads4.data.store import read_dataset, read_header, write_dataset
 from mads4.types import EnvSpec, Episode
@@ -148,7 +148,7 @@ def test_conversion_to_a_vault(ten: Path, tmp_path: Path, cli: Cli, capsys: Capt
     assert cli(*words, "--uid", "Expert") == 2
     assert "--force" in errors(capsys)
     assert cli(*words, "--uid", "Expert", "--force") == 0
-    assert len(list(open_recording("og_marl", tmp_path / "pair.vlt").episodes())) == 10
+    assert len(list(open_source("og_marl", tmp_path / "pair.vlt").episodes())) == 10
 
 
 def test_a_folder_that_was_to_be_replaced_survives_a_failure(
@@ -156,12 +156,12 @@ def test_a_folder_that_was_to_be_replaced_survives_a_failure(
 ) -> None:
     words = ("data", "convert", str(ten), str(folder), "--to", "alberdice", "--force")
     with monkeypatch.context() as patched:
-        patched.setattr("mads4.data.formats.alberdice_write._arrays", lambda *_: 1 / 0)
+        patched.setattr("mads4.data.formats.alberdice._arrays", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cli(*words)
-    assert len(list(open_recording("alberdice", folder).episodes())) == 4
+    assert len(list(open_source("alberdice", folder).episodes())) == 4
     assert cli(*words) == 0
-    assert len(list(open_recording("alberdice", folder).episodes())) == 10
+    assert len(list(open_source("alberdice", folder).episodes())) == 10
     assert {path.name for path in folder.parent.iterdir()} == {"arrays", "ten.h5"}
 
 
@@ -219,6 +219,7 @@ def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
         (("plot", "ten.h5", "toy.h5/a.png"), "Cannot write toy.h5/a.png"),
         (("show", "ten.h5", "--env", "rware"), "--env: ten.h5 says itself what was recorded"),
         (("convert", "ten.h5", "new.h5", "--from", "os:sep"), "cannot be imported and called"),
+        (("convert", "ten.h5", "x", "--to", "madr"), "--to: got 'madr', allowed are"),
         (("convert", "ten.h5", "3m/good", "--to", "madt", "--name", "x"), "--name: the format"),
         (("convert", "ten.h5", "x.vlt", "--to", "og_marl", "--uid", ".."), "uid is '..'"),
         (("convert", "ten.h5", "x", "--to", "og_marl", "--uid", "Good"), "named <scenario>.vlt"),
@@ -244,7 +245,7 @@ def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
         (("verify", "ten.h5", "--against", "."), "does not say what files"),
         (("download", "madt/3m-god"), "Did you mean 'madt/3m-good'"),
         (("download", "madt/3m-good"), "put the folder at"),
-        (("list", "--env", "chess"), "No data set answers to that"),
+        (("list", "--env", "chess"), "No data set matches these filters"),
         (("plot", "nowhere"), "no file or folder nowhere"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mads4.data.dataset import Dataset
-from mads4.data.formats.recording import open_recording
+from mads4.data.formats import open_source
 from mads4.data.store import read_dataset, write_dataset
 from mads4.envs.matrix_game import MatrixGame
 from mads4.errors import UserError
@@ -23,7 +23,7 @@ SPEC = EnvSpec("bridge", "easy", 2, 3, 5, 6, LIMIT, reward="sparse")
 
 
 def read_alberdice(path: Path, env: EnvSpec | None = None) -> Dataset:
-    recording = open_recording("alberdice", path, env)
+    recording = open_source("alberdice", path, env)
     return Dataset.from_episodes(
         recording.spec, recording.episodes(), recording.origin, recording.name
     )

@@ -15,8 +15,7 @@ from recording_fakes import SPEC, make_episode, make_episodes
 
 from mads4.data.dataset import Dataset
 from mads4.data.formats import alberdice
-from mads4.data.formats.alberdice import open_alberdice
-from mads4.data.formats.alberdice_write import write_alberdice
+from mads4.data.formats.alberdice import open_alberdice, write_alberdice
 from mads4.data.store import read_dataset, write_dataset
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode

@@ -13,8 +13,8 @@ from recording_fakes import SPEC, make_episodes
 
 from mads4.data.convert import convert
 from mads4.data.dataset import Dataset
-from mads4.data.formats.alberdice_write import write_alberdice
-from mads4.data.formats.recording import open_recording
+from mads4.data.formats import open_source
+from mads4.data.formats.alberdice import write_alberdice
 from mads4.data.sources import describe
 from mads4.data.store import read_dataset, read_header
 from mads4.errors import UserError
@@ -88,7 +88,7 @@ def test_a_limit_reads_no_further(fake: Fake, tmp_path: Path) -> None:
 def test_a_folder_of_arrays_bit_for_bit(tmp_path: Path) -> None:
     episodes = make_episodes(5)
     write_alberdice(tmp_path / "folder", SPEC, episodes)
-    header = convert(open_recording("alberdice", tmp_path / "folder", SPEC), tmp_path / "out.h5")
+    header = convert(open_source("alberdice", tmp_path / "folder", SPEC), tmp_path / "out.h5")
     data = read_dataset(tmp_path / "out.h5")
     for number, before in enumerate(episodes):
         after = data.episode(number)

@@ -11,9 +11,9 @@ import pytest
 from recording_fakes import SPEC, make_episodes
 
 from mads4.data.dataset import Dataset
-from mads4.data.formats.alberdice_write import write_alberdice
+from mads4.data.formats import open_source
+from mads4.data.formats.alberdice import write_alberdice
 from mads4.data.formats.og_marl_write import write_og_marl
-from mads4.data.formats.recording import open_recording
 from mads4.data.store import write_dataset
 from mads4.errors import UserError
 
@@ -42,7 +42,7 @@ def attempt(data_format: str, folder: Path) -> tuple[str | None, str | None]:
     """Read everything; return the content's fingerprint or the message to the user."""
     path = folder / "walk.h5" if data_format == "hdf5" else folder
     try:
-        recording = open_recording(data_format, path, SPEC)
+        recording = open_source(data_format, path, SPEC)
         return Dataset.from_episodes(recording.spec, recording.episodes()).fingerprint, None
     except UserError as error:
         return None, str(error)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from recording_fakes import SPEC, make_episodes
 
-from mads4.data.formats.alberdice_write import write_alberdice
-from mads4.data.formats.madt_write import write_madt
-from mads4.data.guess import guess_format, looks_like
+from mads4.data import formats as package
+from mads4.data.formats import formats, guess_format, looks_like
+from mads4.data.formats.alberdice import write_alberdice
+from mads4.data.formats.madt import write_madt
 from mads4.data.observation_layouts import MAPPO, OXWHIRL, builder, recognized
 from mads4.data.store import write_dataset
 from mads4.errors import UserError
@@ -60,3 +62,22 @@ def test_what_recorded_a_map_is_recognized_by_all_sizes() -> None:
     others = [(4, 64, 81, 9), (3, 65, 81, 9), (3, 64, 80, 9), (3, 64, 81, 8), (3, 30, 48, 9)]
     assert not any(recognized("3m", *sizes) for sizes in others)
     assert recognized("arena", 3, 64, 81, 9) == {}
+
+
+def test_a_module_with_a_format_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "walks.py").write_text(
+        "from mads4.data.formats.base import Format\n"
+        "FORMAT = Format(open, lambda path: path.suffix == '.walk', 'a .walk file')\n"
+    )
+    (tmp_path / "helper.py").write_text("FORMAT = 'no format'\n")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    formats.cache_clear()
+    try:
+        (tmp_path / "a.walk").touch()
+        assert "walks" in formats() and "helper" not in formats()
+        assert guess_format(tmp_path / "a.walk") == "walks"
+    finally:
+        formats.cache_clear()
+        for name in ("walks", "helper"):
+            sys.modules.pop(f"{package.__name__}.{name}", None)
+            vars(package).pop(name, None)

@@ -11,7 +11,7 @@ from recording_fakes import SPEC, make_episodes
 
 from mads4.data import store_stream
 from mads4.data.dataset import Dataset
-from mads4.data.formats.recording import open_recording
+from mads4.data.formats import open_source
 from mads4.data.store import read_header, write_dataset
 from mads4.errors import UserError
 
@@ -27,7 +27,7 @@ def test_the_episodes_are_those_of_the_file(
     path: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_stream, "BLOCK_BYTES", block)
-    recording = open_recording("hdf5", path)
+    recording = open_source("hdf5", path)
     assert (recording.name, recording.spec, recording.skipped) == ("walk-20", SPEC, {})
     assert recording.files == (path,)
     assert recording.origin == {
@@ -42,7 +42,7 @@ def test_the_episodes_are_those_of_the_file(
 
 
 def test_part_of_a_stream_may_be_taken(path: Path) -> None:
-    recording = open_recording("hdf5", path)
+    recording = open_source("hdf5", path)
     some = list(itertools.islice(recording.episodes(), 3))
     assert [episode.seed for episode in some] == [0, 1, 2]
 
@@ -51,7 +51,7 @@ def test_changed_content_is_found(path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file["steps/observation"][4, 0, 0] += 1
     with pytest.raises(UserError, match=r"walk\.h5 is damaged: .*'observation' does not match"):
-        list(open_recording("hdf5", path).episodes())
+        list(open_source("hdf5", path).episodes())
 
 
 def test_values_are_checked_before_an_episode_is_given(
@@ -60,12 +60,12 @@ def test_values_are_checked_before_an_episode_is_given(
     with h5py.File(path, "r+") as file:
         file["steps/reward"][0] += 1
     with pytest.raises(UserError, match="returns do not follow from their rewards"):
-        next(iter(open_recording("hdf5", path).episodes()))
+        next(iter(open_source("hdf5", path).episodes()))
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("hello")
     with pytest.raises(UserError, match="is not an HDF5 file"):
-        open_recording("hdf5", tmp_path / "text.h5")
+        open_source("hdf5", tmp_path / "text.h5")
     with pytest.raises(UserError, match="There is no data set file"):
-        open_recording("hdf5", tmp_path / "none.h5")
+        open_source("hdf5", tmp_path / "none.h5")

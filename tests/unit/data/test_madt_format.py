@@ -16,9 +16,8 @@ import torch
 from madt_fakes import ACTIONS, AGENTS, FORMS, OBSERVATION, STATE, nested, save
 
 from mads4.data.dataset import Dataset
-from mads4.data.formats.madt import open_madt
-from mads4.data.formats.madt_write import write_madt
-from mads4.data.formats.recording import open_recording
+from mads4.data.formats import open_source
+from mads4.data.formats.madt import open_madt, write_madt
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
@@ -42,7 +41,7 @@ def column(episode: Any, entry: int) -> Any:
 def test_every_form_is_read_bit_for_bit(tmp_path: Path, form: str, legacy: bool) -> None:
     given = [nested(4, 0, form), nested(LIMIT, 1, form), nested(3, 2, form, done=False)]
     save(tmp_path / "3m" / "Good", *given, _use_new_zipfile_serialization=not legacy)
-    recording = open_recording("madt", tmp_path / "3m" / "Good", SPEC)
+    recording = open_source("madt", tmp_path / "3m" / "Good", SPEC)
     assert recording.spec == SPEC
     assert recording.name == "3m-good"
     assert [recording.origin[key] for key in ("map", "quality")] == ["3m", "good"]

@@ -14,9 +14,8 @@ import pytest
 from recording_fakes import SPEC, make_episode, make_episodes
 
 from mads4.data.dataset import Dataset
-from mads4.data.formats import og_marl, og_marl_write
+from mads4.data.formats import Source, og_marl, og_marl_write, open_source
 from mads4.data.formats.og_marl_write import write_og_marl
-from mads4.data.formats.recording import Recording, open_recording
 from mads4.data.formats.vault import TIME, array_spec
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
@@ -67,12 +66,12 @@ def without(*names: str) -> dict[str, Any]:
     return {name: array for name, array in experience().items() if name not in names}
 
 
-def dataset(recording: Recording) -> Dataset:
+def dataset(recording: Source) -> Dataset:
     return Dataset.from_episodes(recording.spec, recording.episodes())
 
 
-def open_vault(path: Path, env: EnvSpec | None = None, **options: Any) -> Recording:
-    return open_recording("og_marl", path, env, **options)
+def open_vault(path: Path, env: EnvSpec | None = None, **options: Any) -> Source:
+    return open_source("og_marl", path, env, **options)
 
 
 @pytest.mark.parametrize("block", [1, 200, 1 << 25])

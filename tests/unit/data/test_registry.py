@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mads4.data import registry
+from mads4.data.formats import formats
 from mads4.data.formats.alberdice import DEFINITIONS
-from mads4.data.formats.recording import READERS
 from mads4.data.registry import choose, entries, find, parse
 from mads4.envs.matrix_game import MatrixGame
 from mads4.errors import UserError
@@ -25,7 +25,7 @@ def test_every_entry_can_be_used() -> None:
     names = [entry.name for entry in entries()]
     assert len(set(names)) == len(names) > 50
     for entry in entries():
-        assert entry.format in READERS
+        assert entry.format in formats()
         assert entry.quality == entry.quality.lower()
         assert (entry.uid is not None) == (entry.format == "og_marl")
         assert entry.license and entry.origin and "{" not in entry.folder

@@ -17,10 +17,10 @@ from fake_env import SPEC
 from fakes import matching_data
 from mads4.config import AlberdiceDataset, FileDataset, MadtDataset, OgMarlDataset
 from mads4.data.convert import convert
-from mads4.data.formats.alberdice_write import write_alberdice
-from mads4.data.formats.madt_write import write_madt
+from mads4.data.formats import open_source
+from mads4.data.formats.alberdice import write_alberdice
+from mads4.data.formats.madt import write_madt
 from mads4.data.formats.og_marl_write import write_og_marl
-from mads4.data.formats.recording import open_recording
 from mads4.data.registry import find
 from mads4.data.store import read_header, write_dataset
 from mads4.envs.matrix_game import MatrixGameConfig
@@ -90,7 +90,7 @@ def test_a_folder_is_converted_once(
 
 def test_a_source_that_changes_is_converted_anew(folder: Path) -> None:
     def path(env: EnvSpec = SPEC) -> Path:
-        return converted_path(open_recording("alberdice", folder, env))
+        return converted_path(open_source("alberdice", folder, env))
 
     first = path()
     assert path() == first
@@ -110,7 +110,7 @@ def test_of_two_who_want_the_same_only_one_converts(
         return convert(*args, **kwargs)
 
     monkeypatch.setattr("mads4.experiment.conversions.convert", slowly)
-    recordings = [open_recording("alberdice", folder, SPEC) for _ in range(4)]
+    recordings = [open_source("alberdice", folder, SPEC) for _ in range(4)]
     found: list[Path] = []
     threads = [
         threading.Thread(target=lambda one=one: found.append(converted(one))) for one in recordings
@@ -136,7 +136,7 @@ def test_a_failed_conversion_leaves_nothing_to_be_taken_for_it(
             raise UserError("obs.npy: episode 1 is damaged")
 
     with pytest.raises(UserError, match="episode 1 is damaged"):
-        converted(Broken(open_recording("alberdice", folder, SPEC)))
+        converted(Broken(open_source("alberdice", folder, SPEC)))
     assert not list((data_dir / "converted").glob("*.h5"))
 
 
@@ -259,7 +259,7 @@ def test_how_rewards_are_defined_is_told(tmp_path: Path) -> None:
 def test_all_that_data_do_not_say_is_asked_for_at_once(
     said: dict[str, str], unknown: str, folder: Path, tmp_path: Path
 ) -> None:
-    recording = open_recording("alberdice", folder)
+    recording = open_source("alberdice", folder)
     recording.spec = replace(recording.spec, **said)
     convert(recording, tmp_path / "nameless.h5")
     make_env = env_like(reward="of mine", state_encoding="plain")
@@ -273,7 +273,7 @@ def test_all_that_data_do_not_say_is_asked_for_at_once(
 def test_data_of_another_environment_are_not_asked_to_be_of_this_one(
     folder: Path, tmp_path: Path
 ) -> None:
-    recording = open_recording("alberdice", folder)
+    recording = open_source("alberdice", folder)
     recording.spec = replace(recording.spec, name="other")
     convert(recording, tmp_path / "other.h5")
     config = FileDataset(path=str(tmp_path / "other.h5"))
@@ -286,7 +286,7 @@ def test_another_game_s_payoffs_are_found_in_a_file_as_well(tmp_path: Path) -> N
     make_env = components.environment(MatrixGameConfig(episode_limit=4))
     spec = components.env_spec(make_env)
     folder = write_alberdice(tmp_path / "game", spec, plain(spec))
-    convert(open_recording("alberdice", folder, spec), tmp_path / "game.h5")
+    convert(open_source("alberdice", folder, spec), tmp_path / "game.h5")
     assert read_header(tmp_path / "game.h5").spec.reward == spec.reward
     with pytest.raises(UserError, match=r"joint action \[0, 0\] earned 1 there, here it earns 0"):
         datasets.dataset(FileDataset(path=str(tmp_path / "game.h5")), make_env, progress=False)

@@ -16,7 +16,7 @@ that MADT's own training wrote) is not read. Files are taken in the order of the
   otherwise, and at the limit, where the data cannot tell the task's end from the clock's, it was
   truncated.
 
-Skipped by rule, and listed in `MadtRecording.skipped`, are also episodes whose agents have unequal
+Skipped by rule, and listed in `MadtSource.skipped`, are also episodes whose agents have unequal
 numbers of steps, that go on after their end or beyond the limit, and whose values no environment
 can have had (an unavailable action, a number that is not finite). Files that are damaged, or not of
 this layout, or whose sizes differ from the others' raise.
@@ -25,21 +25,24 @@ this layout, or whose sizes differ from the others' raise.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mads4.data.formats.base import Format, checked, head, names_of, new_folder
 from mads4.data.formats.madt_episode import MadtEpisode, Sizes, SkippedError
-from mads4.data.formats.recording import names_of
 from mads4.data.observation_layouts import recognized
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
-__all__ = ["LIMITS", "MadtRecording", "open_madt"]
+__all__ = ["LIMITS", "MadtSource", "open_madt", "write_madt"]
 
-FORMAT = "madt"
+TORCH_HEADS = (b"PK\x03\x04", b"\x80\x02")
+"""First bytes of files by `torch.save`: archives, and pickles before version 1.6."""
 READER_VERSION = 1
 LIMITS: Mapping[str, int] = {name: game.episode_limit for name, game in MAPS.items()}
 """SMAC map → steps after which its episodes are cut."""
@@ -50,7 +53,7 @@ _LOG = logging.getLogger(__name__)
 
 def open_madt(
     path: Path | str, env: EnvSpec | None = None, scenario: str | None = None
-) -> MadtRecording:
+) -> MadtSource:
     """Open a folder ``<map>/<quality>/`` of episode files.
 
     Args:
@@ -84,14 +87,14 @@ def open_madt(
         state_per_agent=True,
     )
     origin = {
-        "format": FORMAT,
+        "format": "madt",
         "reader_version": READER_VERSION,
         "folder": folder.name,
         "map": scenario,
         "quality": quality,
     }
     name = "-".join(filter(None, (scenario, quality)))
-    return MadtRecording(name, spec, origin, files, folder)
+    return MadtSource(name, spec, origin, files, folder)
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
@@ -129,8 +132,8 @@ def _survey(files: tuple[Path, ...]) -> tuple[Sizes, int]:
 
 
 @dataclass
-class MadtRecording:
-    """A `Recording` in a folder of files, which are read when their turn comes."""
+class MadtSource:
+    """A `Source` in a folder of files, which are read when their turn comes."""
 
     name: str
     spec: EnvSpec
@@ -158,3 +161,63 @@ class MadtRecording:
         if len(self.skipped) == len(self.files):
             raise UserError(f"{what} can be used none of: {name} {reason}.")
         _LOG.warning("%s were skipped, the first, %s, because it %s", what, name, reason)
+
+
+def write_madt(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episode]) -> Path:
+    """Write a file of nested lists for each episode, numbered in the order they come.
+
+    All agents get the team's reward, and the global state too, if it is one for all. They are done
+    where the task ended, at the last step of an episode that terminated. So what is read back is
+    what was written bit for bit, but for binary states, which become float32, and for episodes that
+    terminated at the very step limit, which are taken to have been truncated.
+
+    Args:
+        folder: a new folder, ``<map>/<quality>``, say.
+        spec: what every episode has to fit.
+        episodes: consumed one at a time, so that memory holds only one.
+
+    Returns:
+        The folder, which appears complete or not at all.
+
+    Raises:
+        UserError: the folder exists, an episode does not fit, or there is none.
+    """
+    import torch  # here, as listing the formats should not load it
+
+    folder = Path(folder).expanduser()
+    with new_folder(folder) as beside:
+        for number, (episode, _) in enumerate(checked(spec, episodes)):
+            torch.save(_lists(episode), beside / f"{number:06d}.pt")
+    return folder
+
+
+def _lists(episode: Episode) -> list[list[list[object]]]:
+    """Return lists over agents over steps of the six entries."""
+    length, agents = episode.action.shape
+    state = np.broadcast_to(episode.state, (length, agents, episode.state.shape[-1]))
+    return [
+        [
+            [
+                state[t, agent].tolist(),
+                episode.observation[t, agent].tolist(),
+                [int(episode.action[t, agent])],
+                [float(episode.reward[t])],
+                bool(episode.terminated and t == length - 1),
+                episode.available_actions[t, agent].astype(int).tolist(),
+            ]
+            for t in range(length)
+        ]
+        for agent in range(agents)
+    ]
+
+
+def _matches(path: Path) -> bool:
+    """Whether the first visible file of a folder was written by `torch.save`."""
+    if not path.is_dir():
+        return False
+    files = (file for file in sorted(path.iterdir()) if file.is_file())
+    first = next((file for file in files if not file.name.startswith(".")), None)
+    return first is not None and head(first).startswith(TORCH_HEADS)
+
+
+FORMAT = Format(open_madt, _matches, "a folder of files by torch.save, one per episode", write_madt)

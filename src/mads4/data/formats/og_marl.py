@@ -30,13 +30,12 @@ from typing import Any
 import numpy as np
 
 from mads4.data.content import Array
-from mads4.data.formats.axes import Layout, axis_lengths
-from mads4.data.formats.recording import names_of
+from mads4.data.formats.base import Format, Layout, axis_lengths, names_of
+from mads4.data.formats.og_marl_write import write_og_marl
 from mads4.data.formats.vault import METADATA, Vault
 from mads4.errors import UserError, did_you_mean
 from mads4.types import EnvSpec, Episode, FloatArray
 
-FORMAT = "og_marl"
 READER_VERSION = 1
 TEAM_REWARDS = ("sum", "mean")
 BLOCK_BYTES = 1 << 25
@@ -47,7 +46,7 @@ _NUMBERS = "fiub"
 
 def open_og_marl(
     path: Path | str, env: EnvSpec | None = None, uid: str | None = None, team_reward: str = "sum"
-) -> VaultRecording:
+) -> VaultSource:
     """Open a recording of a vault.
 
     Args:
@@ -72,7 +71,7 @@ def open_og_marl(
         size["A"] = env.n_actions if env else ends.highest_action + 1
     rule = "copies" if ends.copies else team_reward
     scenario = folder.parent.name.removesuffix(".vlt")
-    return VaultRecording(
+    return VaultSource(
         name=f"{scenario}-{folder.name}",
         spec=_spec(vault, size, int(ends.length.max()), env),
         origin=_origin(vault, scenario, rule),
@@ -85,8 +84,8 @@ def open_og_marl(
 
 
 @dataclass
-class VaultRecording:
-    """A `Recording` in a vault."""
+class VaultSource:
+    """A `Source` in a vault."""
 
     name: str
     spec: EnvSpec
@@ -283,7 +282,7 @@ def _origin(vault: Vault, scenario: str, rule: str) -> dict[str, Any]:
     """Return where the recording comes from and how open questions were decided."""
     arrays = vault.arrays
     return {
-        "format": FORMAT,
+        "format": "og_marl",
         "reader_version": READER_VERSION,
         "vault": scenario,
         "uid": vault.folder.name,
@@ -292,3 +291,13 @@ def _origin(vault: Vault, scenario: str, rule: str) -> dict[str, Any]:
         "state": "recorded" if "infos.state" in arrays else "observations of all agents",
         "available_actions": "recorded" if "infos.legals" in arrays else "all",
     }
+
+
+def _matches(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    named = path.suffix == ".vlt" or path.parent.suffix == ".vlt"
+    return named or (path / METADATA).is_file() or any(path.glob(f"*/{METADATA}"))
+
+
+FORMAT = Format(open_og_marl, _matches, "a vault <scenario>.vlt", write_og_marl)

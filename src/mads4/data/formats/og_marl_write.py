@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mads4.data.content import Array
-from mads4.data.formats.export import checked, new_folder
+from mads4.data.formats.base import checked, new_folder
 from mads4.data.formats.vault import INDEX, METADATA, TIME, VERSION, array_spec, tensorstore
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
@@ -27,7 +27,7 @@ def write_og_marl(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episode]
     """Write episodes as the recording `uid` of a vault, which may have others.
 
     Rewards are given to every agent; ``terminals`` are set at the last step of every episode, also
-    where ``truncations`` tell that the clock ended it. Metrics and seeds have no place there.
+    where ``truncations`` mark that the step limit ended it. Metrics and seeds have no place there.
 
     Args:
         folder: ``<scenario>.vlt``.
