@@ -162,6 +162,24 @@ def test_a_feed_forward_policy(cli: Cli, tmp_path: Path, capsys: Any) -> None:
     assert "its agents decide alone" in shown and "Traceback" not in shown
 
 
+def test_mappo_follows_icq(cli: Cli, tmp_path: Path) -> None:
+    """Any offline algorithm may come first; a critic's run goes on from its last weights."""
+    words = (
+        *(*GAME, *DATA, *SMALL, "trainer=offline_online", "algorithm=icq"),
+        *("algorithm.critic_width=8", "algorithm.target_update_interval=2"),
+        *given(OFFLINE, "trainer.offline"),
+        *given((*ONLINE, "iterations=2"), "trainer.online"),
+    )
+    assert cli(*words, "hydra.run.dir=run") == 0
+    offline = tmp_path / "run/offline"
+    assert set(logged(offline, "offline/critic_loss")) == {6}
+    assert set(logged(offline, "validation/critic_loss")) == {6}
+    last = load(offline)
+    assert set(last["targets"]) == {"critic", "mixing"}
+    assert_same_weights(load(offline, "best")["policy"], last["policy"])
+    assert_same_weights(load(tmp_path / "run")["reference"], last["policy"])
+
+
 BOTH = (
     *(*GAME, *DATA, *SMALL, "trainer=offline_online", "model.dropout=0.2"),
     *given(OFFLINE, "trainer.offline"),
