@@ -13,11 +13,12 @@ import json
 import logging
 import time
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from mads4.envs.smax import SmaxScenario
 from mads4.envs.smax.runtime import import_jax, keep_programs
 from mads4.errors import UserError, require_choice
 from mads4.types import EnvSpec, IntArray
@@ -27,22 +28,7 @@ _LOG = logging.getLogger(__name__)
 WIDTH = 8
 """Battles per call."""
 
-SCENARIOS = (
-    "3m",
-    "8m",
-    "25m",
-    "5m_vs_6m",
-    "10m_vs_11m",
-    "27m_vs_30m",
-    "2s3z",
-    "3s5z",
-    "3s5z_vs_3s6z",
-    "3s_vs_5z",
-    "6h_vs_8z",
-    "smacv2_5_units",
-    "smacv2_10_units",
-    "smacv2_20_units",
-)
+SCENARIOS = get_args(SmaxScenario)
 """Allies, and enemies where they differ: m marines, s stalkers, z zealots, h hydralisks."""
 REWARD = "damage_and_win"
 """Share of the enemies' health removed by the step, plus 1 for the step that wins the battle."""
