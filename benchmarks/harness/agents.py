@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from harness.cases import Workload
 from harness.measure import Action
-from harness.transformer import TOKENS, TransformerPolicy, of_size
-from mads4.models import Mads4Policy
+from mads4.models import Mads4Policy, TransformerPolicy
 from mads4.models.base import parameter_count
 from mads4.models.communication import MESSAGES
 from mads4.models.state import leaves
+from mads4.models.transformer import of_size
 from mads4.types import EnvSpec, PolicyInput, SequenceBatch
 
 TRAINING, DECISION = "training", "decision"
@@ -124,19 +124,20 @@ def policy_of(cell: AgentCell) -> Mads4Policy | TransformerPolicy:
         "parameterization": cell.parameterization,
         "discretization": "zoh" if cell.parameterization == "diagonal" else "bilinear",
     }
+    attention: dict[str, Any] = {
+        "n_layers": N_LAYERS,
+        "n_heads": HEADS,
+        "dropout": 0.0,
+        "context_length": cell.steps + 1,  # all that a decision after so many steps can see
+    }
     policy: Mads4Policy | TransformerPolicy
     if cell.policy == WIDE_TRANSFORMER:
-        policy = TransformerPolicy(
-            spec,
-            n_layers=N_LAYERS,
-            d_model=cell.channels,
-            n_heads=HEADS,
-            feed_forward=_WIDE_FEED_FORWARD * cell.channels,
-        )
+        units = _WIDE_FEED_FORWARD * cell.channels
+        policy = TransformerPolicy(spec, d_model=cell.channels, feed_forward=units, **attention)
     elif cell.policy == TRANSFORMER:
         target = parameter_count(Mads4Policy(spec, **sizes))
         width = max(1, 2 * cell.channels // 3 // HEADS) * HEADS
-        policy = of_size(spec, target, n_layers=N_LAYERS, d_model=width, n_heads=HEADS)
+        policy = of_size(spec, target, d_model=width, **attention)
     else:
         policy = Mads4Policy(spec, **sizes, **MESSAGES_OF[cell.policy])
     return policy.to(cell.device)
@@ -187,7 +188,9 @@ def _deciding(cell: AgentCell, policy: Mads4Policy | TransformerPolicy) -> Actio
     """Return an action that decides once, always at the same time step."""
     inputs = _one_step(cell)
     if isinstance(policy, TransformerPolicy):
-        remembered = policy.state_after(cell.steps, cell.batch, cell.steps + 1)
+        policy.in_place = True  # to repeat a step writes the same again
+        memory = policy.memory_after(cell.steps, cell.batch, cell.steps + 1)
+        remembered = {**policy.initial_state(cell.batch), "memory": memory}
         return lambda: policy.step(inputs, remembered)
     state = policy.initial_state(cell.batch)
     with torch.inference_mode():
@@ -211,8 +214,7 @@ def remembered_bytes(cell: AgentCell) -> int:
     """Return the size in bytes of a policy's state of one environment after the cell's steps."""
     policy = policy_of(replace(cell, device="cpu"))
     if isinstance(policy, TransformerPolicy):
-        width = policy.head.in_features
-        cached = N_LAYERS * 2 * cell.agents * TOKENS * cell.steps * width
+        cached = N_LAYERS * 2 * cell.agents * policy.tokens * cell.steps * policy.latent_dim
         return cached * policy.head.weight.element_size() + 8 * cell.agents
     return sum(tensor.nbytes for tensor in leaves(policy.initial_state(1)))
 

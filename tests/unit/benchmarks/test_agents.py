@@ -29,19 +29,20 @@ from harness.agents import (
 from harness.agents_rows import AgentRow, fit, growth, growth_text
 from harness.agents_suite import AgentGrid, AgentSettings, AgentSuite
 from harness.measure import Effort
-from harness.transformer import TransformerPolicy, TransformerState, of_size
-from mads4.models.base import parameter_count
+from mads4.models import TransformerPolicy
+from mads4.models.base import parameter_count, unroll
+from mads4.models.state import leaves
+from mads4.models.transformer import of_size
 from mads4.types import EnvSpec, PolicyInput, SequenceBatch
 
 CELL = AgentCell(TRAINING, "output", 3, 6, 2, 8, 4, "diagonal", "cpu")
 SPEC = EnvSpec("random", "", 3, OBSERVATION, STATE, ACTIONS, 80, "none")
 
 
-def transformer(dropout: float = 0.0) -> TransformerPolicy:
+def transformer() -> TransformerPolicy:
     torch.manual_seed(3)
-    return TransformerPolicy(
-        SPEC, n_layers=2, d_model=16, n_heads=4, feed_forward=9, dropout=dropout
-    ).eval()
+    sizes = {"n_layers": 2, "d_model": 16, "n_heads": 4, "feed_forward": 9}
+    return TransformerPolicy(SPEC, **sizes, dropout=0.0, context_length=None).eval()
 
 
 def episode(steps: int, batch: int = 2) -> SequenceBatch:
@@ -63,33 +64,11 @@ def episode(steps: int, batch: int = 2) -> SequenceBatch:
     )
 
 
-def stepped(policy: TransformerPolicy, batch: SequenceBatch) -> torch.Tensor:
-    """Return the logits of single steps along a recorded episode."""
-    state = policy.initial_state(len(batch.action))
-    logits = []
-    for t in range(batch.action.shape[1]):
-        inputs = PolicyInput(
-            batch.observation[:, t],
-            batch.state[:, t],
-            batch.available_actions[:, t],
-            batch.return_to_go[:, t],
-            None,
-        )
-        decision, state = policy.step(inputs, replace_action(state, batch.previous_action[:, t]))
-        logits.append(decision.logits)
-    return torch.stack(logits, dim=1)
-
-
-def replace_action(state: TransformerState, action: torch.Tensor) -> TransformerState:
-    return replace(state, previous_action=action)
-
-
 @torch.inference_mode()
 def test_cached_steps_equal_the_whole_sequence() -> None:
-    """Beyond the first capacity, so that growing the cache is tested, too."""
     batch = episode(70)
     policy = transformer()
-    torch.testing.assert_close(stepped(policy, batch), policy(batch), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(unroll(policy, batch), policy(batch), atol=1e-5, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -123,12 +102,6 @@ def test_every_input_of_the_transformer_counts() -> None:
     assert not torch.allclose(changed[torch.isfinite(logits)], logits[torch.isfinite(logits)])
 
 
-def previous_actions(state: object) -> torch.Tensor:
-    values = state if isinstance(state, dict) else vars(state)
-    taken: torch.Tensor = values["previous_action"]
-    return taken
-
-
 def test_actions_are_drawn_as_asked() -> None:
     policy, batch = transformer(), episode(1)
     inputs = PolicyInput(
@@ -141,13 +114,13 @@ def test_actions_are_drawn_as_asked() -> None:
     first, state = policy.step(inputs, policy.initial_state(2))
     again, _ = policy.step(inputs, policy.initial_state(2))
     assert torch.equal(first.action, again.action)
-    assert torch.equal(previous_actions(state), first.action)
-    assert state.steps == 1
+    assert torch.equal(state["previous_action"], first.action)
+    assert torch.equal(state["memory"]["steps"], torch.ones(2, SPEC.n_agents, dtype=torch.int64))
     assert inputs.available_actions.gather(-1, first.action.unsqueeze(-1)).all()
 
 
 def test_an_odd_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="n_heads = 4 divides"):
+    with pytest.raises(ValueError, match="n_heads 4 divides"):
         TransformerPolicy(SPEC, d_model=18)
 
 
@@ -184,7 +157,7 @@ def test_every_policy_trains_and_decides(policy: str) -> None:
     with deciding.context():
         decision, state = deciding.forward()  # type: ignore[misc]
     assert decision.action.shape == (2, 3)
-    assert torch.equal(previous_actions(state), decision.action)
+    assert torch.equal(state["previous_action"], decision.action)
 
 
 def test_what_is_remembered_is_the_size_of_the_state() -> None:
@@ -197,8 +170,8 @@ def test_what_is_remembered_is_the_size_of_the_state() -> None:
     grown = remembered_bytes(replace(attending, steps=100)) - remembered_bytes(attending)
     policy = policy_of(attending)
     assert isinstance(policy, TransformerPolicy)
-    kept = policy.state_after(94, 1, 94)
-    assert grown == sum(cache.numel() * 4 for cache in kept.caches)
+    kept = policy.memory_after(94, 1, 94)["cache"]
+    assert grown == sum(cache.nbytes for cache in leaves(kept))
 
 
 def test_a_prepared_training_step_runs() -> None:
