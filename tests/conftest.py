@@ -38,6 +38,10 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
     root, package = logging.getLogger(), logging.getLogger("mads4")
     handlers, levels = root.handlers[:], (root.level, package.level)
     terminate = signal.getsignal(signal.SIGTERM)
+    if absl := sys.modules.get("absl.logging"):
+        # Hydra closes all handlers. Absl's, made in an earlier test (by JAX), would take pytest's
+        # stream along, which is the interpreter's own nowhere but in tests.
+        absl.get_absl_handler().python_handler.stream = sys.__stderr__
 
     def call(*words: str) -> int:
         try:
