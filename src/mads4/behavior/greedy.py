@@ -31,15 +31,15 @@ from mads4.behavior.motion import (
     Way,
     around,
     straight,
+    warehouse_of,
 )
 from mads4.behavior.registry import register
 from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
 from mads4.envs.rware_state import CLOCKWISE
-from mads4.errors import UserError
 from mads4.types import IntArray, TimeStep
 
 if TYPE_CHECKING:
-    from rware.warehouse import Agent, Warehouse
+    from rware.warehouse import Agent
 
 PATIENCE = 6
 """Steps that a robot waits for others before it tries a random move."""
@@ -61,13 +61,7 @@ class Greedy(BehaviorPolicy):
         Raises:
             UserError: an environment other than RWARE.
         """
-        warehouse: Warehouse | None = getattr(env, "warehouse", None)
-        if warehouse is None:
-            raise UserError(
-                f"the greedy expert knows RWARE warehouses only, not {type(env).__name__}; "
-                "choose env=rware or another behavior."
-            )
-        self._warehouse = warehouse
+        self._warehouse = warehouse_of(env, "the greedy expert")
         self._motion = MotionTables.of(self._warehouse)
         self._rng = rng
         self._last = [-1] * self._warehouse.n_agents

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.errors import UserError
+
 if TYPE_CHECKING:
     from rware.warehouse import Entity, Warehouse
 
@@ -29,6 +32,25 @@ _ORDER = ((3, FORWARD), (1, LEFT), (2, RIGHT))
 _MAX_TABLE_ENTRIES = 1 << 24
 """Numbers kept in all tables of one kind before they are discarded and rebuilt."""
 _MAX_LEGS = 1 << 15
+
+
+def warehouse_of(env: MultiAgentEnv, expert: str) -> Warehouse:
+    """Return the warehouse behind an environment.
+
+    Args:
+        env: the environment.
+        expert: who wants to know, for the error message.
+
+    Raises:
+        UserError: an environment other than RWARE.
+    """
+    warehouse: Warehouse | None = getattr(env, "warehouse", None)
+    if warehouse is None:
+        raise UserError(
+            f"{expert} knows RWARE warehouses only, not {type(env).__name__}; "
+            "choose env=rware or another behavior."
+        )
+    return warehouse
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mads4.behavior.motion import TOGGLE, UNREACHABLE, WAIT, Leg, MotionTables
+from mads4.behavior.motion import TOGGLE, UNREACHABLE, WAIT, Leg, MotionTables, warehouse_of
 from mads4.behavior.registry import register
 from mads4.behavior.spacetime import Reservations, find_path, first_action
 from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
 from mads4.envs.rware_state import CLOCKWISE
-from mads4.errors import UserError
 from mads4.types import TimeStep
 
 if TYPE_CHECKING:
@@ -76,12 +75,7 @@ class CooperativePlanner(BehaviorPolicy):
         Raises:
             UserError: `env` is no RWARE warehouse.
         """
-        warehouse: Warehouse | None = getattr(env, "warehouse", None)
-        if warehouse is None:
-            raise UserError(
-                f"the cooperative planner knows RWARE warehouses only, not {type(env).__name__}; "
-                "choose env=rware or another behavior."
-            )
+        warehouse = warehouse_of(env, "the cooperative planner")
         self._warehouse = warehouse
         self._rng = rng
         self._motion = MotionTables.of(warehouse)
