@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mads4.algorithms.base import ALGORITHMS, Context, OfflineAlgorithm, OfflineSettings
-from mads4.algorithms.losses import batch_softmax, log_probabilities, masked_mean, td_lambda
+from mads4.algorithms.losses import batch_softmax, chosen, log_probabilities, masked_mean, td_lambda
 from mads4.models import SequencePolicy
 from mads4.models.base import PolicySequence
 from mads4.models.mixing import NormalizedMixing
@@ -87,7 +87,8 @@ class ICQ(OfflineAlgorithm):
         state = self.policy.embedding.normalized_state(batch.state)
         critic, mixing = self.beside["critic"], self.beside["mixing"]
         values = critic(batch)
-        q_tot, share = mixing(chosen(values, batch.action), state)
+        taken = chosen(values, batch.action)
+        q_tot, share = mixing(taken, state)
         with torch.no_grad():
             old = chosen(self.lagged["critic"].module(batch), batch.action)
             old_tot, _ = self.lagged["mixing"].module(old, state)
@@ -101,8 +102,8 @@ class ICQ(OfflineAlgorithm):
                 settings.gamma,
                 settings.td_lambda,
             )
-            advantage = chosen(values, batch.action) - expected(values, output.logits)
-            possible = batch.available_actions.gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
+            advantage = taken - expected(values, output.logits)
+            possible = chosen(batch.available_actions, batch.action)
             real = mask.unsqueeze(-1) & possible
             weight = batch_softmax(advantage, settings.advantage_temperature, real) * share
             spread = weight[real].sum().square() / weight[real].square().sum()
@@ -114,11 +115,6 @@ class ICQ(OfflineAlgorithm):
             "effective_samples": spread / real.sum(),
             "q_mean": masked_mean(q_tot.detach().unsqueeze(-1), mask),
         }
-
-
-def chosen(values: Tensor, action: Tensor) -> Tensor:
-    """Return the values (B, T, N) of actions (B, T, N) from those of all, (B, T, N, n_actions)."""
-    return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
 
 def expected(values: Tensor, logits: Tensor) -> Tensor:

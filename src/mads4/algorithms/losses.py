@@ -24,7 +24,7 @@ def behavior_cloning(
         available_actions: (B, T, N, A) bool.
         mask: (B, T) bool, True on real steps.
     """
-    possible = available_actions.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    possible = chosen(available_actions, action)
     counted = mask.unsqueeze(-1) & possible
     weight = counted.to(logits.dtype)
     total = weight.sum().clamp(min=1.0)
@@ -65,6 +65,11 @@ def advantages(
     return result
 
 
+def chosen(values: Tensor, action: Tensor) -> Tensor:
+    """Return the values (B, T, N) of actions (B, T, N) from those of all, (B, T, N, n_actions)."""
+    return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Return the mean of (B, T, N) over the real steps (B, T)."""
     weight = mask.unsqueeze(-1).expand_as(values)
@@ -74,7 +79,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def log_probabilities(logits: Tensor, action: Tensor) -> Tensor:
     """Return log π(action) (B, T, N) from logits (B, T, N, n_actions), -inf where unavailable."""
-    return logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return chosen(logits.log_softmax(-1), action)
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float, mask: Tensor) -> Tensor:

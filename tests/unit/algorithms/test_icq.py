@@ -93,7 +93,7 @@ def test_padding_and_unavailable_actions_change_nothing() -> None:
         used = [parameter for parameter in parameters if parameter.requires_grad]
         gradients = torch.autograd.grad(total, used, allow_unused=True)
         return (
-            {name: float(value) for name, value in losses.items()},
+            {name: float(value.detach()) for name, value in losses.items()},
             [g for g in gradients if g is not None],
         )
 
