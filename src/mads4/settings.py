@@ -13,9 +13,9 @@ from importlib.resources import files
 from importlib.util import find_spec
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mads4.errors import UserError, did_you_mean
+from mads4.errors import UserError, did_you_mean, first_line, require_choice
 
 CONF = "mads4.conf"
 """Package of the YAML files: one folder per configuration group."""
@@ -86,11 +86,7 @@ class Registry(Generic[SettingsT]):
                 if self.default is not None:
                     self._schemas.setdefault(name, self.default)
         if name not in self._schemas:
-            allowed = self.names()
-            raise UserError(
-                f"{self.group}: got '{name}', expected one of {', '.join(allowed)}."
-                f"{did_you_mean(name, allowed)}"
-            )
+            require_choice(self.group, name, self.names())
         return self._schemas[name]
 
     def names(self) -> list[str]:
@@ -134,3 +130,24 @@ def load(path: str, key: str) -> Callable[..., Any]:
         )
     made: Callable[..., Any] = function
     return made
+
+
+def call_factory(group: str, path: str, /, *arguments: Any, **options: Any) -> Any:
+    """Return what the user's function ``<group>.factory`` makes with ``<group>.options``.
+
+    Args:
+        group: the configuration group, for example ``model``, for error messages.
+        path: the function, as for `load`.
+        arguments: what every factory of the group is given.
+        options: the user's keyword arguments.
+
+    Raises:
+        UserError: the function cannot be imported, or refuses the options.
+    """
+    make = load(path, f"{group}.factory")
+    try:
+        return make(*arguments, **options)
+    except (TypeError, ValidationError) as error:
+        raise UserError(
+            f"{group}.options: {path} refuses {options}: {first_line(error)}"
+        ) from error

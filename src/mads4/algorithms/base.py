@@ -17,11 +17,11 @@ from operator import add
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
 from mads4.data.dataset import Dataset
-from mads4.errors import UserError, first_line
+from mads4.errors import UserError
 from mads4.models import SequencePolicy
 from mads4.models.base import PolicySequence
 from mads4.nn.ssm import ssm_parameters
@@ -33,7 +33,7 @@ from mads4.settings import (
     Registry,
     Settings,
     Weight,
-    load,
+    call_factory,
 )
 from mads4.types import EnvSpec, SequenceBatch
 
@@ -322,13 +322,7 @@ class CustomAlgorithm(AlgorithmSettings):
         Raises:
             UserError: it cannot be imported, refuses the options, or returns something else.
         """
-        make = load(self.factory, "algorithm.factory")
-        try:
-            made = make(policy, context, **self.options)
-        except (TypeError, ValidationError) as error:
-            raise UserError(
-                f"algorithm.options: {self.factory} rejects {self.options}: {first_line(error)}"
-            ) from error
+        made = call_factory("algorithm", self.factory, policy, context, **self.options)
         if not isinstance(made, Algorithm):
             raise UserError(
                 f"algorithm.factory: {self.factory} returns a {type(made).__name__}, expected a "

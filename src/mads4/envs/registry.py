@@ -9,7 +9,7 @@ from typing import Any, Literal
 from mads4.envs.protocol import EnvOptions, MultiAgentEnv
 from mads4.envs.vector import Supervision, VectorEnv
 from mads4.errors import UserError
-from mads4.settings import CUSTOM, Factory, Registry, Settings, load
+from mads4.settings import CUSTOM, Factory, Registry, Settings, call_factory
 from mads4.types import EnvSpec
 
 METHODS = ("reset", "step", "render", "close")
@@ -125,11 +125,7 @@ class EnvFactory:
 
 
 def _make_custom(factory: str | None = None, options: EnvOptions | None = None) -> MultiAgentEnv:
-    make = load(factory or "", "env.factory")
-    try:
-        env = make(**(options or {}))
-    except TypeError as error:
-        raise UserError(f"env.options: {factory} refuses {options or {}}: {error}") from error
+    env = call_factory("env", factory or "", **(options or {}))
     missing = _missing(env)
     if missing:
         raise UserError(

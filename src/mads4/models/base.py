@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
-from mads4.errors import UserError, first_line
+from mads4.errors import UserError
 from mads4.models.communication import MessageChannel
 from mads4.models.embedding import InputEmbedding
 from mads4.models.state import State, where
 from mads4.nn.cache import kept_for_one_graph
-from mads4.settings import Factory, Registry, Settings, load
+from mads4.settings import Factory, Registry, Settings, call_factory
 from mads4.types import EnvSpec, PolicyInput, PolicyOutput, SequenceBatch
 
 
@@ -291,13 +291,7 @@ class CustomModelConfig(ModelSettings):
 
     def build(self, spec: EnvSpec, kernel_backend: str) -> SequencePolicy:
         """Return what the factory makes."""
-        make = load(self.factory, "model.factory")
-        try:
-            made = make(spec, **self.options)
-        except (TypeError, ValidationError) as error:
-            raise UserError(
-                f"model.options: {self.factory} rejects {self.options}: {first_line(error)}"
-            ) from error
+        made = call_factory("model", self.factory, spec, **self.options)
         if not isinstance(made, SequencePolicy):
             raise UserError(
                 f"model.factory: '{self.factory}' returned a {type(made).__name__}, expected a "

@@ -52,7 +52,7 @@ def test_a_checkpoint_rebuilds_its_policy(name: str) -> None:
 @pytest.mark.parametrize("given", [None, "os:system"])
 def test_a_checkpoint_imports_no_code(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = payload("custom")
-    monkeypatch.setattr("mads4.models.base.load", lambda *_: pytest.fail("imported"))
+    monkeypatch.setattr("mads4.settings.load", lambda *_: pytest.fail("imported"))
     with pytest.raises(UserError, match=f"not imported. If you trust it, give .*={FACTORY}"):
         components.trained_policy(saved, factory=given)
 
