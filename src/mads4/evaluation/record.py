@@ -15,7 +15,7 @@ from mads4.io import write_json
 SUMMARY_FILE = "summary.json"
 
 Kind = Literal["random", "data", "policy", "extra", "expert"]
-_POLICIES = {"mlp": "feed-forward"}
+_POLICIES = {"mads4": "MADS4", "mlp": "feed-forward"}
 _BASELINES = {
     "random": "random actions",
     "expert": "scripted expert",
@@ -198,7 +198,8 @@ class RunRecord(_Part):
     @property
     def policy(self) -> str:
         """What the policy is called in tables and pictures."""
-        return _POLICIES.get(str(self.model.get("name")), "MADS4")
+        name = str(self.model.get("name", "mads4"))
+        return _POLICIES.get(name, name)
 
     @property
     def reward(self) -> str:

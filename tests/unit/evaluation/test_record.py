@@ -28,6 +28,24 @@ def test_order_labels_and_scores(summary: dict[str, Any]) -> None:
     assert (found[2].low, found[2].high) == (15.2, 16.8)
 
 
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ({}, "MADS4"),
+        ({"name": "mads4"}, "MADS4"),
+        ({"name": "mlp"}, "feed-forward"),
+        ({"name": "transformer"}, "transformer"),
+        ({"name": "gru"}, "gru"),
+    ],
+)
+def test_no_other_model_is_called_mads4(
+    summary: dict[str, Any], model: dict[str, Any], name: str
+) -> None:
+    record = RunRecord.of(summary | {"model": model})
+    labels = [result.label for result in record.results() if result.kind == "policy"]
+    assert labels == [f"{name}, target 29.7", f"{name}, target 20"]
+
+
 def test_absent_parts_are_left_out(summary: dict[str, Any]) -> None:
     empty = {"eval": None, "baselines": None, "data": {"return_mean": None}}
     assert RunRecord().results() == []
