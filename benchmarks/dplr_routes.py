@@ -66,12 +66,14 @@ def cauchy(ssm: StateSpace, length: int) -> Tensor:
     cb, cp, pb, pp = (cauchy_product(left * right, scaled, nodes) / (1.0 + root)).unbind(1)
     gain = 0.5 * dt.unsqueeze(-1) * (1.0 + root)
     spectrum = dt.unsqueeze(-1) * (cb - gain / (1.0 + gain * pp) * cp * pb)
-    return torch.fft.irfft(spectrum, n=length)
+    taps: Tensor = torch.fft.irfft(spectrum, n=length)
+    return taps
 
 
 def dense(system: DiscreteSystem) -> tuple[Tensor, Tensor, Tensor]:
     """Return real Ā (H, N, N), B̄ (H, N), C (H, N) on interleaved real and imaginary parts."""
     decay, feedback = torch.view_as_real(system.decay), system.feedback
+    assert feedback is not None, "this is about DPLR systems"
     cosine, sine = decay.unbind(-1)
     turn = torch.stack([torch.stack([cosine, -sine], -1), torch.stack([sine, cosine], -1)], -2)
     channels, pairs = cosine.shape
@@ -127,16 +129,18 @@ def eigenbasis(ssm: StateSpace, length: int) -> Tensor:
 def error(taps: Tensor, truth: Tensor, ssm: StateSpace, route: str, length: int) -> float:
     """Return the relative error; the Cauchy route is given another C and compared accordingly."""
     if route == "cauchy":
-        matrix, column, row = dense(ssm.discretize())
+        system = ssm.discretize()
+        matrix, column, row = dense(system)
         power = torch.linalg.matrix_power(matrix, length)
         fixed = torch.linalg.solve(torch.eye(len(column[0])) - power.mT, row)
         pairs = torch.view_as_complex(fixed.unflatten(-1, (-1, 2)).contiguous()).conj()
         truth = kernel_taps(
             DiscreteSystem(
-                *(getattr(ssm.discretize(), name) for name in ("decay", "column")),
+                system.decay,
+                system.column,
                 0.5 * pairs,
                 torch.zeros(len(column), dtype=torch.float64),
-                ssm.discretize().feedback,
+                system.feedback,
             ),
             length,
         )

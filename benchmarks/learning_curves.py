@@ -67,12 +67,13 @@ def read_run(run: Path, reach: float | None) -> dict[str, Any]:
         average.append(round(float(np.mean(recent)), 3))
     rate = rows[-1]["online/agent_steps_per_second"] / summary["env"]["n_agents"]
     settled = recent.maxlen or 1
-    reached = (s for s, a in list(zip(steps, average, strict=True))[settled - 1 :] if a >= reach)
+    goal = np.inf if reach is None else reach
+    reached = (s for s, a in list(zip(steps, average, strict=True))[settled - 1 :] if a >= goal)
     kept = ("target_return", "return_mean", "return_ci95", "return_iqm", "episodes")
     return {
         "seed": summary["seed"],
         "evaluation": [{key: found[key] for key in kept} for found in summary["eval"].values()],
-        "steps_to_reach": None if reach is None else next(reached, None),
+        "steps_to_reach": next(reached, None),
         "steps_per_second": round(rate),
         "environment_steps": steps,
         "return_average": average,

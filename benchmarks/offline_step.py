@@ -18,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def measure(repeats: int) -> dict[str, Any]:
         _ = left @ right
     steps, products = [], []
     for step in range(repeats):
-        steps.append(_milliseconds(lambda step=step: trainer.update(step)))
+        steps.append(_milliseconds(partial(trainer.update, step)))
         products.append(min(_milliseconds(lambda: left @ right) for _ in range(3)))
     step_ms, product_ms = statistics.median(steps), statistics.median(products)
     gflops = CONTROL_GFLOP / product_ms * 1e3

@@ -139,7 +139,7 @@ def trainer(make_env: EnvFactory, args: Any, **options: Any) -> OnlineTrainer:
 
 
 def training(
-    make_env: EnvFactory, workers: int, args: Any, overlap: bool = False
+    make_env: EnvFactory, workers: int, args: Any, async_rollout: bool = False
 ) -> tuple[float, float]:
     """Return environment steps per second of the whole loop, and the share spent playing."""
     online = trainer(
@@ -147,7 +147,7 @@ def training(
         args,
         num_workers=workers,
         bptt_length=args.segment,
-        async_rollout=overlap,
+        async_rollout=async_rollout,
         iterations=99,
     )
     playing = [0.0]
@@ -160,15 +160,15 @@ def training(
         finally:
             playing[0] += time.perf_counter() - began
 
-    online.collector.play = timed  # type: ignore[method-assign]
+    online.collector.play = timed  # type: ignore[method-assign,assignment]
     with closing(online):
         online.update(0)  # starts the processes
-        before, playing[0] = online.standing.environment_steps, 0.0
+        before, playing[0] = online.tracker.environment_steps, 0.0
         began = time.perf_counter()
         for step in range(1, 1 + ITERATIONS):
             online.update(step)
         seconds = time.perf_counter() - began
-    return (online.standing.environment_steps - before) / seconds, playing[0] / seconds
+    return (online.tracker.environment_steps - before) / seconds, playing[0] / seconds
 
 
 def updates(make_env: EnvFactory, args: Any) -> dict[str, float]:

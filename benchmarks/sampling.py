@@ -135,11 +135,12 @@ def _step_times(memory: Dataset, plain: Dataset, steps: int) -> dict[str, list[f
 
 def _trainer(data: Dataset, ahead: bool) -> OfflineTrainer:
     torch.manual_seed(0)
+    context = Context(0, CPU, 10_000)
     settings = BCConfig(warmup_steps=0, schedule="constant")
     sampler = SequenceSampler(data, BATCH)
     policy = Mads4Policy(data.spec, dropout=0.1)
-    trainer = OfflineTrainer(settings.build(policy, Context(0, CPU, 10_000)), sampler, data)
-    trainer._batches = DeviceBatches(sampler.batch, CPU, ahead=ahead, steps=settings.steps)
+    trainer = OfflineTrainer(settings.build(policy, context), sampler, data)
+    trainer._batches = DeviceBatches(sampler.batch, CPU, ahead=ahead, steps=context.steps)
     return trainer
 
 

@@ -161,7 +161,7 @@ def compared(
             for sides in (theirs, ours)
         ]
         if all(both):
-            least = [min(amounts, key=lambda side, of=amounts: of[side]) for amounts in both]
+            least = [min(amounts, key=amounts.__getitem__) for amounts in both]
             ratio = both[0][least[0]] / max(both[1][least[1]], 1e-9)
             result[name] = {"theirs": least[0], "ours": least[1], "times_better": ratio}
     return result
@@ -309,7 +309,11 @@ def main() -> None:
     errors = step_errors(checkout, STATE) if args.only in (None, "step") else {}
     for name, error in errors.items():
         print(f"stepping against convolution, {name}: relative error {error:.1e}")
-    report = {"machine": machine(checkout, args.threads), "step_errors": errors, "cells": []}
+    report: dict[str, Any] = {
+        "machine": machine(checkout, args.threads),
+        "step_errors": errors,
+        "cells": [],
+    }
     for cell in plan(args.only, args.lengths):
         report["cells"].append(compare(cell, settings, control))
         report["control_gflops"] = control.gflops(control.timing.median)

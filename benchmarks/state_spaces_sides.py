@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.measure import Action
 from mads4.kernels.backends import NAMES, choose, reason_against
@@ -134,7 +134,7 @@ def _options(system: str) -> dict[str, Any]:
     return {"parameterization": system, "discretization": _DISCRETIZATION[system]}
 
 
-def _stepping(module: nn.Module, state: Tensor, cell: Cell) -> dict[str, Action]:
+def _stepping(module: Any, state: Tensor, cell: Cell) -> dict[str, Action]:
     """Return a step of a module that has a method of that name, ours or theirs."""
     u = torch.randn(cell.batch, cell.channels)
     return {STEP: lambda: module.step(u, state)}
@@ -159,7 +159,7 @@ def _theirs(cell: Cell, variant: str, checkout: Path) -> dict[str, Action]:
     return _stepping(module, kernel.default_state(cell.batch), cell)
 
 
-def _their_block(cell: Cell, variant: str, checkout: Path) -> nn.Module:
+def _their_block(cell: Cell, variant: str, checkout: Path) -> Any:
     """Return their block of gated linear mixing over (B, H, L)."""
     block = _their_module(checkout, "s4").S4Block(
         cell.channels,
@@ -175,7 +175,7 @@ def _their_block(cell: Cell, variant: str, checkout: Path) -> nn.Module:
     return block
 
 
-def _set_up_step(kernel: nn.Module, mode: str) -> None:
+def _set_up_step(kernel: Any, mode: str) -> None:
     """Discretize for stepping; only their DPLR kernel has modes."""
     with torch.no_grad():
         kernel._setup_step(**({} if mode == "recurrence" else {"mode": mode}))
@@ -219,7 +219,8 @@ def _prepare_imports() -> None:
     def on_device(self: Any, *tensors: Tensor, **options: Any) -> Tensor:
         if tensors[0].device.type == "cpu":
             options["backend"] = "CPU"
-        return call(self, *tensors, **options)
+        reduced: Tensor = call(self, *tensors, **options)
+        return reduced
 
     Genred.__call__ = on_device
 
@@ -251,7 +252,7 @@ def step_errors(checkout: Path, state: int) -> dict[str, float]:
     return errors
 
 
-def _unrolled(module: nn.Module, u: Tensor, state: Tensor) -> Tensor:
+def _unrolled(module: Any, u: Tensor, state: Tensor) -> Tensor:
     """Return the outputs (B, L, H) of stepping through u (B, L, H)."""
     outputs = []
     for inputs in u.unbind(1):
@@ -265,7 +266,8 @@ def _convolved(u: Tensor, taps: Tensor) -> Tensor:
     size = 2 * u.shape[1]
     spectrum = torch.fft.rfft(u.double(), size, dim=1)
     response = torch.fft.rfft(taps.double().T, size, dim=0)
-    return torch.fft.irfft(spectrum * response, size, dim=1)[:, : u.shape[1]]
+    convolved: Tensor = torch.fft.irfft(spectrum * response, size, dim=1)
+    return convolved[:, : u.shape[1]]
 
 
 def _relative_error(values: Tensor, expected: Tensor) -> float:

@@ -29,6 +29,15 @@ SPEC = EnvSpec(
 )
 
 
+def first_to_claim(marker: Path) -> bool:
+    """Create the file `marker`; False if it is there, also if another process was a bit faster."""
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 class MatchingEnv:
     """Each agent is shown a number and is paid for answering with it; episodes differ in length.
 
@@ -104,9 +113,7 @@ class TroubledEnv(MatchingEnv):
     def step(self, actions: IntArray) -> TimeStep:
         if self._seed == self._bad_seed and self._time == 1:
             for life in range(self._times):
-                marker = Path(self._folder, f"trouble-{life}")
-                if not marker.exists():
-                    marker.touch()
+                if first_to_claim(Path(self._folder, f"trouble-{life}")):
                     self._go_wrong()
         return super().step(actions)
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from fake_env import first_to_claim
 from mads4.envs.smac.features import BUILDERS
 from mads4.envs.smac.maps import MAPS, SmacMap
 from mads4.envs.smac.units import read_battlefield
@@ -275,11 +276,8 @@ class StarCraft2Env:
                 continue
             for life in range(fault.get("times", 1)):
                 assert self._folder is not None
-                try:
-                    (self._folder / f"{how}-{life}").touch(exist_ok=False)
-                except FileExistsError:
-                    continue
-                return True
+                if first_to_claim(self._folder / f"{how}-{life}"):
+                    return True
         return False
 
     def _time_or_zero(self) -> int:

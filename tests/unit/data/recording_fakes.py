@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fake_env import first_to_claim
 from mads4.data.collect import collect
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode, IntArray, TimeStep
@@ -100,9 +101,7 @@ class Deadly(Wanderer):
     def reset(self, env: WalkEnv, rng: np.random.Generator) -> None:
         super().reset(env, rng)
         for life in range(self.lives):
-            marker = Path(self.folder, f"died-{life}")
-            if not marker.exists():
-                marker.touch()
+            if first_to_claim(Path(self.folder, f"died-{life}")):
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
