@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.metadata
 import json
+import os
 import platform
 import shutil
+import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from mads4 import __version__
-from mads4.cli import installation
 from mads4.cli.doctor_text import report
+from mads4.envs.requirements import PACKAGES, missing, version
 from mads4.io import json_safe
 
 Facts = dict[str, Any]
@@ -44,26 +49,25 @@ def examine(selftest: bool = True) -> Facts:
     Args:
         selftest: whether to compare the kernel backends with reference formulas.
     """
-    packages = installation.required_packages()
     facts: Facts = {
         "versions": {"mads4": __version__, "python": platform.python_version()},
-        "packages": packages,
-        "optional": installation.optional_packages(),
-        "machine": installation.machine(),
-        "compiler": installation.compiler(),
-        "caches": installation.caches(),
-        "starcraft": installation.starcraft(),
+        "packages": required_packages(),
+        "optional": optional_packages(),
+        "machine": machine(),
+        "compiler": compiler(),
+        "caches": caches(),
+        "starcraft": starcraft(),
         "cuda": None,
         "kernels": [],
         "selftest": None,
     }
-    problems = [entry["problem"] for entry in packages.values() if entry["problem"]]
+    problems = [entry["problem"] for entry in facts["packages"].values() if entry["problem"]]
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
         problems.append(f"PyTorch cannot be imported: {error}")
     else:
-        facts["cuda"] = installation.cuda()
+        facts["cuda"] = cuda()
         devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
         facts["kernels"] = [kernels(device) for device in devices]
         problems += [
@@ -77,11 +81,136 @@ def examine(selftest: bool = True) -> Facts:
     return facts | {"problems": problems, "notes": notes(facts), "ok": not problems}
 
 
+def required_packages() -> dict[str, Facts]:
+    """Return `mads4`'s requirements: the installed version, and what is wrong with it."""
+    try:
+        from packaging.requirements import Requirement
+
+        entries = importlib.metadata.requires("mads4") or []
+    except ImportError as error:  # also if mads4 runs from its sources, but is not installed
+        name = str(error.name)
+        problem = f"{name} is not installed: pip install {'.' if name == 'mads4' else name}"
+        return {name: {"version": None, "needed": "", "problem": problem}}
+    found: dict[str, Facts] = {}
+    for wanted in map(Requirement, entries):
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        installed, problem = version(wanted.name), ""
+        install = f"pip install '{wanted.name}{wanted.specifier}'"
+        if installed is None:
+            problem = f"{wanted.name} is missing: {install}"
+        elif not wanted.specifier.contains(installed, prereleases=True):
+            problem = f"{wanted.name} {installed} does not fit: {install}"
+        needed = str(wanted.specifier)
+        found[wanted.name] = {"version": installed, "needed": needed, "problem": problem or None}
+    return found
+
+
+def optional_packages() -> dict[str, Facts]:
+    """Return the versions of the optional packages, and what they are for; not StarCraft's."""
+    return {
+        name: {"version": version(name), "use": f"needed by {package.setting}: {package.install}"}
+        for name, package in PACKAGES.items()
+        if not name.startswith("smac")
+    }
+
+
+def starcraft() -> list[Facts]:
+    """Return what `env=smac` and `env=smaclite` need: what is there, and how to get the rest."""
+    try:
+        from mads4.envs.smac import installation
+    except ImportError:  # a required package is missing
+        return []
+    found = [asdict(part) for part in installation.examine()]
+    lite = missing("env=smaclite")
+    there = None if lite else version("smaclite") or "of unknown version"
+    return [
+        *({**part, "name": f"env=smac: {part['name']}"} for part in found),
+        {"name": "env=smaclite: smaclite", "found": there, "problem": lite},
+    ]
+
+
+def machine() -> Facts:
+    """Return system, processor, cores and threads; less where PyTorch or NumPy is missing."""
+    with contextlib.suppress(ImportError, OSError):
+        from mads4.provenance import collect_provenance
+
+        found: Facts = collect_provenance()["machine"]
+        return found
+    return {"platform": platform.platform(), "cpu_count": os.cpu_count()}
+
+
+def compiler() -> str | None:
+    """Return path and version of the C++ compiler, $CXX first; None without one."""
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    path = next((found for name in names if name and (found := shutil.which(name))), None)
+    if path is None:
+        return None
+    command = [path, "--version"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"{path}: does not run: {error}"
+    return f"{path}: {done.stdout.partition(chr(10))[0]}"
+
+
+def cuda() -> str:
+    """Return the devices that PyTorch sees, and the CUDA version that it was built for."""
+    import torch
+
+    if not torch.version.cuda:
+        return "none; this PyTorch is built without it"
+    devices = [
+        f"{found.name} ({found.total_memory / 2**30:.1f} GiB, "
+        f"compute capability {found.major}.{found.minor})"
+        for found in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    ]
+    return f"{', '.join(devices) or 'no device'}; PyTorch is built for CUDA {torch.version.cuda}"
+
+
+def caches() -> list[Facts]:
+    """Return the folders for files, the variable that moves each, and why one is not writable.
+
+    Packages that are not installed keep no files. None of them is imported: KeOps creates its
+    folder, or fails to, on import.
+    """
+    given, places = os.environ.get, dict[tuple[str, str], Path]()
+    with contextlib.suppress(ImportError):  # a required package is missing
+        from mads4.data.directory import data_directory
+
+        places["data sets", "MADS4_DATA_DIR"] = data_directory()
+    if keops := version("pykeops"):
+        chosen = given("KEOPS_CACHE_FOLDER") or f"~/.cache/keops{keops}"
+        places["KeOps", "KEOPS_CACHE_FOLDER"] = Path(chosen)
+    if version("triton"):
+        chosen = given("TRITON_CACHE_DIR") or f"{given('TRITON_HOME') or '~'}/.triton/cache"
+        places["Triton", "TRITON_CACHE_DIR"] = Path(chosen)
+    paths = {key: path.expanduser().absolute() for key, path in places.items()}
+    return [
+        {"what": what, "variable": name, "path": str(path), "against": reason_against_writing(path)}
+        for (what, name), path in paths.items()
+    ]
+
+
+def reason_against_writing(path: Path) -> str | None:
+    """Return why a folder, which need not exist, is not writable; None if it is."""
+    nearest = next(place for place in (path, *path.parents) if place.exists())
+    if not nearest.is_dir():
+        return f"{nearest} is not a folder"
+    return None if os.access(nearest, os.W_OK | os.X_OK) else f"no permission to write {nearest}"
+
+
 def kernels(device: str) -> Facts:
     """Return why each kernel backend cannot run on a device, and which one `auto` selects."""
-    from mads4.kernels.backends import AUTO, NAMES, choose
+    from mads4.kernels.backends import AUTO, NAMES, choose, reason_against
 
-    against = {name: _reason_against(name, device) for name in NAMES}
+    against: dict[str, str | None] = {}
+    for name in NAMES:
+        _announce(f"probing {name} on {device}", name)
+        try:
+            against[name] = reason_against(name, device)
+        except Exception as error:  # a failing probe is a finding itself
+            against[name] = _failed_probe(error)
     auto: Facts
     try:
         choice = choose(AUTO, device)
@@ -89,16 +218,6 @@ def kernels(device: str) -> Facts:
     except Exception as error:  # auto uses the same probes
         auto = {"backend": None, "reason": _failed_probe(error)}
     return {"device": device, "against": against, "auto": auto}
-
-
-def _reason_against(name: str, device: str) -> str | None:
-    from mads4.kernels.backends import reason_against
-
-    _announce(f"probing {name} on {device}", name)
-    try:
-        return reason_against(name, device)
-    except Exception as error:  # a failing probe is a finding itself
-        return _failed_probe(error)
 
 
 def _failed_probe(error: Exception) -> str:
@@ -141,12 +260,12 @@ def self_test(devices: list[Facts]) -> list[Facts]:
 
 def wrong_results(results: list[Facts]) -> list[str]:
     """Return one sentence per backend and device with wrong results."""
-    wrong: dict[tuple[str, str], list[str]] = {}
+    wrong: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for row in results:
         if not row["passed"]:
-            what = f"{row['operation']} in {row['dtype']}"
-            what += f" ({row['failure']})" if row["failure"] else ""
-            wrong.setdefault((row["backend"], row["device"]), []).append(what)
+            failure = f" ({row['failure']})" if row["failure"] else ""
+            what = f"{row['operation']} in {row['dtype']}{failure}"
+            wrong[row["backend"], row["device"]].append(what)
     return [
         f"the {name} backend gives wrong results on {device}: {', '.join(what)}. "
         "Select another one with kernel=<name>."
@@ -162,9 +281,9 @@ def notes(facts: Facts) -> list[str]:
         for place in facts["caches"]
         if place["against"]
     ]
-    spent: dict[str, float] = {}
+    spent: defaultdict[str, float] = defaultdict(float)
     for row in facts["selftest"] or []:
-        spent[row["backend"]] = spent.get(row["backend"], 0.0) + row["milliseconds"]
+        spent[row["backend"]] += row["milliseconds"]
     found += [
         f"the self-test of {name} took {total / 1e3:.0f} s: it is compiled at first use and cached "
         "for later ones."

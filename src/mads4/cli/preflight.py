@@ -13,18 +13,17 @@ from mads4.config.compose import Plan
 from mads4.config.dataset import RecordedDataset
 from mads4.data import registry
 from mads4.envs.smac import SmacConfig, installation
-from mads4.envs.smaclite import SmacliteConfig
-from mads4.envs.smax import SmaxConfig, runtime
 from mads4.errors import UserError
 
 
 def require_present(plan: Plan) -> None:
     """Raise one `UserError` listing everything that the plan's jobs lack, each problem once.
 
-    The packages jaxmarl and smaclite are located, not imported.
+    Packages of the environments are located, not imported, save for SMAC's.
     """
-    checks = (_simulator, _data)
-    problems = [line for check in checks for config in plan.configs for line in check(config)]
+    problems = [
+        line for check in (_env, _data) for config in plan.configs for line in check(config)
+    ]
     if problems:
         count = len(plan.configs)
         jobs = "the command" if count == 1 else f"some of the {count} jobs"
@@ -32,27 +31,18 @@ def require_present(plan: Plan) -> None:
         raise UserError("\n".join([head, *(f"- {line}" for line in dict.fromkeys(problems))]))
 
 
-def _simulator(config: AnyConfig) -> Iterable[str]:
-    """Yield what the environment's game or simulator lacks."""
-    env = getattr(config, "env", None)
-    problems: list[str | None] = []
-    if isinstance(env, SmacConfig) and env.simulator == installation.SIMULATOR:
-        parts = installation.examine(env.scenario, env.options.game_version)
-        problems = [part.problem for part in parts]
-    elif isinstance(env, SmaxConfig):
-        problems = [runtime.missing()]
-    elif isinstance(env, SmacliteConfig) and (absent := installation.lite().problem):
-        problems = [f"env=smaclite: {absent}"]
-    yield from filter(None, problems)
+def _env(config: AnyConfig) -> Iterable[str]:
+    """Return what the environment's game or simulator lacks."""
+    return [] if config.env is None else config.env.missing()
 
 
 def _data(config: AnyConfig) -> Iterable[str]:
     """Yield what is wrong with a data set selected by environment and quality."""
-    dataset, env = getattr(config, "dataset", None), getattr(config, "env", None)
+    dataset, env = getattr(config, "dataset", None), config.env
     if not isinstance(dataset, RecordedDataset) or not isinstance(env, SmacConfig) or dataset.path:
         return
     if env.simulator == installation.SIMULATOR and installation.unknown_map(env.scenario):
-        return  # reported by `_simulator`
+        return  # reported by `_env`
     try:
         entry = registry.choose(dataset.name, env.name, env.scenario, dataset.quality)
     except UserError as error:

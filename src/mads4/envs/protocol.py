@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,3 @@ class BehaviorPolicy(Protocol):
     def metrics(self) -> dict[str, float]:
         """Return facts on this episode that are worth storing, such as its share of noise."""
         return {}
-
-
-EnvOptions = dict[str, Any]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from mads4.envs.protocol import EnvOptions, MultiAgentEnv
+from mads4.envs import requirements
+from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.vector import Supervision, VectorEnv
 from mads4.errors import UserError
 from mads4.settings import CUSTOM, Factory, Registry, Settings, call_factory
@@ -28,6 +29,11 @@ class EnvSettings(Settings):
     def supervise(self) -> Supervision | None:
         """Return how to supervise environments that need a process each; None for no need."""
         return None
+
+    def missing(self) -> list[str]:
+        """Return one line, with its fix, for each thing that is not installed on this machine."""
+        absent = requirements.missing(f"env={self.name}")
+        return [absent] if absent else []
 
     @classmethod
     def make(cls, **arguments: Any) -> MultiAgentEnv:
@@ -66,7 +72,18 @@ class CustomEnvConfig(EnvSettings):
     @classmethod
     def make(cls, **arguments: Any) -> MultiAgentEnv:
         """Return what the factory returns, if it is an environment."""
-        return _make_custom(**arguments)
+        factory = arguments["factory"]
+        env = call_factory("env", factory, **arguments.get("options", {}))
+        lacks = [f"a method {name}()" for name in METHODS if not callable(getattr(env, name, None))]
+        if not isinstance(getattr(env, "spec", None), EnvSpec):
+            lacks.insert(0, "a property spec that is a mads4.types.EnvSpec")
+        if lacks:
+            raise UserError(
+                f"env.factory: what {factory} returns ({type(env).__name__}) lacks "
+                f"{', '.join(lacks)}; see mads4.envs.protocol.MultiAgentEnv."
+            )
+        checked: MultiAgentEnv = env
+        return checked
 
 
 def make_env(name: str, **arguments: Any) -> MultiAgentEnv:
@@ -122,23 +139,3 @@ class EnvFactory:
         supervision = values.get("supervision")  # checkpoints from before there was any lack it
         rules = Supervision(**supervision) if supervision else None
         return cls(values["name"], values["arguments"], rules)
-
-
-def _make_custom(factory: str | None = None, options: EnvOptions | None = None) -> MultiAgentEnv:
-    env = call_factory("env", factory or "", **(options or {}))
-    missing = _missing(env)
-    if missing:
-        raise UserError(
-            f"env.factory: what {factory} returns ({type(env).__name__}) lacks "
-            f"{', '.join(missing)}; see mads4.envs.protocol.MultiAgentEnv."
-        )
-    checked: MultiAgentEnv = env
-    return checked
-
-
-def _missing(env: object) -> list[str]:
-    """Return in words what `env` lacks of the protocol."""
-    lacks = [f"a method {name}()" for name in METHODS if not callable(getattr(env, name, None))]
-    if not isinstance(getattr(env, "spec", None), EnvSpec):
-        lacks.insert(0, "a property spec that is a mads4.types.EnvSpec")
-    return lacks

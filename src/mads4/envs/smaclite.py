@@ -10,10 +10,10 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from mads4.envs import requirements
 from mads4.envs.registry import ENVS, EnvSettings
-from mads4.envs.smac import installation
+from mads4.envs.smac import Map
 from mads4.envs.smac.maps import MAPS
-from mads4.envs.smac.settings import Map
 from mads4.errors import UserError, did_you_mean
 from mads4.settings import Positive
 from mads4.types import EnvSpec, IntArray, TimeStep
@@ -59,7 +59,7 @@ class SmacliteEnv:
             episode_limit=limit,
             reward="smac",
             state_encoding="smac",
-            version=f"smaclite {installation.package_version('smaclite') or 'unknown'}",
+            version=f"smaclite {requirements.version('smaclite') or 'unknown'}",
         )
 
     @property
@@ -127,15 +127,13 @@ class SmacliteConfig(EnvSettings):
 
 
 def _make(scenario: str, options: dict[str, Any]) -> Any:
-    problem = installation.lite().problem
-    if problem:
-        raise UserError(f"env=smaclite: {problem}. env=smax runs without it.")
+    if absent := requirements.missing("env=smaclite"):
+        raise UserError(f"{absent}. env=smax runs without it.")
     try:
         import_module("smaclite")  # registers its maps
     except Exception as error:
-        raise UserError(
-            f"env=smaclite: {installation.import_problem('smaclite', error)}."
-        ) from error
+        problem = requirements.import_problem("smaclite", error)
+        raise UserError(f"env=smaclite: {problem}.") from error
     known = [key for key in gymnasium.registry if key.startswith(NAMESPACE)]
     key = f"{NAMESPACE}{scenario}-v0"
     if key not in known:

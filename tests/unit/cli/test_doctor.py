@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from game_folder import install_game
-from mads4.cli import doctor_text, installation
+from mads4.cli import doctor, doctor_text
 from mads4.kernels.backends import choice
 from mads4.kernels.backends.torch_backend import SplitPowers, TorchBackend
 
@@ -173,9 +173,9 @@ def test_a_missing_and_an_old_package(
     cli: Cli, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     versions = {"h5py": None, "pandas": "1.5.3", "pykeops": None}
-    installed = installation.version
+    installed = doctor.version
     monkeypatch.setattr(
-        installation,
+        doctor,
         "version",
         lambda name: versions[name] if name in versions else installed(name),
     )
@@ -235,17 +235,17 @@ def test_an_unusable_home_is_survived(
 
 
 def test_variables_move_the_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation, "version", lambda name: "1.0")
+    monkeypatch.setattr(doctor, "version", lambda name: "1.0")
     monkeypatch.setenv("KEOPS_CACHE_FOLDER", "/a/keops")
     monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
     monkeypatch.setenv("TRITON_HOME", "/a")
-    paths = {place["what"]: place["path"] for place in installation.caches()}
+    paths = {place["what"]: place["path"] for place in doctor.caches()}
     assert paths["KeOps"] == "/a/keops"
     assert paths["Triton"] == "/a/.triton/cache"
 
 
 def test_no_compiler_is_reported(cli: Cli, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(installation.shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     assert facts(cli, capsys, "--no-selftest")["compiler"] is None
     assert cli("doctor", "--no-selftest") == 0
     assert "C++ compiler  none found; kernel=keops needs one" in capsys.readouterr().out
@@ -266,9 +266,9 @@ def test_bounds_of_versions(
     found: str, needed: str, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entries = [f"some{needed}", "other>=9; extra == 'dev'", "third; python_version < '3'"]
-    monkeypatch.setattr(installation.importlib.metadata, "requires", lambda name: entries)
-    monkeypatch.setattr(installation, "version", lambda name: found)
-    packages = installation.required_packages()
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: entries)
+    monkeypatch.setattr(doctor, "version", lambda name: found)
+    packages = doctor.required_packages()
     assert set(packages) == {"some"}
     assert (packages["some"]["problem"] is None) is fits
 

@@ -10,7 +10,7 @@ import smac_stand_in
 from mads4.config import Config
 from mads4.config.compose import check
 from mads4.envs.registry import EnvFactory
-from mads4.envs.smac.settings import SmacConfig, SmacOptions
+from mads4.envs.smac import SmacConfig, SmacOptions
 from mads4.envs.vector import Supervision
 from mads4.errors import UserError
 from mads4.experiment import components

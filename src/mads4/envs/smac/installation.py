@@ -1,14 +1,9 @@
-"""The requirements of `env=smac` and `env=smaclite`: what is installed, how to install the rest.
-
-`env=smac` needs oxwhirl's package smac, StarCraft II and SMAC's maps. This module needs only the
-standard library, so that `mads4 doctor` works whatever is missing.
-"""
+"""What `env=smac` needs: oxwhirl's package smac, StarCraft II and SMAC's maps."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -17,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mads4.envs import requirements
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError, did_you_mean, first_line
 
 SIMULATOR = "smac.env:StarCraft2Env"
 """SMAC's own environment."""
 
-INSTALL = 'pip install "protobuf<3.21" "tensorboard<2.21" "git+https://github.com/oxwhirl/smac.git"'
-INSTALL_LITE = "pip install git+https://github.com/uoe-agents/smaclite.git"
 MAPS_ARCHIVE = "https://github.com/oxwhirl/smac/releases/download/v0.1-beta1/SMAC_Maps.zip"
 GAME_PAGE = "https://github.com/Blizzard/s2client-proto#linux-packages"
 _PLACES = {
@@ -46,24 +40,40 @@ class Part:
     problem: str | None
     """What is wrong and how to fix it; None if it is usable."""
 
+    @classmethod
+    def of(cls, name: str, check: Callable[[], str]) -> Part:
+        """Return what `check` returns as found, or raises as the problem."""
+        try:
+            return cls(name, check(), None)
+        except UserError as error:
+            return cls(name, None, str(error))
+
 
 def examine(scenario: str | None = None, version: str | None = None) -> list[Part]:
-    """Return the states of `env=smac`'s package, game (in a `version`) and maps, in this order.
+    """Return the states of the package, the game (in a `version`) and the maps, in this order.
 
     By default of the newest build and all of SMAC's maps, else of one version and one map.
     """
-    return [_package(), _game(version), _maps(scenario)]
+    return [
+        Part.of("package smac", _package),
+        Part.of("StarCraft II", lambda: _game(version)),
+        Part.of("maps", lambda: _maps(scenario)),
+    ]
+
+
+def problems(scenario: str, version: str | None = None) -> list[str]:
+    """Return one line for each requirement that playing `scenario` in a `version` lacks."""
+    return [part.problem for part in examine(scenario, version) if part.problem]
 
 
 def require(scenario: str, version: str | None = None) -> None:
     """Raise one `UserError` listing everything that playing `scenario` in a `version` lacks."""
     if unknown := unknown_map(scenario):
         raise UserError(unknown)
-    problems = [f"- {part.problem}" for part in examine(scenario, version) if part.problem]
-    if problems:
+    if lines := [f"- {problem}" for problem in problems(scenario, version)]:
         head = f"env=smac cannot play {scenario} on this machine:"
         tail = "`mads4 doctor` checks again; env=smax plays StarCraft without the game."
-        raise UserError("\n".join([head, *problems, tail]))
+        raise UserError("\n".join([head, *lines, tail]))
 
 
 def unknown_map(scenario: str) -> str | None:
@@ -78,14 +88,6 @@ def unknown_map(scenario: str) -> str | None:
     return f"env.scenario: SMAC has no map '{scenario}'; it has {', '.join(MAPS)}.{near}"
 
 
-def package_version(name: str) -> str | None:
-    """Return the version of an installed distribution, None if it is not installed."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def load(simulator: str) -> Callable[..., Any]:
     """Import the simulator's class from ``package.module:class``.
 
@@ -96,32 +98,12 @@ def load(simulator: str) -> Callable[..., Any]:
     try:
         made: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except Exception as error:  # protobuf raises TypeError, libraries OSError
-        reason = _package().problem if simulator == SIMULATOR else None
+        if simulator == SIMULATOR:
+            _package()
         raise UserError(
-            reason or f"env.simulator: cannot import '{simulator}': {first_line(error)}."
+            f"env.simulator: cannot import '{simulator}': {first_line(error)}."
         ) from error
     return made
-
-
-def lite() -> Part:
-    """Return the state of SMAClite, without importing it."""
-    if importlib.util.find_spec("smaclite") is None:
-        return Part("smaclite", None, f"the package smaclite is missing: {INSTALL_LITE}")
-    return Part("smaclite", package_version("smaclite") or "of unknown version", None)
-
-
-def import_problem(package: str, error: Exception) -> str:
-    """Return why the installed `package` (smac or smaclite) fails to import, and the fix."""
-    if package == "smac" and isinstance(error, TypeError) and "escriptor" in str(error):
-        return (
-            f"protobuf {package_version('protobuf')} is too new for the game's protocol (pysc2), "
-            'which needs one below 3.21: pip install "protobuf<3.21" "tensorboard<2.21" (or, more '
-            "slowly: export PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python)"
-        )
-    install = INSTALL if package == "smac" else INSTALL_LITE
-    if isinstance(error, ModuleNotFoundError):
-        return f"package {error.name}, which {package} needs, is missing: {install}"
-    return f"the package {package} cannot be imported ({first_line(error)}): {install}"
 
 
 def game_folder() -> Path:
@@ -145,34 +127,42 @@ def build_of(version: str | None = None) -> int | None:
     return _known_versions().get(f"{version}.0" if version.count(".") == 1 else version)
 
 
-def _package() -> Part:
-    """Return the state of oxwhirl's package, which shares its name with AutoML's on PyPI."""
-    name = "package smac"
-    spec = importlib.util.find_spec("smac")
-    places = [Path(place) for place in (spec.submodule_search_locations or [])] if spec else []
+def _package() -> str:
+    """Return the version of oxwhirl's package, which shares its name with AutoML's on PyPI."""
+    spec, install = importlib.util.find_spec("smac"), requirements.PACKAGES["smac"].install
+    places = (spec.submodule_search_locations or []) if spec else []
     if not places:
-        return Part(name, None, f"oxwhirl's package smac is missing: {INSTALL}")
-    if not any((place / "env" / "starcraft2").is_dir() for place in places):
-        problem = "the installed package smac is not oxwhirl's (PyPI's smac is AutoML's)"
-        return Part(name, None, f"{problem}: pip uninstall -y smac && {INSTALL}")
+        raise UserError(f"oxwhirl's package smac is missing: {install}")
+    if not any(Path(place, "env", "starcraft2").is_dir() for place in places):
+        raise UserError(
+            "the installed package smac is not oxwhirl's (PyPI's smac is AutoML's): "
+            f"pip uninstall -y smac && {install}"
+        )
     try:
         importlib.import_module("smac.env")
     except Exception as error:  # protobuf raises TypeError, libraries OSError
-        return Part(name, None, import_problem("smac", error))
-    return Part(name, package_version("smac") or "of unknown version", None)
+        problem = requirements.import_problem("smac", error)
+        if isinstance(error, TypeError) and "escriptor" in str(error):
+            problem = (
+                f"protobuf {requirements.version('protobuf')} is too new for the game's protocol "
+                '(pysc2), which needs one below 3.21: pip install "protobuf<3.21" '
+                '"tensorboard<2.21" (or, more slowly: '
+                "export PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python)"
+            )
+        raise UserError(problem) from error
+    return requirements.version("smac") or "of unknown version"
 
 
-def _game(version: str | None) -> Part:
-    """Return the state of StarCraft II: which builds of a version can be started."""
-    name, builds, place = "StarCraft II", _builds(), game_folder()
+def _game(version: str | None) -> str:
+    """Return which builds of a version can be started, and where they are."""
+    builds, place = _builds(), game_folder()
     if not builds:
         origin = "SC2PATH" if os.environ.get("SC2PATH") else "the default; SC2PATH is not set"
-        problem = (
+        raise UserError(
             f"StarCraft II is not in {place} ({origin}; it has no Versions/Base<build>). Download "
             f"4.10 from {GAME_PAGE}, unzip it with the password given on its license page, and "
             "export SC2PATH=<folder>/StarCraftII"
         )
-        return Part(name, None, problem)
     if version in (None, "latest"):
         builds = builds[-1:]
     elif known := _known_versions():  # without pysc2, any build may be the requested version
@@ -180,17 +170,16 @@ def _game(version: str | None) -> Part:
         if build not in builds:
             ways = ["null for the newest", *(key for key in known if known[key] in builds)]
             ways += [f"download that build from {GAME_PAGE}"] if build else []
-            problem = (
+            raise UserError(
                 f"env.options.game_version: {version} is "
                 f"{f'build {build}' if build else 'unknown to pysc2'}; {place / 'Versions'} holds "
                 f"{', '.join(f'Base{number}' for number in builds)}. Take {', or '.join(ways)}"
             )
-            return Part(name, None, problem)
         builds = [build]
-    problems = [_not_startable(build) for build in builds]
-    if all(problems):
-        return Part(name, None, problems[0])
-    return Part(name, f"build {', '.join(map(str, builds))} in {place}", None)
+    against = [_not_startable(build) for build in builds]
+    if all(against):
+        raise UserError(against[0])
+    return f"build {', '.join(map(str, builds))} in {place}"
 
 
 def _builds() -> list[int]:
@@ -221,13 +210,13 @@ def _not_startable(build: int) -> str | None:
     return None
 
 
-def _maps(scenario: str | None) -> Part:
-    """Return the state of one map, or of SMAC's 23, which have a folder of their own.
+def _maps(scenario: str | None) -> str:
+    """Return where one map is, or SMAC's 23, which have a folder of their own.
 
     Other maps may be in any folder: the package that registers a map also gives its folder.
     """
     if scenario is not None and (unknown := unknown_map(scenario)):
-        return Part("maps", None, unknown)
+        raise UserError(unknown)
     # without the game all maps are missing, and are installed together
     required = list(MAPS) if scenario is None or not _builds() else [scenario]
     maps = game_folder() / "Maps"
@@ -236,7 +225,7 @@ def _maps(scenario: str | None) -> Part:
     found = {path.stem for path in folder.glob(pattern)}
     missing = [name for name in required if name not in found]
     if not missing:
-        return Part("maps", f"{len(found)} in {folder}", None)
+        return f"{len(found)} in {folder}"
     what = f"the map {missing[0]}"
     if len(required) > 1:
         named = ", ".join(missing[:3]) + (" and others" if len(missing) > 3 else "")
@@ -245,4 +234,4 @@ def _maps(scenario: str | None) -> Part:
     astray = next(maps.glob(f"**/{missing[0]}.SC2Map"), None)
     hint = f" ({astray} is not where SMAC looks)" if astray else ""
     command = f'curl -LO {MAPS_ARCHIVE} && mkdir -p "{maps}" && unzip SMAC_Maps.zip -d "{maps}"'
-    return Part("maps", None, f"{what} cannot be found in {folder}{hint}: {command}")
+    raise UserError(f"{what} cannot be found in {folder}{hint}: {command}")

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from mads4.envs import requirements
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import ENVS, EnvSettings
 from mads4.envs.vector import VectorEnv
+from mads4.errors import UserError, first_line
+
+PACKAGES = ("jaxmarl", "jax")
+UPGRADE = "pip install --upgrade 'jaxmarl>=0.2,<0.3' jax flax"
+"""The fix for installed packages with incompatible versions."""
 
 SmaxScenario: TypeAlias = Literal[
     "3m",
@@ -51,3 +64,63 @@ class SmaxConfig(EnvSettings):
         from mads4.envs.smax.battle import SmaxVector
 
         return SmaxVector(size, **arguments)
+
+
+def import_jax() -> tuple[Any, Any, Any]:
+    """Import JAX on the CPU, where it does not compete with PyTorch for a GPU's memory.
+
+    Returns:
+        The modules `jax`, jaxmarl's `smax` and jaxmarl's `heuristic_enemy`.
+
+    Raises:
+        UserError: one of them is missing, or their versions are incompatible.
+    """
+    if absent := requirements.missing("env=smax"):
+        raise UserError(f"{absent}.")
+    if "jax" not in sys.modules:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    try:
+        with _silence():
+            import jax
+            import jaxmarl.environments.smax as smax
+            from jaxmarl.environments.smax import heuristic_enemy
+    except Exception as error:  # an incompatible jax raises AttributeError, among others
+        versions = " and ".join(f"{name} {requirements.version(name)}" for name in PACKAGES)
+        fix = f"installed are {versions}, which may be incompatible: {UPGRADE}"
+        if isinstance(error, ModuleNotFoundError):
+            fix = f"{error.name} is missing: {requirements.PACKAGES['jaxmarl'].install}"
+        raise UserError(
+            f"env=smax needs jaxmarl, which cannot be imported ({first_line(error)}); {fix}."
+        ) from error
+    return jax, smax, heuristic_enemy
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Suppress output: jaxmarl prints while it is imported.
+
+    One of its modules redirects both streams and then "restores" the interpreter's originals,
+    whatever they were before; the originals are therefore replaced, too, and restored here.
+    """
+    silent, original = io.StringIO(), sys.__stdout__
+    with contextlib.redirect_stdout(silent), contextlib.redirect_stderr(sys.stderr):
+        sys.__stdout__ = silent  # type: ignore[misc,assignment]
+        try:
+            yield
+        finally:
+            sys.__stdout__ = original  # type: ignore[misc]
+
+
+def keep_programs(jax: Any) -> None:
+    """Cache compiled programs on disk, unless the user has set a cache or cannot write.
+
+    Programs are specific to a processor: machines that share a home folder use separate caches.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    folder = home / "mads4" / "jax" / (platform.node() or "here")
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

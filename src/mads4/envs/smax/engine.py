@@ -18,8 +18,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from mads4.envs.smax import SmaxScenario
-from mads4.envs.smax.runtime import import_jax, keep_programs
+from mads4.envs.smax import SmaxScenario, import_jax, keep_programs
 from mads4.errors import UserError, require_choice
 from mads4.types import EnvSpec, IntArray
 

@@ -12,7 +12,7 @@ import pytest
 
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import make_env
-from mads4.envs.smac import installation
+from mads4.envs.requirements import PACKAGES
 from mads4.envs.smaclite import SmacliteEnv
 from mads4.errors import UserError
 
@@ -110,10 +110,10 @@ def test_import_errors_come_with_the_command(line: str, words: str, tmp_path: Pa
     with pytest.raises(UserError) as error:
         SmacliteEnv("2s3z")
     assert words in str(error.value)
-    assert installation.INSTALL_LITE in str(error.value)
+    assert PACKAGES["smaclite"].install in str(error.value)
 
 
 def test_a_missing_package_comes_with_the_command() -> None:
     with pytest.raises(UserError) as error:
         SmacliteEnv("2s3z")
-    assert installation.INSTALL_LITE in str(error.value)
+    assert PACKAGES["smaclite"].install in str(error.value)

@@ -9,14 +9,17 @@ from types import ModuleType
 
 import pytest
 
-from mads4.envs.smax.runtime import INSTALL, UPGRADE, import_jax, missing
+from mads4.envs.requirements import PACKAGES, missing
+from mads4.envs.smax import UPGRADE, import_jax
 from mads4.errors import UserError
+
+INSTALL = PACKAGES["jaxmarl"].install
 
 
 def test_missing_packages_come_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jaxmarl", None)
     monkeypatch.setitem(sys.modules, "jax", None)
-    assert "jaxmarl and jax are missing" in str(missing())
+    assert "jaxmarl and jax are missing" in str(missing("env=smax"))
     with pytest.raises(UserError) as error:
         import_jax()
     assert INSTALL in str(error.value)
@@ -43,7 +46,7 @@ def test_import_errors_are_reported(
     (tmp_path / "jaxmarl").mkdir()
     (tmp_path / "jaxmarl" / "__init__.py").write_text(line)
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert missing() is None, "the packages are only located"
+    assert missing("env=smax") is None, "the packages are only located"
     with pytest.raises(UserError) as error:
         import_jax()
     for word in words:
