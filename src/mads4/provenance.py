@@ -1,4 +1,7 @@
-"""Where a result comes from: versions, code, machine, data; enough to obtain it again."""
+"""Where a result comes from: versions, code, machine, data; enough to reproduce it.
+
+Needs only the standard library, so that `mads4 doctor` works whatever is missing.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,10 @@ import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mads4.io import write_json
-from mads4.types import EnvSpec
-
-__all__ = ["PROVENANCE_FILE", "collect_provenance", "write_json"]
+if TYPE_CHECKING:
+    from mads4.types import EnvSpec
 
 PROVENANCE_FILE = "provenance.json"
 PACKAGES = ("mads4", "torch", "numpy", "hydra-core", "omegaconf", "gymnasium", "rware", "h5py")
@@ -45,7 +46,7 @@ def collect_provenance(
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": sys.argv,
-        "versions": _versions(),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
         "git": _git(Path(__file__).resolve()),
         "machine": _machine(device),
         "seed": seed,
@@ -57,15 +58,23 @@ def collect_provenance(
     }
 
 
-def _versions() -> dict[str, str | None]:
-    """Return the versions of Python and of what decides numbers; None where not installed."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+def version(package: str) -> str | None:
+    """Return the version of an installed distribution, None if it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def host() -> dict[str, Any]:
+    """Return system, processor and cores of this machine."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpu_count": os.cpu_count(),
+        "usable_cpus": len(usable) or os.cpu_count(),
+    }
 
 
 def _git(source: Path) -> dict[str, Any] | None:
@@ -82,7 +91,7 @@ def _git(source: Path) -> dict[str, Any] | None:
 
 
 def _run_git(source: Path, *arguments: str) -> str | None:
-    """Return git's answer, or None when git is absent, slow or says no."""
+    """Return git's output, None if git is missing, fails or takes too long."""
     command = ["git", "-C", str(source.parent), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
@@ -92,16 +101,12 @@ def _run_git(source: Path, *arguments: str) -> str | None:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """Return the processor, system and threads that the figures of speed depend on."""
+    """Return the host, device and threads that timings depend on."""
     import torch
 
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else ()
     on_gpu = device.startswith("cuda") and torch.cuda.is_available()
     return {
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cpu_count": os.cpu_count(),
-        "usable_cpus": len(usable) or os.cpu_count(),
+        **host(),
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if on_gpu else None,
         "torch_threads": torch.get_num_threads(),
@@ -109,7 +114,7 @@ def _machine(device: str) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Return the processor's model name where the system tells it, else its architecture."""
+    """Return the processor's model name where the system reports it, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

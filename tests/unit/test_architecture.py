@@ -29,7 +29,7 @@ ALLOWED = {
     "nn": FOUNDATION | {"kernels", "nn"},
     "models": NETWORK,
     "export": NETWORK | {"export"},
-    "envs": FOUNDATION | {"envs"},
+    "envs": FOUNDATION | {"envs", "provenance"},
     "rollout": PLAYED,
     "behavior": PLAYED | {"behavior"},
     "data": DATA,

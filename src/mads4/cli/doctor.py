@@ -18,8 +18,9 @@ from typing import Any
 
 from mads4 import __version__
 from mads4.cli.doctor_text import report
-from mads4.envs.requirements import PACKAGES, missing, version
+from mads4.envs.requirements import PACKAGES, missing
 from mads4.io import json_safe
+from mads4.provenance import host, version
 
 Facts = dict[str, Any]
 """JSON-compatible values."""
@@ -53,7 +54,7 @@ def examine(selftest: bool = True) -> Facts:
         "versions": {"mads4": __version__, "python": platform.python_version()},
         "packages": required_packages(),
         "optional": optional_packages(),
-        "machine": machine(),
+        "machine": host(),
         "compiler": compiler(),
         "caches": caches(),
         "starcraft": starcraft(),
@@ -67,6 +68,7 @@ def examine(selftest: bool = True) -> Facts:
     except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
         problems.append(f"PyTorch cannot be imported: {error}")
     else:
+        facts["machine"]["torch_threads"] = torch.get_num_threads()
         facts["cuda"] = cuda()
         devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
         facts["kernels"] = [kernels(device) for device in devices]
@@ -88,7 +90,7 @@ def required_packages() -> dict[str, Facts]:
 
         entries = importlib.metadata.requires("mads4") or []
     except ImportError as error:  # also if mads4 runs from its sources, but is not installed
-        name = str(error.name)
+        name = str(error.name).partition(".")[0]
         problem = f"{name} is not installed: pip install {'.' if name == 'mads4' else name}"
         return {name: {"version": None, "needed": "", "problem": problem}}
     found: dict[str, Facts] = {}
@@ -126,18 +128,12 @@ def starcraft() -> list[Facts]:
     there = None if lite else version("smaclite") or "of unknown version"
     return [
         *({**part, "name": f"env=smac: {part['name']}"} for part in found),
-        {"name": "env=smaclite: smaclite", "found": there, "problem": lite},
+        {
+            "name": "env=smaclite: smaclite",
+            "found": there,
+            "problem": lite and lite.partition(": ")[2],
+        },
     ]
-
-
-def machine() -> Facts:
-    """Return system, processor, cores and threads; less where PyTorch or NumPy is missing."""
-    with contextlib.suppress(ImportError, OSError):
-        from mads4.provenance import collect_provenance
-
-        found: Facts = collect_provenance()["machine"]
-        return found
-    return {"platform": platform.platform(), "cpu_count": os.cpu_count()}
 
 
 def compiler() -> str | None:

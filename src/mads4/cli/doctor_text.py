@@ -54,9 +54,9 @@ def _packages(facts: Facts) -> Iterator[tuple[str, str]]:
 def _machine(facts: Facts) -> Iterator[tuple[str, str]]:
     machine = facts["machine"]
     yield "system", machine["platform"]
-    if "processor" in machine:  # nothing is missing that it takes to find out
-        yield "processor", machine["processor"]
-        yield "cores", f"{machine['cpu_count']}, of which {machine['usable_cpus']} may be used"
+    yield "processor", machine["processor"]
+    yield "cores", f"{machine['cpu_count']}, of which {machine['usable_cpus']} may be used"
+    if "torch_threads" in machine:
         yield "threads", f"{machine['torch_threads']} used by PyTorch"
     if facts["cuda"] is not None:
         yield "CUDA", facts["cuda"]

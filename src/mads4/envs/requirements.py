@@ -5,7 +5,6 @@ Needs only the standard library, so that `mads4 doctor` works whatever is missin
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 
@@ -34,14 +33,6 @@ PACKAGES = {
         "env=smaclite", "pip install git+https://github.com/uoe-agents/smaclite.git"
     ),
 }
-
-
-def version(name: str) -> str | None:
-    """Return the version of an installed distribution, None if it is not installed."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def missing(setting: str) -> str | None:

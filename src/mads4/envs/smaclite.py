@@ -15,6 +15,7 @@ from mads4.envs.registry import ENVS, EnvSettings
 from mads4.envs.smac import Map
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError, did_you_mean
+from mads4.provenance import version as package_version
 from mads4.settings import Positive
 from mads4.types import EnvSpec, IntArray, TimeStep
 
@@ -59,7 +60,7 @@ class SmacliteEnv:
             episode_limit=limit,
             reward="smac",
             state_encoding="smac",
-            version=f"smaclite {requirements.version('smaclite') or 'unknown'}",
+            version=f"smaclite {package_version('smaclite') or 'unknown'}",
         )
 
     @property

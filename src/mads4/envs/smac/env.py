@@ -9,13 +9,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from mads4.envs import requirements
 from mads4.envs.protocol import BrokenEpisodeError
 from mads4.envs.smac import installation
 from mads4.envs.smac.features import BUILDERS
 from mads4.envs.smac.maps import MAPS
 from mads4.envs.smac.units import MEDIVAC_MAP, map_of, read_battlefield
 from mads4.errors import UserError, did_you_mean, first_line, require_choice
+from mads4.provenance import version as package_version
 from mads4.types import BoolArray, EnvSpec, FloatArray, IntArray, TimeStep
 
 NATIVE = "native"
@@ -217,7 +217,7 @@ def _version(simulator: str, game_version: str | None) -> str:
     """Return the versions of package and game; results are comparable only within one."""
     package = simulator.partition(".")[0].partition(":")[0]
     chosen = f"{game_version}, " if game_version else ""
-    version = requirements.version(package) or "unknown"
+    version = package_version(package) or "unknown"
     build = installation.build_of(game_version) or "unknown"
     return f"{package} {version}, StarCraft II {chosen}build {build}"
 

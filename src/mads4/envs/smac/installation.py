@@ -15,6 +15,7 @@ from typing import Any
 from mads4.envs import requirements
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError, did_you_mean, first_line
+from mads4.provenance import version as package_version
 
 SIMULATOR = "smac.env:StarCraft2Env"
 """SMAC's own environment."""
@@ -144,13 +145,13 @@ def _package() -> str:
         problem = requirements.import_problem("smac", error)
         if isinstance(error, TypeError) and "escriptor" in str(error):
             problem = (
-                f"protobuf {requirements.version('protobuf')} is too new for the game's protocol "
+                f"protobuf {package_version('protobuf')} is too new for the game's protocol "
                 '(pysc2), which needs one below 3.21: pip install "protobuf<3.21" '
                 '"tensorboard<2.21" (or, more slowly: '
                 "export PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION=python)"
             )
         raise UserError(problem) from error
-    return requirements.version("smac") or "of unknown version"
+    return package_version("smac") or "of unknown version"
 
 
 def _game(version: str | None) -> str:

@@ -16,6 +16,7 @@ from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import ENVS, EnvSettings
 from mads4.envs.vector import VectorEnv
 from mads4.errors import UserError, first_line
+from mads4.provenance import version as package_version
 
 PACKAGES = ("jaxmarl", "jax")
 UPGRADE = "pip install --upgrade 'jaxmarl>=0.2,<0.3' jax flax"
@@ -85,7 +86,7 @@ def import_jax() -> tuple[Any, Any, Any]:
             import jaxmarl.environments.smax as smax
             from jaxmarl.environments.smax import heuristic_enemy
     except Exception as error:  # an incompatible jax raises AttributeError, among others
-        versions = " and ".join(f"{name} {requirements.version(name)}" for name in PACKAGES)
+        versions = " and ".join(f"{name} {package_version(name)}" for name in PACKAGES)
         fix = f"installed are {versions}, which may be incompatible: {UPGRADE}"
         if isinstance(error, ModuleNotFoundError):
             fix = f"{error.name} is missing: {requirements.PACKAGES['jaxmarl'].install}"

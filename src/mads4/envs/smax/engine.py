@@ -8,7 +8,6 @@ in any row. Eight battles cost hardly more than one.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import time
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from mads4.envs.smax import SmaxScenario, import_jax, keep_programs
 from mads4.errors import UserError, require_choice
+from mads4.provenance import version as package_version
 from mads4.types import EnvSpec, IntArray
 
 _LOG = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Engine:
         except (TypeError, ValueError) as error:
             raise UserError(f"env.options: SMAX rejects {options}: {error}") from error
         game = self._env._env
-        versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jaxmarl", "jax"))
+        versions = (f"{name} {package_version(name)}" for name in ("jaxmarl", "jax"))
         self.spec = EnvSpec(
             name="smax",
             scenario=scenario,
