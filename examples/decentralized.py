@@ -41,7 +41,7 @@ class Agent:
         return {"predecessor_action": action, **message}
 
 
-env, seed, episode, target = EnvFactory(**about["env"])(), 0, 0, float(sys.argv[2])
+env, seed, episode, target = EnvFactory.from_dict(about["env"])(), 0, 0, float(sys.argv[2])
 agents = [Agent(number) for number in range(about["n_agents"])]
 order = np.random.default_rng([seed, episode, 1]).random(len(agents)).argsort()
 order = order.tolist() if about["agent_order"] == "random" else list(range(len(agents)))

@@ -95,9 +95,12 @@ def test_environment_format_model_and_algorithm_train_together(
     metrics = (run / "metrics.jsonl").read_text(encoding="utf-8")
     assert "offline/return" in metrics, "of the algorithm's own losses"
     play = ("evaluate", f"checkpoint={run}", "evaluator.episodes=2", "evaluator.num_workers=0")
-    assert cli(*play) == 2
-    assert "model_factory=gru:GruPolicy" in capsys.readouterr().err
-    assert cli(*play, "model_factory=gru:GruPolicy") == 0
+    given: tuple[str, ...] = ()
+    for word in ("env_factory=meeting:Meeting", "model_factory=gru:GruPolicy"):
+        assert cli(*play, *given) == 2
+        assert word in capsys.readouterr().err
+        given += (word,)
+    assert cli(*play, *given) == 0
 
 
 def test_a_message_kind_trains(cli: Cli) -> None:

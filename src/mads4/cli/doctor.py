@@ -123,17 +123,11 @@ def starcraft() -> list[Facts]:
         from mads4.envs.smac import installation
     except ImportError:  # a required package is missing
         return []
-    found = [asdict(part) for part in installation.examine()]
     lite = missing("env=smaclite")
     there = None if lite else version("smaclite") or "of unknown version"
-    return [
-        *({**part, "name": f"env=smac: {part['name']}"} for part in found),
-        {
-            "name": "env=smaclite: smaclite",
-            "found": there,
-            "problem": lite and lite.partition(": ")[2],
-        },
-    ]
+    parts = [(f"env=smac: {name}", *state) for name, *state in installation.examine()]
+    parts.append(("env=smaclite: smaclite", there, lite))
+    return [dict(zip(("name", "found", "problem"), part, strict=True)) for part in parts]
 
 
 def compiler() -> str | None:

@@ -86,6 +86,8 @@ class EvaluateConfig(Command):
     """Run directory, or a checkpoint file."""
     model_factory: Factory | None = None
     """For a policy of model=custom: its factory, which is not imported unless given here."""
+    env_factory: Factory | None = None
+    """The same for env=custom's factory, or env=smac's simulator if it is not SMAC's own."""
     name: Name = "mads4"
     """Folder of the evaluation: outputs/evaluate/<name>/<time>."""
     device: Device = "auto"
@@ -104,6 +106,8 @@ class ProbeConfig(Command):
     """Run directory, or a checkpoint file."""
     model_factory: Factory | None = None
     """For a policy of model=custom: its factory, which is not imported unless given here."""
+    env_factory: Factory | None = None
+    """The same for env=custom's factory, or env=smac's simulator if it is not SMAC's own."""
     name: Name = "mads4"
     """Folder of the analysis: outputs/probe/<name>/<time>."""
     device: Device = "auto"

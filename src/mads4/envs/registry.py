@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mads4.envs import requirements
 from mads4.envs.protocol import MultiAgentEnv
@@ -19,6 +19,8 @@ METHODS = ("reset", "step", "render", "close")
 class EnvSettings(Settings):
     """Base of the schemas in the group ``env``: each stands with its environment."""
 
+    imports: ClassVar[str | None] = None
+    """The setting, if any, that names code of the user's own, ``package.module:function``."""
     name: str
     """Environment family."""
 
@@ -33,7 +35,7 @@ class EnvSettings(Settings):
     def missing(self) -> list[str]:
         """Return one line, with its fix, for each thing that is not installed on this machine."""
         absent = requirements.missing(f"env={self.name}")
-        return [absent] if absent else []
+        return [f"env={self.name}: {absent}"] if absent else []
 
     @classmethod
     def make(cls, **arguments: Any) -> MultiAgentEnv:
@@ -62,6 +64,7 @@ ENVS: Registry[EnvSettings] = Registry("env", "mads4.envs")
 class CustomEnvConfig(EnvSettings):
     """An environment of the user's own."""
 
+    imports = "factory"
     name: Literal["custom"] = "custom"
     """Environment family."""
     factory: Factory
@@ -134,8 +137,23 @@ class EnvFactory:
         return cls(settings.name, settings.arguments(), settings.supervise())
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> EnvFactory:
-        """Return the maker that `to_dict` has described."""
+    def from_dict(cls, values: Mapping[str, Any], allowed: str | None = None) -> EnvFactory:
+        """Return the maker that `to_dict` has described, for example from a checkpoint.
+
+        Args:
+            values: from a file, whose author need not be trusted.
+            allowed: function that the user names, too; no other one is imported.
+
+        Raises:
+            UserError: the file names a function of somebody's own other than `allowed`.
+        """
+        schema = ENVS.schema(values["name"])
+        named = values["arguments"].get(schema.imports)
+        if named and named not in (allowed, schema.model_fields[str(schema.imports)].default):
+            raise UserError(
+                f"The environment comes from '{named}', and code that a file names is not "
+                f"imported. If you trust it, give env_factory={named}."
+            )
         supervision = values.get("supervision")  # checkpoints from before there was any lack it
         rules = Supervision(**supervision) if supervision else None
         return cls(values["name"], values["arguments"], rules)

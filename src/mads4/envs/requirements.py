@@ -45,7 +45,7 @@ def missing(setting: str) -> str | None:
     if not absent:
         return None
     verb = "is" if len(absent) == 1 else "are"
-    return f"{setting}: {' and '.join(absent)} {verb} missing: {PACKAGES[absent[0]].install}"
+    return f"{' and '.join(absent)} {verb} missing: {PACKAGES[absent[0]].install}"
 
 
 def import_problem(name: str, error: Exception) -> str:

@@ -129,7 +129,7 @@ class SmacliteConfig(EnvSettings):
 
 def _make(scenario: str, options: dict[str, Any]) -> Any:
     if absent := requirements.missing("env=smaclite"):
-        raise UserError(f"{absent}. env=smax runs without it.")
+        raise UserError(f"env=smaclite: {absent}. env=smax runs without it.")
     try:
         import_module("smaclite")  # registers its maps
     except Exception as error:

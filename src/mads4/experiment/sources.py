@@ -21,7 +21,7 @@ def trained(config: EvaluateConfig | ProbeConfig) -> tuple[dict[str, Any], EnvFa
     """Return a checkpoint that holds a policy, and the environment to play it in."""
     payload = policy_checkpoint(config.checkpoint)
     make_env = (
-        EnvFactory.from_dict(payload["env"])
+        EnvFactory.from_dict(payload["env"], config.env_factory)
         if config.env is None
         else components.environment(config.env)
     )

@@ -191,9 +191,10 @@ def test_a_missing_and_an_old_package(
     assert "  pykeops      not installed (needed by kernel=keops" in output
 
 
-def test_without_torch_the_rest_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packages", [["torch"], ["torch", "numpy", "pydantic", "filelock"]])
+def test_without_torch_the_rest_is_reported(packages: list[str], tmp_path: Path) -> None:
     script = (
-        "import sys; sys.modules['torch'] = None; from mads4.cli import main;"
+        f"import sys; sys.modules |= dict.fromkeys({packages}); from mads4.cli import main;"
         "sys.exit(main(['doctor'] + sys.argv[1:]))"
     )
     for words in ([], ["--json"]):

@@ -191,6 +191,11 @@ def test_an_environment_of_the_user_s_own_is_checked() -> None:
         with pytest.raises(UserError) as caught:
             make_env("custom", factory=path)
         assert words in str(caught.value), str(caught.value)
+    stored = EnvFactory("custom", {"factory": factory, "options": {}})
+    assert EnvFactory.from_dict(stored.to_dict(), factory) == stored
+    for allowed in (None, "json:loads"):
+        with pytest.raises(UserError, match=f"not imported.*give env_factory={factory}"):
+            EnvFactory.from_dict(stored.to_dict(), allowed)
     with pytest.raises(UserError, match="refuses"):
         make_env("custom", factory=factory, options={"size": 3})
     with pytest.raises(UserError, match=r"custom, .*, rware"):

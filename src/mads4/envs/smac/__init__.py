@@ -103,6 +103,7 @@ class SupervisionConfig(Settings):
 class SmacConfig(EnvSettings):
     """StarCraft II, through oxwhirl's SMAC."""
 
+    imports = "simulator"
     name: Literal["smac"] = "smac"
     """Environment family."""
     scenario: Map = "3m"

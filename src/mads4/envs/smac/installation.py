@@ -8,9 +8,8 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mads4.envs import requirements
 from mads4.envs.smac.maps import MAPS
@@ -31,23 +30,12 @@ _PLACES = {
 _LINUX = ("~/StarCraftII", "SC2_x64")
 
 
-@dataclass(frozen=True)
-class Part:
-    """The state of one requirement."""
+class Part(NamedTuple):
+    """A requirement: its version or location if it is usable, else what is wrong and the fix."""
 
     name: str
     found: str | None
-    """Version or location; None if it is unusable."""
     problem: str | None
-    """What is wrong and how to fix it; None if it is usable."""
-
-    @classmethod
-    def of(cls, name: str, check: Callable[[], str]) -> Part:
-        """Return what `check` returns as found, or raises as the problem."""
-        try:
-            return cls(name, check(), None)
-        except UserError as error:
-            return cls(name, None, str(error))
 
 
 def examine(scenario: str | None = None, version: str | None = None) -> list[Part]:
@@ -55,11 +43,18 @@ def examine(scenario: str | None = None, version: str | None = None) -> list[Par
 
     By default of the newest build and all of SMAC's maps, else of one version and one map.
     """
-    return [
-        Part.of("package smac", _package),
-        Part.of("StarCraft II", lambda: _game(version)),
-        Part.of("maps", lambda: _maps(scenario)),
-    ]
+    checks: dict[str, Callable[[], str]] = {
+        "package smac": _package,
+        "StarCraft II": lambda: _game(version),
+        "maps": lambda: _maps(scenario),
+    }
+    parts = []
+    for name, check in checks.items():
+        try:
+            parts.append(Part(name, check(), None))
+        except UserError as error:
+            parts.append(Part(name, None, str(error)))
+    return parts
 
 
 def problems(scenario: str, version: str | None = None) -> list[str]:

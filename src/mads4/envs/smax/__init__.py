@@ -77,7 +77,7 @@ def import_jax() -> tuple[Any, Any, Any]:
         UserError: one of them is missing, or their versions are incompatible.
     """
     if absent := requirements.missing("env=smax"):
-        raise UserError(f"{absent}.")
+        raise UserError(f"env=smax: {absent}.")
     if "jax" not in sys.modules:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     try:
