@@ -3,7 +3,7 @@
 After ``mads4 train``: ``mads4 export checkpoint=<run> out=agent.onnx``, then
 ``python examples/decentralized.py agent.onnx 20`` (the target return). It plays the first episode
 that ``mads4 evaluate`` plays, with the same actions. The agents need onnxruntime and NumPy; `mads4`
-is imported for the environment only.
+is imported for the environment only. For ``env=custom`` a third word names its factory, too.
 """
 
 import json
@@ -41,7 +41,8 @@ class Agent:
         return {"predecessor_action": action, **message}
 
 
-env, seed, episode, target = EnvFactory.from_dict(about["env"])(), 0, 0, float(sys.argv[2])
+env = EnvFactory.from_dict(about["env"], *sys.argv[3:])()
+seed, episode, target = 0, 0, float(sys.argv[2])
 agents = [Agent(number) for number in range(about["n_agents"])]
 order = np.random.default_rng([seed, episode, 1]).random(len(agents)).argsort()
 order = order.tolist() if about["agent_order"] == "random" else list(range(len(agents)))

@@ -26,7 +26,7 @@ WANTED = 6.0
 def same_actions(cli: Cli, source: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     """Export, play the example and the policy, compare; return the number of steps."""
     assert cli("export", f"checkpoint={source}", "out=agent.onnx") == 0
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "agent.onnx", str(WANTED)])
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "agent.onnx", str(WANTED), "fakes:MatchingEnv"])
     actions = np.array(runpy.run_path(str(EXAMPLE))["actions"])
     payload = checkpoint.load(checkpoint.find(source))
     env = EnvFactory(**payload["env"])()

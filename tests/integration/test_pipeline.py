@@ -202,7 +202,8 @@ def test_a_users_environment_and_reader(cli: Cli, tmp_path: Path) -> None:
     assert summary["data"]["episodes"] == 5  # the first five of seven
     assert summary["data"]["behavior"]["share"] == 1.0
     assert set(summary["baselines"]) == {"random"}
-    assert cli("evaluate", "checkpoint=run", "evaluator.episodes=3", "hydra.run.dir=again") == 0
+    again = ("evaluate", "checkpoint=run", "evaluator.episodes=3", "hydra.run.dir=again")
+    assert cli(*again, "env_factory=fakes:MatchingEnv") == 0
     assert summary_of(tmp_path / "again")["eval"]["mean"]["episodes"] == 3
 
 

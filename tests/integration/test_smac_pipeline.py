@@ -125,10 +125,10 @@ def test_a_checkpoint_remembers_how_its_games_are_looked_after_and_what_they_sho
     data = ("dataset=madt", "env.observation=mappo", f"dataset.path={recording}")
     assert cli("train", *game, *data, *TRAINING, "hydra.run.dir=run") == 0
     few = ("evaluator.episodes=1", "evaluator.baselines=false")
-    again = ("evaluate", "checkpoint=run", "device=cpu", *few, "hydra.run.dir=again")
+    again = ("evaluate", "checkpoint=run", "device=cpu", *few)
     assert cli(*again) == 2
     assert f"give env_factory={STAND_IN}" in capsys.readouterr().err
-    assert cli(*again, f"env_factory={STAND_IN}") == 0
+    assert cli(*again, f"env_factory={STAND_IN}", "hydra.run.dir=again") == 0
     (found,) = [value for name, value in results(tmp_path / "again")["eval"].items()][:1]
     assert found["processes_lost"] == 0
     capsys.readouterr()
