@@ -47,7 +47,7 @@ class FocusFire(BehaviorPolicy):
     def act(self, now: TimeStep) -> IntArray:
         """Return the actions (N,)."""
         units, rules = self._env.units, self._rules
-        n = units.n_allies
+        n = rules.n_allies
         places = units.position.astype(np.float64)
         away = places[n:] - places[:n, None]  # (N, M, 2) from each ally to each enemy
         distance = np.linalg.norm(away, axis=-1)

@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.smax.engine import WIDTH, Array, Rules, Shown, engine
-from mads4.envs.smax.render import Units, render
+from mads4.envs.smax.engine import WIDTH, Array, Rules, Shown, Units, engine
+from mads4.envs.smax.render import render
 from mads4.envs.vector import IDLE, RESET, STEP, Incidents, SharedBuffers, WorkerLost
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 _STEP_FIELDS = ("observation", "state", "available_actions", "reward", "terminated", "truncated")
-_UNIT_FIELDS = ("position", "health", "alive", "kind", "cooldown", "target")
 
 
 class SmaxVector:
@@ -43,7 +42,7 @@ class SmaxVector:
         self._battles: list[Any] = []
         self._pending: list[tuple[slice, Array, Shown]] = []
         self._win = np.zeros(rows, dtype=np.bool_)
-        self._units: dict[str, Array] = {}
+        self._units: Units | None = None
 
     def groups(self, rows: int) -> list[slice]:
         """Return one group: all rows advance together."""
@@ -75,9 +74,9 @@ class SmaxVector:
         return {"win": float(self._win[row])}
 
     def units(self, row: int) -> Units:
-        """Return the units of a battle."""
-        chosen = {name: values[row].copy() for name, values in self._units.items()}
-        return Units(n_allies=self.spec.n_agents, **chosen)
+        """Return the units of a battle that has been reset."""
+        assert self._units is not None
+        return Units(*(values[row].copy() for values in self._units))
 
     def env(self, row: int) -> MultiAgentEnv:
         """Return one battle as an environment."""
@@ -103,12 +102,12 @@ class SmaxVector:
         for name in _STEP_FIELDS:
             getattr(self.buffers, name)[at.start + rows] = np.asarray(getattr(shown, name))[rows]
         self._win[at.start + rows] = np.asarray(shown.win)[rows]
-        for name in _UNIT_FIELDS:
-            values = np.asarray(getattr(shown, name))
-            if name not in self._units:
-                shape = (len(self._win), *values.shape[1:])
-                self._units[name] = np.zeros(shape, values.dtype)
-            self._units[name][at.start + rows] = values[rows]
+        units = Units(*map(np.asarray, shown.units))
+        if self._units is None:
+            size = len(self._win)
+            self._units = Units(*(np.zeros((size, *new.shape[1:]), new.dtype) for new in units))
+        for kept, new in zip(self._units, units, strict=True):
+            kept[at.start + rows] = new[rows]
 
 
 class SmaxEnv:

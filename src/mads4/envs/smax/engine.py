@@ -39,11 +39,25 @@ FIXED = ("scenario", "action_type", "observation_type", "use_self_play_reward", 
 Array = npt.NDArray[Any]
 
 
-class Shown(NamedTuple):
-    """A batch of battles after a reset or step; all arrays have a leading batch axis.
+class Units(NamedTuple):
+    """All units of a battle, whether or not an agent sees them: the N allies, then the enemies."""
 
-    The U units are the N allies, then the enemies.
-    """
+    position: Array
+    """(U, 2) float32, x and y."""
+    health: Array
+    """(U,) float32."""
+    alive: Array
+    """(U,) bool."""
+    kind: Array
+    """(U,) uint8, unit type, an index into the arrays of `Rules`."""
+    cooldown: Array
+    """(U,) float32, seconds until the unit can attack again; at once if not positive."""
+    target: Array
+    """(U,) int32, the last action if it was an attack, else 0."""
+
+
+class Shown(NamedTuple):
+    """A batch of battles after a reset or step; all arrays have a leading batch axis."""
 
     observation: Array
     """(N, obs_dim) float32."""
@@ -59,23 +73,13 @@ class Shown(NamedTuple):
     """() bool: both sides are alive at the time limit."""
     win: Array
     """() bool: all enemies are dead, but not all allies."""
-    position: Array
-    """(U, 2) float32, x and y."""
-    health: Array
-    """(U,) float32."""
-    alive: Array
-    """(U,) bool."""
-    kind: Array
-    """(U,) uint8, unit type, an index into the arrays of `Rules`."""
-    cooldown: Array
-    """(U,) float32, seconds until the unit can attack again; at once if not positive."""
-    target: Array
-    """(U,) int32, the last action if it was an attack, else 0."""
+    units: Units
 
 
 class Rules(NamedTuple):
-    """Properties of the unit types, each array (types,), and of the map."""
+    """Properties of the unit types, each array (types,), and of the battle."""
 
+    n_allies: int
     names: tuple[str, ...]
     health: Array
     reach: Array
@@ -124,6 +128,7 @@ class Engine:
             version=", ".join(versions),
         )
         self.rules = Rules(
+            n_allies=game.num_allies,
             names=tuple(game.unit_type_names),
             health=np.array(game.unit_type_health),
             reach=np.array(game.unit_type_attack_ranges),
@@ -216,12 +221,14 @@ class Engine:
             terminated=~(allies & enemies),
             truncated=allies & enemies & (units.step >= self.spec.episode_limit),
             win=allies & ~enemies,
-            position=units.unit_positions,
-            health=units.unit_health,
-            alive=units.unit_alive,
-            kind=units.unit_types,
-            cooldown=units.unit_weapon_cooldowns,
-            target=units.prev_attack_actions,
+            units=Units(
+                position=units.unit_positions,
+                health=units.unit_health,
+                alive=units.unit_alive,
+                kind=units.unit_types,
+                cooldown=units.unit_weapon_cooldowns,
+                target=units.prev_attack_actions,
+            ),
         )
 
     def _compile(self) -> None:

@@ -5,7 +5,6 @@ Sides differ in color (Okabe and Ito's palette) and shape: allies are discs, ene
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,34 +15,13 @@ from mads4.envs.rware_render import load_font
 from mads4.envs.smax.engine import STOP
 
 if TYPE_CHECKING:
-    from mads4.envs.smax.engine import Rules
+    from mads4.envs.smax.engine import Rules, Units
 
 GROUND, EDGE, PAPER, INK = "#F7F5F0", "#A9B4BF", "#FFFFFF", "#26323D"
 ALLY, ENEMY, SHOT = "#0072B2", "#D55E00", "#CC79A7"
 _UNIT = 12  # pixels for a distance of one
 _SMOOTH = 2  # supersampling factor, for smooth edges
 _LEAST_RADIUS = 0.55  # smaller units are drawn larger than they are
-
-
-@dataclass(frozen=True)
-class Units:
-    """All units of a battle, allies first; arrays as in `mads4.envs.smax.engine.Shown`."""
-
-    n_allies: int
-    position: npt.NDArray[Any]
-    health: npt.NDArray[Any]
-    alive: npt.NDArray[Any]
-    kind: npt.NDArray[Any]
-    cooldown: npt.NDArray[Any]
-    target: npt.NDArray[Any]
-
-    def attacked(self, unit: int) -> int | None:
-        """Return the unit that `unit` attacked last; None if it moved or stopped."""
-        number = int(self.target[unit]) - STOP - 1
-        if number < 0:
-            return None
-        # enemies number their targets backwards, from the last ally
-        return self.n_allies + number if unit < self.n_allies else self.n_allies - 1 - number
 
 
 def render(units: Units, rules: Rules) -> npt.NDArray[np.uint8]:
@@ -60,7 +38,7 @@ def render(units: Units, rules: Rules) -> npt.NDArray[np.uint8]:
     places[:, 1] = size[1] - places[:, 1]  # north is up
     living = [int(unit) for unit in np.flatnonzero(units.alive)]
     for unit in living:
-        other = units.attacked(unit)
+        other = _attacked(units, unit, rules.n_allies)
         if other is not None and units.alive[other]:
             ends = [tuple(map(float, places[unit])), tuple(map(float, places[other]))]
             draw.line(ends, fill=SHOT, width=_SMOOTH)
@@ -69,8 +47,17 @@ def render(units: Units, rules: Rules) -> npt.NDArray[np.uint8]:
         radius = max(float(rules.radius[kind]), _LEAST_RADIUS) * scale
         share = float(units.health[unit] / rules.health[kind])
         letter = rules.names[kind][0]
-        _draw_unit(draw, places[unit], radius, unit < units.n_allies, letter, share)
+        _draw_unit(draw, places[unit], radius, unit < rules.n_allies, letter, share)
     return np.asarray(image.reduce(_SMOOTH), dtype=np.uint8)
+
+
+def _attacked(units: Units, unit: int, n_allies: int) -> int | None:
+    """Return the unit that `unit` attacked last; None if it moved or stopped."""
+    number = int(units.target[unit]) - STOP - 1
+    if number < 0:
+        return None
+    # enemies number their targets backwards, from the last ally
+    return n_allies + number if unit < n_allies else n_allies - 1 - number
 
 
 def _draw_unit(
