@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never something in between."""
+"""Atomic writes: a reader finds the old file or the new one, never a part. JSON."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it takes `path`'s place when the block ends well.
+    """Yield a temporary path to write to; it replaces `path` when the block ends without error.
 
-    The name beside is fixed, so what a killed process left behind is overwritten by its
-    successor and never piles up. One process at a time writes a given file.
+    The temporary name is fixed, so that what a killed process left is overwritten. One process at
+    a time writes a given file.
 
     Raises:
         OSError: when the folder cannot be written to.
@@ -36,9 +36,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `path` to fill; it becomes `path` when the block ends well.
+    """Yield an empty temporary folder; it becomes `path` when the block ends without error.
 
-    Like `atomic_path`, it takes over what a killed process left, and one process at a time writes.
+    As in `atomic_path`, what a killed process left is overwritten.
 
     Raises:
         OSError: when the folder cannot be written to, or `path` exists and is not empty.

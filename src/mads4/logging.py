@@ -47,9 +47,8 @@ class Tracker:
     Args:
         run_dir: The run directory; created when it is missing.
         tensorboard: Whether to write TensorBoard events too.
-        start_step: The step a resumed run goes on from: whatever an earlier process logged after
-            it is forgotten, in both places, because those steps are about to be taken again.
-            None keeps all that is there.
+        start_step: The step from which a run is resumed. What an earlier process logged after it
+            is dropped in both places, because these steps are repeated. None keeps everything.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Tracker:
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Record scalars (numbers, 0-d arrays or tensors) named ``phase/metric`` at `step`.
 
-        A line is on its way to the disk when this returns: a killed process loses none.
+        The line is flushed when this returns: a killed process loses none.
 
         Raises:
             ValueError: when a name is not of the form ``phase/metric``; nothing is written.
@@ -88,7 +87,7 @@ class Tracker:
             self._writer.add_text(name, text, step)
 
     def close(self) -> None:
-        """Write out what is buffered; closing twice does no harm."""
+        """Flush and close; may be called twice."""
         self._file.close()
         if self._writer is not None:
             self._writer.close()
@@ -135,7 +134,7 @@ def _checked(name: str) -> str:
 
 
 def _sound_lines(path: Path) -> list[str]:
-    """Return the lines that are whole; only a killed writer's last one may be otherwise."""
+    """Return the complete lines; only the last one of a killed process may be incomplete."""
     sound = []
     for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1):
         try:
@@ -145,7 +144,7 @@ def _sound_lines(path: Path) -> list[str]:
         if isinstance(row, dict) and "step" in row:
             sound.append(line)
         else:
-            _LOG.warning("%s: line %d is not whole and is left out", path, number)
+            _LOG.warning("%s: line %d is incomplete and is skipped", path, number)
     return sound
 
 
@@ -173,12 +172,12 @@ LOG_SECONDS = 30.0
 """Time between two log lines where there is no terminal."""
 
 Advance = Callable[[int, str], None]
-"""Called with what is done in all and a few words on how it goes."""
+"""Called with the total done so far and a short status."""
 
 
 @contextmanager
 def progress_bar(what: str, total: int | None, enabled: bool = True) -> Iterator[Advance]:
-    """Show how far `what` has come out of `total` (None: unknown); yields the function to call."""
+    """Show the progress of `what` towards `total` (None: unknown); yields the function to call."""
     if enabled and sys.stderr.isatty():
         bar = Progress(
             TextColumn("{task.description:<12}"),

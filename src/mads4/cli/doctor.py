@@ -45,11 +45,7 @@ def run(command: str, argv: list[str]) -> int:
 
 
 def examine(selftest: bool = True) -> Facts:
-    """Return everything that `mads4 doctor` reports.
-
-    Args:
-        selftest: whether to compare the kernel backends with reference formulas.
-    """
+    """Return everything that `mads4 doctor` reports, if asked for with the kernels' self-test."""
     facts: Facts = {
         "versions": {"mads4": __version__, "python": platform.python_version()},
         "packages": required_packages(),
@@ -194,24 +190,21 @@ def kernels(device: str) -> Facts:
     """Return why each kernel backend cannot run on a device, and which one `auto` selects."""
     from mads4.kernels.backends import AUTO, NAMES, choose, reason_against
 
+    failed = "its probe failed: {}: {}"  # which is a finding itself
     against: dict[str, str | None] = {}
+    auto: Facts
     for name in NAMES:
         _announce(f"probing {name} on {device}", name)
         try:
             against[name] = reason_against(name, device)
-        except Exception as error:  # a failing probe is a finding itself
-            against[name] = _failed_probe(error)
-    auto: Facts
+        except Exception as error:
+            against[name] = failed.format(type(error).__name__, error)
     try:
         choice = choose(AUTO, device)
         auto = {"backend": choice.backend.name, "reason": choice.reason}
     except Exception as error:  # auto uses the same probes
-        auto = {"backend": None, "reason": _failed_probe(error)}
+        auto = {"backend": None, "reason": failed.format(type(error).__name__, error)}
     return {"device": device, "against": against, "auto": auto}
-
-
-def _failed_probe(error: Exception) -> str:
-    return f"its probe failed: {type(error).__name__}: {error}"
 
 
 def _announce(what: str, backend: str) -> None:
@@ -221,31 +214,19 @@ def _announce(what: str, backend: str) -> None:
 
 
 def self_test(devices: list[Facts]) -> list[Facts]:
-    """Compare every available backend on every device with reference formulas.
-
-    Args:
-        devices: as returned by `kernels`.
-
-    Returns:
-        One entry per backend, device, operation and precision, see `mads4.kernels.selftest.Check`.
-    """
-    import torch
-
+    """Compare every backend that can run with reference formulas, see `mads4.kernels.selftest`."""
     from mads4.kernels.backends import choose
-    from mads4.kernels.selftest import check
+    from mads4.kernels.selftest import TOLERANCES, check
 
-    results = []
+    found = []
     for facts in devices:
         device = facts["device"]
         for name in (name for name, against in facts["against"].items() if against is None):
             _announce(f"testing {name} on {device}", name)
-            backend = choose(name, device).backend
-            for dtype in (torch.float64, torch.float32):
-                results += [
-                    {"backend": name, "device": device, **asdict(found), "passed": found.passed}
-                    for found in check(backend, device, dtype)
-                ]
-    return results
+            row, backend = {"backend": name, "device": device}, choose(name, device).backend
+            checks = [result for dtype in TOLERANCES for result in check(backend, device, dtype)]
+            found += [row | asdict(result) | {"passed": result.passed} for result in checks]
+    return found
 
 
 def wrong_results(results: list[Facts]) -> list[str]:

@@ -134,7 +134,7 @@ class MatrixGame:
 
 @ENVS.register("matrix_game")
 class MatrixGameConfig(EnvSettings):
-    """A matrix game, played again and again."""
+    """A repeated matrix game."""
 
     name: Literal["matrix_game"] = "matrix_game"
     """Environment family."""

@@ -10,14 +10,14 @@ import numpy.typing as npt
 from mads4.types import EnvSpec, IntArray, TimeStep
 
 MAX_ATTEMPTS = 3
-"""How often an episode may break, or take down its process, before it is given up."""
+"""Maximum number of attempts at an episode that breaks or kills its process."""
 
 
 class BrokenEpisodeError(Exception):
-    """A simulator failed, so that the running episode says nothing about the policy.
+    """A simulator failed, so that the current episode is invalid.
 
-    Raised by an environment's `reset` or `step`. The episode is discarded and played again from
-    its beginning; the environment must be able to begin it. The message follows "an environment".
+    Raised by an environment's `reset` or `step`. The episode is discarded and restarted with
+    `reset`, which must work. The message follows "an environment".
     """
 
 
@@ -50,8 +50,8 @@ class MultiAgentEnv(Protocol):
 class BehaviorPolicy(Protocol):
     """Chooses all agents' actions, with access to the environment's internals if it needs them.
 
-    It lives where its environment lives, in a worker process for instance. Data sets are recorded
-    with behavior policies; evaluations use them as baselines.
+    It runs in the process of its environment, for instance a worker. Data sets are recorded with
+    behavior policies; evaluations use them as baselines.
     """
 
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
@@ -68,5 +68,5 @@ class BehaviorPolicy(Protocol):
         ...
 
     def metrics(self) -> dict[str, float]:
-        """Return facts on this episode that are worth storing, such as its share of noise."""
+        """Return metrics of this episode to be stored, such as its share of noise."""
         return {}

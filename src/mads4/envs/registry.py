@@ -112,7 +112,7 @@ class EnvFactory:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of `make_env`."""
     supervision: Supervision | None = None
-    """How to look after the environments, if each of them needs a process of its own."""
+    """How to supervise environments that need a process each; None for no need."""
 
     def __call__(self) -> MultiAgentEnv:
         """Return a new environment."""

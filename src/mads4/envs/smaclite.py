@@ -115,9 +115,9 @@ class SmacliteConfig(EnvSettings):
     name: Literal["smaclite"] = "smaclite"
     """Environment family."""
     scenario: Map = "2s3z"
-    """Map, one of SMAC's that SMAClite has."""
+    """Map; SMAClite has some of SMAC's."""
     episode_limit: Positive | None = None
-    """Steps after which an episode is cut; null for SMAC's of the same map."""
+    """Steps after which an episode is truncated; null for SMAC's limit of the same map."""
     options: dict[str, Any] = {}
     """Keyword arguments of its environment, for example `use_cpp_rvo2`."""
 

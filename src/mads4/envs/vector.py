@@ -37,7 +37,7 @@ class SharedBuffers:
     action: npt.NDArray[np.int64]
     """(R, N) actions of the next `STEP`."""
     busy: BoolArray
-    """(R,) True while the environment works: it is to blame if its process dies."""
+    """(R,) True while the environment executes an order: it is blamed if its process dies."""
     heartbeat: npt.NDArray[np.float64]
     """(R,) `time.monotonic()` of the last step within a `PLAY`."""
     observation: npt.NDArray[np.float32]
@@ -120,7 +120,7 @@ def _padded(size: int) -> int:
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """Environments whose episodes were lost: these have to be played from the beginning."""
+    """Environments whose current episodes were lost and have to be restarted."""
 
     rows: tuple[int, ...]
     """All environments that are affected."""
@@ -142,9 +142,9 @@ class Supervision:
     processes: int | None = None
     """Maximum number of environments at a time; None for one per core."""
     reset_timeout: float = 180.0
-    """Seconds for the beginning of an episode, in which a game may have to be launched."""
+    """Timeout of a reset, in which a game may have to be launched, in seconds."""
     step_timeout: float = 60.0
-    """Seconds for a step."""
+    """Timeout of a step in seconds."""
     memory_mib: float | None = None
     """Memory of a process and all that it started, beyond which it is replaced before its next
     episode; None for no limit."""
@@ -164,7 +164,7 @@ class Incidents:
     processes_lost: int = 0
     """They died or gave no answer."""
     episodes_broken: int = 0
-    """The environment itself reported that an episode is worth nothing."""
+    """The environment reported that its episode is invalid."""
     planned_restarts: int = 0
     """Processes replaced between episodes because of their memory."""
 

@@ -33,7 +33,8 @@ class SmacOptions(Settings):
     ] = "7"
     """Of the game's own AI: 1 very easy to 7 very hard; 8, 9 and A cheat."""
     game_version: str | None = None
-    """Version of the game, as 4.10.0; null for the newest installed. They do not compare."""
+    """Version of the game, for example 4.10.0; null for the newest installed. Results of different
+    versions are not comparable."""
     obs_all_health: bool = True
     """Agents see the health of all units in sight (env.observation=native only, as all obs_*)."""
     obs_own_health: bool = True
@@ -41,62 +42,62 @@ class SmacOptions(Settings):
     obs_last_action: bool = False
     """Agents see the last actions of those in sight."""
     obs_pathing_grid: bool = False
-    """Agents see where one can go around them."""
+    """Agents see which points around them are walkable."""
     obs_terrain_height: bool = False
-    """Agents see how high the ground is around them."""
+    """Agents see the terrain height around them."""
     obs_instead_of_state: bool = False
-    """The state is all agents' observations."""
+    """The state is the concatenation of all observations."""
     obs_timestep_number: bool = False
-    """Agents see how much of the time has passed."""
+    """Agents see the time step as a share of the episode limit."""
     state_last_action: bool = True
-    """The state has the agents' last actions (env.observation=native only, as all state_*)."""
+    """The state contains the agents' last actions (env.observation=native only, as all state_*)."""
     state_timestep_number: bool = False
-    """The state has the time."""
+    """The state contains the time step."""
     reward_sparse: bool = False
-    """1 for a victory, -1 for a defeat, nothing else."""
+    """Reward 1 for a victory, -1 for a defeat and 0 otherwise."""
     reward_only_positive: bool = True
-    """Losses cost nothing."""
+    """No penalty for own losses."""
     reward_death_value: Number = 10.0
-    """For each enemy killed."""
+    """Reward for each enemy killed."""
     reward_win: Number = 200.0
-    """For a victory."""
+    """Reward for a victory."""
     reward_defeat: Number = 0.0
-    """For a defeat."""
+    """Reward for a defeat."""
     reward_negative_scale: Number = 0.5
-    """Weight of own losses, where they count."""
+    """Weight of the penalty for own losses."""
     reward_scale: bool = True
-    """Divide rewards so that the best return is reward_scale_rate."""
+    """Scale rewards so that the maximum return is reward_scale_rate."""
     reward_scale_rate: Rate = 20.0
-    """Return of a perfect battle."""
+    """Maximum return of scaled rewards."""
     replay_dir: str = ""
-    """Where replays are saved; empty for the game's own folder."""
+    """Folder of replays; empty for the game's own."""
     replay_prefix: str = ""
-    """How the files of replays begin; empty for the map's name."""
+    """Prefix of replay files; empty for the map's name."""
     window_size_x: Positive = 1920
     """Width of the game's window."""
     window_size_y: Positive = 1200
     """Height of the game's window."""
     heuristic_ai: bool = False
-    """Let SMAC's heuristic play instead of the policy."""
+    """Replace the policy with SMAC's heuristic."""
     heuristic_rest: bool = False
-    """Let the heuristic take available actions only."""
+    """Restrict the heuristic to available actions."""
     debug: bool = False
-    """Log what is seen and done."""
+    """Log observations and actions."""
 
 
 class SupervisionConfig(Settings):
-    """How the processes of a game are looked after."""
+    """Supervision of the game's processes."""
 
     processes: Positive | None = None
-    """Games at a time, at most; null for one per core."""
+    """Maximum number of games at a time; null for one per core."""
     reset_timeout: Rate = 180.0
-    """Seconds for the beginning of an episode, in which the game may have to be launched."""
+    """Timeout of a reset, in which the game may have to be launched, in seconds."""
     step_timeout: Rate = 60.0
-    """Seconds for a step."""
+    """Timeout of a step in seconds."""
     memory_mib: Rate | None = 4096.0
-    """Memory from which on a game is replaced before its next episode; null for any."""
+    """Memory above which a game is restarted before its next episode; null for no limit."""
     pause: Rate = 1.0
-    """Seconds before a lost game is replaced; doubled as long as no episode is finished."""
+    """Seconds before a lost game is restarted; doubled until an episode is finished."""
 
 
 @ENVS.register("smac")
@@ -111,7 +112,7 @@ class SmacConfig(EnvSettings):
     observation: Literal["smac", "mappo", "native"] = "smac"
     """Features: SMAC's, those of MAPPO's wrapper (as in MADT's data), or the simulator's own."""
     simulator: Factory = installation.SIMULATOR
-    """Class of the simulator; a fork with the same interface may take its place."""
+    """Class of the simulator: SMAC's own, or a fork with the same interface."""
     relaunch_every: NotNegative = 0
     """Episodes after which the game is relaunched: 1 makes them reproducible, 0 is never."""
     options: SmacOptions = SmacOptions()

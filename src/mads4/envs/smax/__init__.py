@@ -48,7 +48,7 @@ class SmaxConfig(EnvSettings):
     name: Literal["smax"] = "smax"
     """Environment family."""
     scenario: SmaxScenario = "2s3z"
-    """Who fights whom; _vs_ where the sides differ, smacv2 for units drawn in every episode."""
+    """Units of both sides; _vs_ if the sides differ, smacv2 if they are drawn for every episode."""
     options: dict[str, Any] = {}
     """Further keyword arguments of the simulator's constructor."""
 
