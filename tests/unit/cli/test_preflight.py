@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from game_folder import install_game
+from game_folder import WITH_ARENA, forget_package, install_game, install_package
 from mads4.data import registry
 from mads4.envs.smac import installation
 
@@ -25,24 +24,12 @@ def _no_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def _package_and_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installed package smac that registers a map of its own, and a game with one map."""
-    site, before = tmp_path / "site", set(sys.modules)
-    registry_of_maps = "def get_smac_map_registry():\n    return {'arena': {}}\n"
-    for name, text in {
-        "__init__.py": "",
-        "env/__init__.py": "class StarCraft2Env: ...",
-        "env/starcraft2/__init__.py": "",
-        "env/starcraft2/maps/__init__.py": "",
-        "env/starcraft2/maps/smac_maps.py": registry_of_maps,
-    }.items():
-        (site / "smac" / name).parent.mkdir(parents=True, exist_ok=True)
-        (site / "smac" / name).write_text(text)
+    loaded = set(sys.modules)
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    install_package(tmp_path / "site", WITH_ARENA)
     install_game(maps=["3m"])
-    monkeypatch.syspath_prepend(str(site))
-    importlib.invalidate_caches()
     yield
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] == "smac":
-            del sys.modules[name]
+    forget_package(loaded)
 
 
 def lines(capsys: Output) -> list[str]:

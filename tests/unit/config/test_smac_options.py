@@ -53,6 +53,13 @@ def test_what_makes_environments_survives_a_checkpoint() -> None:
     assert EnvFactory.from_dict(older) == plain
 
 
+def test_a_simulator_that_a_file_names_is_not_imported() -> None:
+    fork = components.environment(configured("env.simulator=fork.env:Env"))
+    with pytest.raises(UserError, match=r"from 'fork\.env:Env'.*give env_factory=fork\.env:Env"):
+        EnvFactory.from_dict(fork.to_dict())
+    assert EnvFactory.from_dict(fork.to_dict(), "fork.env:Env") == fork
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from game_folder import install_game
+from game_folder import OXWHIRL, WITH_ARENA, forget_package, install_game, install_package
 from mads4.envs.smac import installation
 from mads4.envs.smac.env import SmacEnv
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
 
 Package = Callable[..., None]
-OXWHIRL = {"env/__init__.py": "class StarCraft2Env: ...", "env/starcraft2/__init__.py": ""}
 
 
 @pytest.fixture(autouse=True)
 def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SC2PATH", str(tmp_path / "StarCraftII"))
-    before = set(sys.modules)
+    loaded = set(sys.modules)
     yield
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] == "smac":
-            del sys.modules[name]
+    forget_package(loaded)
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Package:
     """Install a package called smac with the given files."""
-
-    def install(files: dict[str, str]) -> None:
-        for name, text in {"__init__.py": "", **files}.items():
-            path = tmp_path / "site" / "smac" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        monkeypatch.syspath_prepend(str(tmp_path / "site"))
-        importlib.invalidate_caches()
-
-    return install
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return partial(install_package, tmp_path / "site")
 
 
 @pytest.fixture
@@ -226,14 +215,7 @@ def test_an_unknown_map_is_reported(package: Package) -> None:
 
 
 def test_maps_registered_by_the_package_are_accepted(package: Package, game: Path) -> None:
-    registry = "def get_smac_map_registry():\n    return {'arena': {}}\n"
-    package(
-        {
-            **OXWHIRL,
-            "env/starcraft2/maps/__init__.py": "",
-            "env/starcraft2/maps/smac_maps.py": registry,
-        }
-    )
+    package(WITH_ARENA)
     assert "the map arena cannot be found" in message("arena")
     (game / "Maps" / "Mine").mkdir()
     (game / "Maps" / "Mine" / "arena.SC2Map").touch()
