@@ -55,7 +55,7 @@ def _machine(facts: Facts) -> Iterator[tuple[str, str]]:
     machine = facts["machine"]
     yield "system", machine["platform"]
     yield "processor", machine["processor"]
-    yield "cores", f"{machine['cpu_count']}, of which {machine['usable_cpus']} may be used"
+    yield "cores", f"{machine['usable_cpus']} of {machine['cpu_count']} usable"
     if "torch_threads" in machine:
         yield "threads", f"{machine['torch_threads']} used by PyTorch"
     if facts["cuda"] is not None:

@@ -124,12 +124,7 @@ class EnvFactory:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, for checkpoints."""
-        supervision = self.supervision and asdict(self.supervision)
-        return {
-            "name": self.name,
-            "arguments": dict(self.arguments),
-            "supervision": supervision,
-        }
+        return asdict(self)
 
     @classmethod
     def of(cls, settings: EnvSettings) -> EnvFactory:
@@ -154,6 +149,6 @@ class EnvFactory:
                 f"The environment comes from '{named}', and code that a file names is not "
                 f"imported. If you trust it, give env_factory={named}."
             )
-        supervision = values.get("supervision")  # checkpoints from before there was any lack it
+        supervision = values.get("supervision")
         rules = Supervision(**supervision) if supervision else None
         return cls(values["name"], values["arguments"], rules)

@@ -18,7 +18,6 @@ from mads4.envs.vector import VectorEnv
 from mads4.errors import UserError, first_line
 from mads4.provenance import version as package_version
 
-PACKAGES = ("jaxmarl", "jax")
 UPGRADE = "pip install --upgrade 'jaxmarl>=0.2,<0.3' jax flax"
 """The fix for installed packages with incompatible versions."""
 
@@ -86,8 +85,8 @@ def import_jax() -> tuple[Any, Any, Any]:
             import jaxmarl.environments.smax as smax
             from jaxmarl.environments.smax import heuristic_enemy
     except Exception as error:  # an incompatible jax raises AttributeError, among others
-        versions = " and ".join(f"{name} {package_version(name)}" for name in PACKAGES)
-        fix = f"installed are {versions}, which may be incompatible: {UPGRADE}"
+        versions = [f"{name} {package_version(name)}" for name in ("jaxmarl", "jax")]
+        fix = f"installed are {' and '.join(versions)}, which may be incompatible: {UPGRADE}"
         if isinstance(error, ModuleNotFoundError):
             fix = f"{error.name} is missing: {requirements.PACKAGES['jaxmarl'].install}"
         raise UserError(
