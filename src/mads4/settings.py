@@ -7,7 +7,8 @@ what the schema builds. ``model=mlp`` therefore needs ``mads4/models/mlp.py`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
@@ -36,6 +37,25 @@ Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Factory: TypeAlias = Annotated[
     str, text(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.module:function")
 ]
+Device: TypeAlias = Annotated[str, text(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<index>")]
+Name: TypeAlias = Annotated[
+    str, text(r"\w[\w.-]*", "a folder's name: letters, digits, '_', '-' and '.'")
+]
+Target: TypeAlias = (
+    Annotated[float, Field(allow_inf_nan=False)]
+    | Annotated[
+        str,
+        text(
+            r"([+-]?(\d+\.?\d*|\.\d+) ?\* ?)?(max|mean|min)",
+            "[number*]max, mean or min (for example 1.1*max)",
+        ),
+    ]
+)
+
+
+def lower(value: object) -> object:
+    """Return text in lower case, anything else as it is."""
+    return value.lower() if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -61,7 +81,7 @@ class Registry(Generic[SettingsT]):
         self.group = group
         self.package = package
         self.default: type[SettingsT] | None = None
-        """Schema of modules that register none; None if all have to."""
+        """Schema of modules and YAML files without one of their own; None if all need one."""
         self._schemas: dict[str, type[SettingsT]] = {}
 
     def register(self, name: str) -> Callable[[type[SettingsT]], type[SettingsT]]:
@@ -81,10 +101,11 @@ class Registry(Generic[SettingsT]):
         """
         if name not in self._schemas and name.isidentifier():
             module = f"{self.package}.{name}"
-            if find_spec(module) is not None:
+            known = find_spec(module) is not None
+            if known:
                 import_module(module)
-                if self.default is not None:
-                    self._schemas.setdefault(name, self.default)
+            if self.default is not None and (known or name in self.names()):
+                self._schemas.setdefault(name, self.default)
         if name not in self._schemas:
             require_choice(self.group, name, self.names())
         return self._schemas[name]
@@ -132,6 +153,32 @@ def load(path: str, key: str) -> Callable[..., Any]:
     return made
 
 
+def bind_factory(
+    key: str, path: str, options: Mapping[str, Any], arguments: int = 0
+) -> Callable[..., Any]:
+    """Import the user's function ``<group>.factory``; make sure that it takes its options.
+
+    Args:
+        key: the setting that names it, for error messages, for example ``model.factory``.
+        path: the function, as for `load`.
+        options: the user's keyword arguments, ``<group>.options``.
+        arguments: the number of positional arguments that every factory of the group is given.
+
+    Raises:
+        UserError: the function cannot be imported, or refuses the options.
+    """
+    make = load(path, key)
+    try:
+        signature = inspect.signature(make)
+    except ValueError:  # a function written in C may not say what it takes
+        return make
+    try:
+        signature.bind(*[None] * arguments, **options)
+    except TypeError as error:
+        raise _refusal(key, path, options, error) from error
+    return make
+
+
 def call_factory(group: str, path: str, /, *arguments: Any, **options: Any) -> Any:
     """Return what the user's function ``<group>.factory`` makes with ``<group>.options``.
 
@@ -144,10 +191,15 @@ def call_factory(group: str, path: str, /, *arguments: Any, **options: Any) -> A
     Raises:
         UserError: the function cannot be imported, or refuses the options.
     """
-    make = load(path, f"{group}.factory")
+    key = f"{group}.factory"
+    make = bind_factory(key, path, options, len(arguments))
     try:
         return make(*arguments, **options)
     except (TypeError, ValidationError) as error:
-        raise UserError(
-            f"{group}.options: {path} refuses {options}: {first_line(error)}"
-        ) from error
+        raise _refusal(key, path, options, error) from error
+
+
+def _refusal(key: str, path: str, options: Mapping[str, Any], error: Exception) -> UserError:
+    where = key.replace(".factory", ".options")
+    given = "{" + ", ".join(f"{name}: {value}" for name, value in options.items()) + "}"
+    return UserError(f"{where}: {key}={path} refuses {given}: {first_line(error)}")

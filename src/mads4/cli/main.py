@@ -23,10 +23,10 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train a policy on a data set and evaluate it", "mads4.cli.app"),
-    "collect": Command("record a data set with a behavior policy", "mads4.cli.app"),
-    "evaluate": Command("play a trained policy", "mads4.cli.app"),
-    "probe": Command("measure what the agents' chain is worth to a policy", "mads4.cli.app"),
+    "train": Command("train a policy on a data set and evaluate it", "mads4.cli.jobs"),
+    "collect": Command("record a data set with a behavior policy", "mads4.cli.jobs"),
+    "evaluate": Command("play a trained policy", "mads4.cli.jobs"),
+    "probe": Command("measure what the agents' chain is worth to a policy", "mads4.cli.jobs"),
     "data": Command("get, convert, check, edit and draw data sets", "mads4.cli.data"),
     "export": Command("write one agent as a program of its own", "mads4.cli.export"),
     "report": Command("show a run's results, or compare several runs", "mads4.cli.report"),

@@ -54,7 +54,7 @@ def test_a_backend_asked_for_by_name_is_never_replaced(monkeypatch: pytest.Monke
 def test_every_module_is_a_backend_with_an_option() -> None:
     """A new backend is one module and one YAML file."""
     options = {entry.stem for entry in (Path(__file__).parents[3] / "conf" / "kernel").iterdir()}
-    assert options == {"auto", *choice.NAMES}
+    assert options == {"auto", "custom", *choice.NAMES}
     assert choice.NAMES == ("cuda", "keops", "torch")
     for name in choice.NAMES:
         module = importlib.import_module(f"mads4.kernels.backends.{name}_backend")
@@ -76,7 +76,9 @@ def test_torch_runs_anywhere() -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(BackendError, match=r"auto, cuda, keops, torch.*Did you mean 'keops'"):
+    with pytest.raises(
+        BackendError, match=r"auto, custom, cuda, keops, torch.*Did you mean 'keops'"
+    ):
         choose("keop")
 
 

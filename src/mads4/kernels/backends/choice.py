@@ -1,4 +1,4 @@
-"""Selection of a kernel backend: by name, or the first in the order of preference that runs."""
+"""The group `kernel`: a backend by name, the user's own, or the first in the order that runs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import logging
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 
 from mads4.errors import UserError, did_you_mean
 from mads4.kernels.backends.base import Backend
+from mads4.kernels.backends.torch_backend import agrees
+from mads4.settings import CUSTOM, Factory, Registry, Settings, call_factory
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,9 +60,9 @@ def reason_against(name: str, device: torch.device | str = "cpu") -> str | None:
         BackendError: For an unknown name.
     """
     if name not in NAMES:
-        allowed = (AUTO, *NAMES)
+        allowed = (AUTO, CUSTOM, *NAMES)
         raise BackendError(
-            f"kernel.backend: there is no '{name}'; allowed: {', '.join(allowed)}."
+            f"kernel: there is no '{name}'; allowed: {', '.join(allowed)}."
             f"{did_you_mean(name, allowed)}"
         )
     key = (name, torch.device(device).type)
@@ -72,7 +75,7 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
     """Return the backend of that name, or the preferred one that runs if `name` is ``auto``.
 
     Args:
-        name: ``auto`` or one of `NAMES`.
+        name: ``auto``, one of `NAMES`, or ``custom`` after `CustomKernelConfig.choose`.
         device: Where the tensors are.
 
     Raises:
@@ -95,7 +98,7 @@ def _named(name: str, device_type: str) -> Choice:
     against = reason_against(name, device_type)
     if against is not None:
         raise BackendError(
-            f"kernel.backend: '{name}' cannot run on {device_type}: {against} "
+            f"kernel: '{name}' cannot run on {device_type}: {against} "
             f"Use kernel=auto, or see `mads4 doctor`."
         )
     return Choice(_module(name).BACKEND, "asked for by name")
@@ -118,3 +121,59 @@ def _automatic(device_type: str) -> Choice:
 
 def _module(name: str) -> Any:
     return importlib.import_module(f"{__package__}.{name}{_SUFFIX}")
+
+
+class KernelSettings(Settings):
+    """Base of the schemas of the group ``kernel``."""
+
+    name: str = AUTO
+    """Backend."""
+
+    def choose(self, device: torch.device | str) -> Choice:
+        """Return the backend, see `choose`."""
+        return choose(self.name, device)
+
+
+class KernelConfig(KernelSettings):
+    """Who computes S4 kernels; auto: the fastest that runs, torch: on any machine."""
+
+
+KERNELS: Registry[KernelSettings] = Registry("kernel", "mads4.kernels.backends")
+"""The group ``kernel``."""
+KERNELS.default = KernelConfig
+
+
+@KERNELS.register(CUSTOM)
+class CustomKernelConfig(KernelSettings):
+    """A kernel backend of the user's own."""
+
+    name: Literal["custom"] = "custom"
+    """Backend."""
+    factory: Factory
+    """Function `package.module:function` that returns a `mads4.kernels.backends.Backend`."""
+    options: dict[str, Any] = Field(default={})
+    """Keyword arguments of the factory."""
+
+    def choose(self, device: torch.device | str) -> Choice:
+        """Return what the factory makes, which is the backend ``custom`` of this process then.
+
+        Raises:
+            UserError: It cannot be imported, refuses the options, or returns something else.
+            BackendError: What it returns computes wrong values.
+        """
+        made, where = call_factory("kernel", self.factory, **self.options), torch.device(device)
+        if not isinstance(getattr(made, "name", None), str) or not callable(
+            getattr(made, "powers", None)
+        ):
+            raise UserError(
+                f"kernel.factory: {self.factory} returns a {type(made).__name__}, expected a "
+                "mads4.kernels.backends.Backend (an attribute name, a method powers)."
+            )
+        if not agrees(made, where, length=3):
+            raise BackendError(
+                f"kernel.factory: the backend of {self.factory} computes wrong values on "
+                f"{where.type}; compare it with mads4.kernels.backends.torch_backend."
+            )
+        choice = Choice(made, f"made by {self.factory}")
+        _CHOICES[CUSTOM, where.type] = choice
+        return choice
