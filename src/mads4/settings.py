@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
@@ -154,7 +155,7 @@ def load(path: str, key: str) -> Callable[..., Any]:
 
 
 def bind_factory(
-    key: str, path: str, options: Mapping[str, Any], arguments: int = 0
+    key: str, path: str, options: Mapping[str, Any], arguments: int | None
 ) -> Callable[..., Any]:
     """Import the user's function ``<group>.factory``; make sure that it takes its options.
 
@@ -162,20 +163,20 @@ def bind_factory(
         key: the setting that names it, for error messages, for example ``model.factory``.
         path: the function, as for `load`.
         options: the user's keyword arguments, ``<group>.options``.
-        arguments: the number of positional arguments that every factory of the group is given.
+        arguments: the number of positional arguments that every factory of the group is given;
+            None if the options are not known yet.
 
     Raises:
         UserError: the function cannot be imported, or refuses the options.
     """
     make = load(path, key)
-    try:
-        signature = inspect.signature(make)
-    except ValueError:  # a function written in C may not say what it takes
-        return make
-    try:
-        signature.bind(*[None] * arguments, **options)
-    except TypeError as error:
-        raise _refusal(key, path, options, error) from error
+    if arguments is not None:
+        with suppress(ValueError):  # a function written in C may not say what it takes
+            signature = inspect.signature(make)
+            try:
+                signature.bind(*[None] * arguments, **options)
+            except TypeError as error:
+                raise _refusal(key, path, options, error) from error
     return make
 
 
@@ -200,6 +201,7 @@ def call_factory(group: str, path: str, /, *arguments: Any, **options: Any) -> A
 
 
 def _refusal(key: str, path: str, options: Mapping[str, Any], error: Exception) -> UserError:
-    where = key.replace(".factory", ".options")
+    group, is_factory, _ = key.partition(".factory")
+    who = f"{group}.options: {key}={path}" if is_factory else f"{key}: {path}"
     given = "{" + ", ".join(f"{name}: {value}" for name, value in options.items()) + "}"
-    return UserError(f"{where}: {key}={path} refuses {given}: {first_line(error)}")
+    return UserError(f"{who} refuses {given}: {first_line(error)}")

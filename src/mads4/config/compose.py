@@ -7,11 +7,11 @@ job of the command line is composed and parsed beforehand, and all mistakes are 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -31,6 +31,8 @@ from mads4.config.messages import suggest
 from mads4.config.validation import ConfigError, parse
 from mads4.errors import UserError, did_you_mean
 from mads4.settings import CONF, Settings
+
+T = TypeVar("T")
 
 SCHEMAS: dict[str, type[AnyConfig]] = {
     "train": Config,
@@ -121,7 +123,7 @@ def check(command: str, argv: Sequence[str]) -> Plan:
         words = _read(args.overrides, hydra.config_loader, problems)
         if problems and not words:
             raise ConfigError(problems)  # the shipped configuration need not be checked
-        problems += _misplaced(words, command, hydra.config_loader, args.multirun)
+        problems += _misplaced(words, command, args.multirun)
         fixed = [word.composable for word in words if not word.is_sweep]
         base = _compose(hydra, command, fixed, problems)
         configs = []
@@ -130,17 +132,13 @@ def check(command: str, argv: Sequence[str]) -> Plan:
             if composed is None:  # report what the schema finds wrong with the rest, too
                 rest = [text for text in job if not text.startswith(("hydra.", "~"))]
                 composed = _compose(hydra, command, rest, problems)
-            if composed is not None:
-                try:
-                    configs.append(to_config(composed, command, job))
-                except ConfigError as error:
-                    problems += error.problems
-                except OmegaConfBaseException as error:
-                    problems.append(_one_line(error))
-    if problems or base is None:
+            config = composed and _attempt(problems, to_config, composed, command, job)
+            configs += [config] if config else []
+        key = "hydra.sweep.dir" if args.multirun else "hydra.run.dir"
+        directory = base and _attempt(problems, OmegaConf.select, base, key)
+    if problems or directory is None:
         raise ConfigError(problems)
     opened = tuple(f"{key}." for config in configs for key in _open_mappings(config))
-    key = "hydra.sweep.dir" if args.multirun else "hydra.run.dir"
     return Plan(
         command=command,
         overrides=[
@@ -148,7 +146,7 @@ def check(command: str, argv: Sequence[str]) -> Plan:
         ],
         configs=configs,
         directory_key=key,
-        directory=Path(str(OmegaConf.select(base, key))),
+        directory=Path(str(directory)),
         directory_given=any(word.key == key for word in words),
         multirun=args.multirun,
         config_dir=args.config_dir,
@@ -168,7 +166,10 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         args, rest = parser.parse_known_intermixed_args(argv)
     except argparse.ArgumentError as error:
         raise ConfigError([f"{error.argument_name}: {error.message}; {known}."]) from None
-    return args, [f"{flag}: not a flag of this command; {known}." for flag in rest]
+    problems = [f"{flag}: not a flag of this command; {known}." for flag in rest]
+    if args.cfg and args.multirun:
+        problems.append("--cfg: shows the configuration of one job; leave out -m")
+    return args, problems
 
 
 @contextmanager
@@ -190,24 +191,37 @@ def _compose(
     hydra: Hydra, command: str, overrides: list[str], problems: list[str]
 ) -> DictConfig | None:
     """Return a configuration, or None after noting why there is none."""
+    return _attempt(
+        problems,
+        hydra.compose_config,
+        config_name=command,
+        overrides=overrides,
+        run_mode=RunMode.RUN,
+        from_shell=False,
+        with_log_configuration=False,
+    )
+
+
+def _attempt(problems: list[str], action: Callable[..., T], *args: Any, **options: Any) -> T | None:
+    """Return what `action` returns, or None after noting why it could not be done."""
     try:
-        return hydra.compose_config(
-            config_name=command,
-            overrides=overrides,
-            run_mode=RunMode.RUN,
-            from_shell=False,
-            with_log_configuration=False,
-        )
+        return action(*args, **options)
+    except ConfigError as error:
+        problems += error.problems
     except (HydraException, OmegaConfBaseException) as error:
         problems.append(_one_line(error))
-        return None
+    return None
 
 
 def _one_line(error: Exception) -> str:
     """Return what Hydra found wrong: the key and the first line of its explanation."""
-    text = str(error).partition("\n")[0].rstrip()
-    key = getattr(error, "full_key", None) or ""
-    return f"{key}: {text}" if key and key not in text else text
+    text, key = str(error).partition("\n")[0].rstrip(), getattr(error, "full_key", None) or ""
+    if text.startswith("Error merging"):  # the cause says why
+        text, key = (
+            str(error.__cause__).partition("\n")[0],
+            getattr(error.__cause__, "full_key", ""),
+        )
+    return f"{key}: {text}" if key not in text else text
 
 
 def _read(texts: Iterable[str], loader: ConfigLoader, problems: list[str]) -> list[_Word]:
@@ -231,9 +245,7 @@ def _read(texts: Iterable[str], loader: ConfigLoader, problems: list[str]) -> li
     return words
 
 
-def _misplaced(
-    words: list[_Word], command: str, loader: ConfigLoader, multirun: bool
-) -> Iterator[str]:
+def _misplaced(words: list[_Word], command: str, multirun: bool) -> Iterator[str]:
     """Yield a line for each sweep without -m, and each setting of training in another command."""
     allowed = set(SCHEMAS[command].model_fields)
     for word in words:
@@ -259,7 +271,7 @@ def _wrong_options(override: Override, options: list[str]) -> list[str]:
         f"{override.key_or_group}: got '{value}', expected one of {', '.join(sorted(options))}."
         f"{did_you_mean(value, options)}"
         for value in values
-        if value != "null" and value not in options and not value.startswith("[")
+        if value not in options and not value.startswith("[")
     ]
 
 

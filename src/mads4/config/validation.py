@@ -227,19 +227,19 @@ def factory_problems(config: Command) -> list[str]:
 
     The functions are imported: they stand on the command line.
     """
-    found = []
+    named: list[tuple[str, str | None, Mapping[str, Any], int | None]] = []
     for group in REGISTRIES:
         settings = getattr(config, group, None)
-        if factory := getattr(settings, "factory", None):
-            options, arguments = getattr(settings, "options", {}), FACTORY_ARGUMENTS.get(group, 0)
-            found.append((f"{group}.factory", factory, options, arguments))
+        path, options = getattr(settings, "factory", None), getattr(settings, "options", {})
+        named.append((f"{group}.factory", path, options, FACTORY_ARGUMENTS.get(group, 0)))
     player = getattr(getattr(config, "dataset", None), "behavior_policy", None)
-    if player and ":" in player:
-        found.append(("dataset.behavior_policy", player, {}, 0))
+    named.append(("dataset.behavior_policy", player, {}, 0))
+    named.append(("model_factory", getattr(config, "model_factory", None), {}, None))
     problems = []
-    for factory in found:
+    for key, path, options, arguments in named:
         try:
-            bind_factory(*factory)
+            if path and ":" in path:
+                bind_factory(key, path, options, arguments)
         except UserError as error:
             problems.append(str(error))
     return problems

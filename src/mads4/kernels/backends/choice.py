@@ -60,7 +60,7 @@ def reason_against(name: str, device: torch.device | str = "cpu") -> str | None:
         BackendError: For an unknown name.
     """
     if name not in NAMES:
-        allowed = (AUTO, CUSTOM, *NAMES)
+        allowed = (AUTO, *NAMES, CUSTOM)
         raise BackendError(
             f"kernel: there is no '{name}'; allowed: {', '.join(allowed)}."
             f"{did_you_mean(name, allowed)}"
@@ -83,6 +83,8 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
             name is never replaced silently.
     """
     key = (name, torch.device(device).type)
+    if key not in _CHOICES and name == CUSTOM:
+        raise BackendError("kernel: 'custom' needs kernel.factory=package.module:function.")
     if key not in _CHOICES:
         _CHOICES[key] = _automatic(key[1]) if name == AUTO else _named(*key)
     return _CHOICES[key]
