@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from hydra import version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -33,6 +33,7 @@ from mads4.errors import UserError, did_you_mean
 from mads4.settings import CONF, Settings
 
 T = TypeVar("T")
+Words: TypeAlias = list[tuple[Override, str]]
 
 SCHEMAS: dict[str, type[AnyConfig]] = {
     "train": Config,
@@ -64,18 +65,6 @@ class Plan:
     """Part of the configuration that is only shown (``--cfg``); None to run."""
 
 
-@dataclass(frozen=True)
-class _Word:
-    """An override of the command line."""
-
-    override: Override
-    key: str
-    text: str
-    composable: str
-    """What composes even if the key is unknown, so that the schema can check all keys at once."""
-    is_sweep: bool
-
-
 def to_config(composed: DictConfig, command: str, overrides: Iterable[str]) -> AnyConfig:
     """Convert Hydra's configuration once, with interpolations resolved, to a typed one.
 
@@ -105,7 +94,7 @@ def selected(command: str, argv: Sequence[str]) -> dict[str, Any]:
     args, problems = _arguments(argv)
     with open_hydra(command, args.config_dir) as hydra:
         words = _read(args.overrides, hydra.config_loader, problems)
-        plain = [word.composable for word in words if not word.is_sweep]
+        plain = [text for word, text in words if not word.is_sweep_override()]
         composed = None if problems else _compose(hydra, command, plain, problems)
         if composed is None:
             raise ConfigError(problems)
@@ -124,11 +113,12 @@ def check(command: str, argv: Sequence[str]) -> Plan:
         if problems and not words:
             raise ConfigError(problems)  # the shipped configuration need not be checked
         problems += _misplaced(words, command, args.multirun)
-        fixed = [word.composable for word in words if not word.is_sweep]
+        fixed = [text for word, text in words if not word.is_sweep_override()]
         base = _compose(hydra, command, fixed, problems)
+        jobs = _jobs(base, words, hydra.config_loader) if args.multirun and base else [fixed]
         configs = []
-        for job in _jobs(base, words, hydra.config_loader) if args.multirun and base else [fixed]:
-            composed = _compose(hydra, command, job, problems)
+        for job in jobs:
+            composed = base if job == fixed else _compose(hydra, command, job, problems)
             if composed is None:  # report what the schema finds wrong with the rest, too
                 rest = [text for text in job if not text.startswith(("hydra.", "~"))]
                 composed = _compose(hydra, command, rest, problems)
@@ -138,16 +128,17 @@ def check(command: str, argv: Sequence[str]) -> Plan:
         directory = base and _attempt(problems, OmegaConf.select, base, key)
     if problems or directory is None:
         raise ConfigError(problems)
-    opened = tuple(f"{key}." for config in configs for key in _open_mappings(config))
+    opened = tuple(f"{mapping}." for config in configs for mapping in _open_mappings(config))
     return Plan(
         command=command,
         overrides=[
-            word.composable if f"{word.key}.".startswith(opened) else word.text for word in words
+            text if f"{word.key_or_group}.".startswith(opened) else str(word.input_line)
+            for word, text in words
         ],
         configs=configs,
         directory_key=key,
         directory=Path(str(directory)),
-        directory_given=any(word.key == key for word in words),
+        directory_given=any(word.key_or_group == key for word, _ in words),
         multirun=args.multirun,
         config_dir=args.config_dir,
         shown=args.cfg,
@@ -224,37 +215,40 @@ def _one_line(error: Exception) -> str:
     return f"{key}: {text}" if key not in text else text
 
 
-def _read(texts: Iterable[str], loader: ConfigLoader, problems: list[str]) -> list[_Word]:
-    """Parse overrides; return those that can be composed, and note what is wrong with the rest."""
+def _read(texts: Iterable[str], loader: ConfigLoader, problems: list[str]) -> Words:
+    """Parse overrides, and note what is wrong with them.
+
+    Returns:
+        The usable ones; each with what composes even if its key is unknown, so that the schema can
+        check all keys at once.
+    """
     parser = OverridesParser.create(config_loader=loader)
     words = []
     for text in texts:
         try:
-            (override,) = parser.parse_overrides([text])
+            (word,) = parser.parse_overrides([text])
         except OverrideParseException as error:
             problems.append(f"{text}: cannot be read as key=value ({_one_line(error)})")
             continue
-        key = override.key_or_group
-        options = loader.get_group_options(key)
-        wrong = _wrong_options(override, options)
-        problems += wrong
-        if not wrong:
-            asis = options or override.is_hydra_override() or text[0] in "+~"
-            composable = text if asis else f"++{text}"
-            words.append(_Word(override, key, text, composable, override.is_sweep_override()))
+        options = loader.get_group_options(word.key_or_group)
+        if wrong := _wrong_options(word, options):
+            problems += wrong
+        else:
+            is_known = options or word.is_hydra_override() or text[0] in "+~"
+            words.append((word, text if is_known else f"++{text}"))
     return words
 
 
-def _misplaced(words: list[_Word], command: str, multirun: bool) -> Iterator[str]:
+def _misplaced(words: Words, command: str, multirun: bool) -> Iterator[str]:
     """Yield a line for each sweep without -m, and each setting of training in another command."""
     allowed = set(SCHEMAS[command].model_fields)
-    for word in words:
-        top = word.key.partition(".")[0]
+    for word, _ in words:
+        key, top = word.key_or_group, word.key_or_group.partition(".")[0]
         if top in Config.model_fields and top not in allowed:
-            yield f"{word.key}: not a setting of this command.{suggest(top, allowed)}"
-        if word.is_sweep and not multirun:
-            yield f"{word.text}: several values; add -m to run one job for each"
-        if word.key == "hydra.mode":
+            yield f"{key}: not a setting of this command.{suggest(top, allowed)}"
+        if word.is_sweep_override() and not multirun:
+            yield f"{word.input_line}: several values; add -m to run one job for each"
+        if key == "hydra.mode":
             yield "hydra.mode: not a setting of mads4; add -m to run several jobs"
 
 
@@ -275,14 +269,14 @@ def _wrong_options(override: Override, options: list[str]) -> list[str]:
     ]
 
 
-def _jobs(base: DictConfig, words: list[_Word], loader: ConfigLoader) -> list[list[str]]:
+def _jobs(base: DictConfig, words: Words, loader: ConfigLoader) -> list[list[str]]:
     """Return the overrides of each job of a sweep, as Hydra's basic sweeper will make them."""
     sweeper = base.hydra.sweeper
     if not str(sweeper._target_).endswith("BasicSweeper"):
         return []
     params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    texts = params + [word.composable for word in words]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(texts)
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = parser.parse_overrides([*params, *(text for _, text in words)])
     return [list(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
 
 

@@ -44,7 +44,7 @@ def text(command: str, argv: list[str], width: int = 100) -> str:
         width: columns of the terminal.
     """
     values = selected(command, [word for word in argv if word not in ("-h", "--help")])
-    schema = concrete(SCHEMAS[command], values)
+    schema, kinds, _ = concrete(SCHEMAS[command], values)
     width = min(max(width, 60), 110)
     lines = [f"usage: mads4 {command} [flags] [group=option ...] [key=value ...]"]
     lines += ["", "examples:", USAGE[command], "", "groups (group=option, * selected here):"]
@@ -53,7 +53,7 @@ def text(command: str, argv: list[str], width: int = 100) -> str:
         "",
         "settings (key=value) of the selected options; another option's: add it to this line",
     ]
-    lines += _settings(schema, values, width)
+    lines += _settings(schema, kinds, values, width)
     return "\n".join([*lines, "", "flags:", FLAGS, ""])
 
 
@@ -76,7 +76,9 @@ def _groups(
         )
 
 
-def _settings(schema: type[Command], values: Mapping[str, Any], width: int) -> Iterator[str]:
+def _settings(
+    schema: type[Command], kinds: Mapping[str, Any], values: Mapping[str, Any], width: int
+) -> Iterator[str]:
     """Yield the settings, group by group: value, meaning, and what is allowed."""
     before, phases = "", (values.get("trainer") or {}).get("name")
     nodes = sorted(fields(schema).items(), key=lambda item: "." in item[0])
@@ -87,7 +89,8 @@ def _settings(schema: type[Command], values: Mapping[str, Any], width: int) -> I
             continue
         if leaf and group != before:
             option = values[group].get("name")
-            about = str(schema.model_fields[group].annotation.__doc__).partition("\n")[0]
+            kind = kinds.get(group, schema.model_fields[group].annotation)
+            about = str(kind.__doc__).partition("\n")[0]
             yield f"\n{group}={option}: {about}" if option else f"\n{group}: {about}"
             before = group
         if leaf == "name":

@@ -60,8 +60,7 @@ def parse(
         ConfigError: one line per unknown key, wrong value or impossible combination.
     """
     values = _without_missing(values)
-    kinds, problems = _kinds(schema, values)
-    exact = _concrete(schema, tuple(kinds.items()))
+    exact, kinds, problems = concrete(schema, values)
     values = {key: value for key, value in values.items() if key not in problems}
     lines = [*problems.values(), *_of_other_options(values, kinds, given)]
     try:
@@ -77,25 +76,22 @@ def parse(
     return config
 
 
-def concrete(schema: type[ConfigT], values: Mapping[str, Any] | None = None) -> type[ConfigT]:
+def concrete(
+    schema: type[ConfigT], values: Mapping[str, Any] | None = None
+) -> tuple[type[ConfigT], dict[str, type[Settings]], dict[str, str]]:
     """Return `schema` with the schemas of the chosen options in place of the groups' bases.
 
     Args:
         schema: of a command.
         values: the groups' settings, each with the option's ``name``; the default's if absent.
+
+    Returns:
+        The exact schema; group → schema of its option; group → what is wrong with the choice.
     """
-    kinds, _ = _kinds(schema, values or {})
-    return _concrete(schema, tuple(kinds.items()))
-
-
-def _kinds(
-    schema: type[Command], values: Mapping[str, Any]
-) -> tuple[dict[str, type[Settings]], dict[str, str]]:
-    """Return group → schema of its chosen option, and a line for each option that is none."""
     kinds: dict[str, type[Settings]] = {}
     problems = {}
     for group in groups(schema):
-        chosen = values.get(group)
+        chosen = (values or {}).get(group)
         if chosen is None:
             chosen = schema.model_fields[group].get_default(call_default_factory=True)
         if isinstance(chosen, Settings):
@@ -110,7 +106,7 @@ def _kinds(
                 kinds[group] = known.schema(str(name))
             except UserError as error:
                 problems[group] = f"{group}.name{str(error).removeprefix(known.group)}"
-    return kinds, problems
+    return _concrete(schema, tuple(kinds.items())), kinds, problems
 
 
 @cache
@@ -127,17 +123,8 @@ def _concrete(
 
 def groups(schema: type[Command]) -> list[str]:
     """Return the fields of a command that are groups with several options."""
-    return [
-        name
-        for name, field in schema.model_fields.items()
-        if name in REGISTRIES and not _is_option(field.annotation)
-    ]
-
-
-def _is_option(annotation: Any) -> bool:
-    """Whether a field takes one option of its group only; an option fixes its own name."""
-    named = getattr(annotation, "model_fields", {}).get("name")
-    return named is not None and not named.is_required()
+    fields = schema.model_fields.items()
+    return [k for k, v in fields if k in REGISTRIES and v.annotation is not GeneratedDataset]
 
 
 def _of_other_options(

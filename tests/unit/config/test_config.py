@@ -176,7 +176,7 @@ def test_impossible_combinations() -> None:
 
 
 def test_suggestions() -> None:
-    allowed = fields(concrete(Config))
+    allowed = fields(concrete(Config)[0])
     assert suggest("model.n_layer", allowed) == " Did you mean 'n_layers'?"
     assert suggest("steps", allowed) == " Did you mean 'trainer.steps'?"
     assert suggest("logger.wandb", allowed) == " Allowed here: tensorboard."
