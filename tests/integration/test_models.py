@@ -129,3 +129,8 @@ def test_a_kernel_of_ones_own_trains_and_is_never_imported_from_a_checkpoint(
     assert cli("evaluate", "checkpoint=run", "evaluator.episodes=1") == 0
     assert cli("probe", "checkpoint=run", "episodes=1", "gradient_episodes=1") == 0
     assert "own_kernel" not in sys.modules
+    monkeypatch.syspath_prepend(str(folder))
+    assert cli("probe", "checkpoint=run", "episodes=1", "gradient_episodes=1", *own) == 0
+    (backend,) = sys.modules.pop("own_kernel").made
+    assert backend.calls > 1
+    assert cli("evaluate", "checkpoint=run", "evaluator.episodes=1", *own) == 0

@@ -30,6 +30,7 @@ from mads4.config.trainer import (
     TrainerSettings,
 )
 from mads4.envs.registry import EnvSettings
+from mads4.kernels.backends import KernelConfig, KernelSettings
 from mads4.settings import (
     Device,
     Factory,
@@ -44,10 +45,9 @@ from mads4.settings import (
 
 if TYPE_CHECKING:
     from mads4.algorithms.base import AlgorithmSettings
-    from mads4.kernels.backends import KernelSettings
     from mads4.models import ModelSettings
 else:  # their modules import torch, which takes a second; `validation` knows the exact schemas
-    AlgorithmSettings = KernelSettings = ModelSettings = Settings
+    AlgorithmSettings = ModelSettings = Settings
 
 __all__ = [
     "PLAYERS",
@@ -173,7 +173,7 @@ class Config(Command):
     env: SerializeAsAny[EnvSettings] = _option("env", "rware")
     dataset: SerializeAsAny[DatasetSettings] = GeneratedDataset()
     model: SerializeAsAny[ModelSettings] = _option("model", "mads4")
-    kernel: SerializeAsAny[KernelSettings] = _option("kernel", "auto")
+    kernel: SerializeAsAny[KernelSettings] = KernelConfig()
     algorithm: SerializeAsAny[AlgorithmSettings] = _option("algorithm", "bc")
     """Algorithm of the training, or of its offline phase."""
     online_algorithm: SerializeAsAny[AlgorithmSettings] = _option("online_algorithm", "mappo")
@@ -207,6 +207,7 @@ class _OfCheckpoint(Command):
     """PyTorch's CPU threads; null leaves PyTorch's choice."""
     env: SerializeAsAny[EnvSettings] | None = None
     """Environment to play; null for the one the policy was trained for."""
+    kernel: SerializeAsAny[KernelSettings] = KernelConfig()
 
 
 class EvaluateConfig(_OfCheckpoint):

@@ -149,6 +149,7 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the flags and overrides of a command line, and what is wrong with the flags."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-h", "--help", action="store_true")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--cfg", choices=("job", "hydra", "all"))
     parser.add_argument("--config-dir")

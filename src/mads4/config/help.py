@@ -43,7 +43,7 @@ def text(command: str, argv: list[str], width: int = 100) -> str:
         argv: the words of the command line; ``env=smax --help`` shows the settings of SMAX.
         width: columns of the terminal.
     """
-    values = selected(command, [word for word in argv if word not in ("-h", "--help")])
+    values = selected(command, argv)
     schema, kinds, _ = concrete(SCHEMAS[command], values)
     width = min(max(width, 60), 110)
     lines = [f"usage: mads4 {command} [flags] [group=option ...] [key=value ...]"]

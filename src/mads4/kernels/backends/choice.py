@@ -7,15 +7,16 @@ import logging
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from pydantic import Field
 
 from mads4.errors import UserError, did_you_mean
 from mads4.kernels.backends.base import Backend
-from mads4.kernels.backends.torch_backend import agrees
 from mads4.settings import CUSTOM, Factory, Registry, Settings, call_factory
+
+if TYPE_CHECKING:
+    import torch  # not at run time: the configuration reads this module's schemas
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,9 +66,9 @@ def reason_against(name: str, device: torch.device | str = "cpu") -> str | None:
             f"kernel: there is no '{name}'; allowed: {', '.join(allowed)}."
             f"{did_you_mean(name, allowed)}"
         )
-    key = (name, torch.device(device).type)
+    key = (name, _type(device))
     if key not in _REASONS:
-        _REASONS[key] = _module(name).reason_against(torch.device(key[1]))
+        _REASONS[key] = _reason_against(*key)
     return _REASONS[key]
 
 
@@ -82,7 +83,7 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
         BackendError: If the backend does not exist or cannot run here: one that was asked for by
             name is never replaced silently.
     """
-    key = (name, torch.device(device).type)
+    key = (name, _type(device))
     if key not in _CHOICES and name == CUSTOM:
         raise BackendError("kernel: 'custom' needs kernel.factory=package.module:function.")
     if key not in _CHOICES:
@@ -119,6 +120,18 @@ def _automatic(device_type: str) -> Choice:
     choice = Choice(_module(name).BACKEND, "; ".join([reason, *notes]))
     _LOG.info("kernel backend: %s (%s)", name, choice.reason)
     return choice
+
+
+def _type(device: torch.device | str) -> str:
+    """Return ``cuda`` of ``cuda:0``."""
+    return str(device).partition(":")[0]
+
+
+def _reason_against(name: str, device_type: str) -> str | None:
+    import torch
+
+    reason: str | None = _module(name).reason_against(torch.device(device_type))
+    return reason
 
 
 def _module(name: str) -> Any:
@@ -163,6 +176,10 @@ class CustomKernelConfig(KernelSettings):
             UserError: It cannot be imported, refuses the options, or returns something else.
             BackendError: What it returns computes wrong values.
         """
+        import torch
+
+        from mads4.kernels.backends.torch_backend import agrees
+
         made, where = call_factory("kernel", self.factory, **self.options), torch.device(device)
         if not isinstance(getattr(made, "name", None), str) or not callable(
             getattr(made, "powers", None)
