@@ -7,7 +7,9 @@ what the schema builds. ``model=mlp`` therefore needs ``mads4/models/mlp.py`` an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.resources import files
 from importlib.util import find_spec
@@ -36,6 +38,25 @@ Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Factory: TypeAlias = Annotated[
     str, text(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", "package.module:function")
 ]
+Device: TypeAlias = Annotated[str, text(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:<index>")]
+Name: TypeAlias = Annotated[
+    str, text(r"\w[\w.-]*", "a folder's name: letters, digits, '_', '-' and '.'")
+]
+Target: TypeAlias = (
+    Annotated[float, Field(allow_inf_nan=False)]
+    | Annotated[
+        str,
+        text(
+            r"([+-]?(\d+\.?\d*|\.\d+) ?\* ?)?(max|mean|min)",
+            "[number*]max, mean or min (for example 1.1*max)",
+        ),
+    ]
+)
+
+
+def lower(value: object) -> object:
+    """Return text in lower case, anything else as it is."""
+    return value.lower() if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -61,7 +82,7 @@ class Registry(Generic[SettingsT]):
         self.group = group
         self.package = package
         self.default: type[SettingsT] | None = None
-        """Schema of modules that register none; None if all have to."""
+        """Schema of modules and YAML files without one of their own; None if all need one."""
         self._schemas: dict[str, type[SettingsT]] = {}
 
     def register(self, name: str) -> Callable[[type[SettingsT]], type[SettingsT]]:
@@ -81,10 +102,11 @@ class Registry(Generic[SettingsT]):
         """
         if name not in self._schemas and name.isidentifier():
             module = f"{self.package}.{name}"
-            if find_spec(module) is not None:
+            known = find_spec(module) is not None
+            if known:
                 import_module(module)
-                if self.default is not None:
-                    self._schemas.setdefault(name, self.default)
+            if self.default is not None and (known or name in self.names()):
+                self._schemas.setdefault(name, self.default)
         if name not in self._schemas:
             require_choice(self.group, name, self.names())
         return self._schemas[name]
@@ -132,6 +154,32 @@ def load(path: str, key: str) -> Callable[..., Any]:
     return made
 
 
+def bind_factory(
+    key: str, path: str, options: Mapping[str, Any], arguments: int | None
+) -> Callable[..., Any]:
+    """Import the user's function ``<group>.factory``; make sure that it takes its options.
+
+    Args:
+        key: the setting that names it, for error messages, for example ``model.factory``.
+        path: the function, as for `load`.
+        options: the user's keyword arguments, ``<group>.options``.
+        arguments: the number of positional arguments that every factory of the group is given;
+            None if the options are not known yet.
+
+    Raises:
+        UserError: the function cannot be imported, or refuses the options.
+    """
+    make = load(path, key)
+    if arguments is not None:
+        with suppress(ValueError):  # a function written in C may not say what it takes
+            signature = inspect.signature(make)
+            try:
+                signature.bind(*[None] * arguments, **options)
+            except TypeError as error:
+                raise _refusal(key, path, options, error) from error
+    return make
+
+
 def call_factory(group: str, path: str, /, *arguments: Any, **options: Any) -> Any:
     """Return what the user's function ``<group>.factory`` makes with ``<group>.options``.
 
@@ -144,10 +192,16 @@ def call_factory(group: str, path: str, /, *arguments: Any, **options: Any) -> A
     Raises:
         UserError: the function cannot be imported, or refuses the options.
     """
-    make = load(path, f"{group}.factory")
+    key = f"{group}.factory"
+    make = bind_factory(key, path, options, len(arguments))
     try:
         return make(*arguments, **options)
     except (TypeError, ValidationError) as error:
-        raise UserError(
-            f"{group}.options: {path} refuses {options}: {first_line(error)}"
-        ) from error
+        raise _refusal(key, path, options, error) from error
+
+
+def _refusal(key: str, path: str, options: Mapping[str, Any], error: Exception) -> UserError:
+    group, is_factory, _ = key.partition(".factory")
+    who = f"{group}.options: {key}={path}" if is_factory else f"{key}: {path}"
+    given = "{" + ", ".join(f"{name}: {value}" for name, value in options.items()) + "}"
+    return UserError(f"{who} refuses {given}: {first_line(error)}")

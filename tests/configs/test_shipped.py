@@ -20,6 +20,7 @@ NEEDS = {
     "dataset=file": ["dataset.path=some.h5"],
     "dataset=alberdice": ["dataset.path=folder"],
     "model=custom": ["model.factory=pkg.mod:make"],
+    "kernel=custom": ["kernel.factory=pkg.mod:make"],
     "env=matrix_game": ["dataset.behavior_policy=random"],
     "env=smac": ["dataset.behavior_policy=random"],
     "env=smaclite": ["dataset.behavior_policy=random"],
@@ -85,9 +86,9 @@ def test_evaluation_may_replace_the_environment() -> None:
 
 @pytest.mark.parametrize("kernel", options(ROOT / "kernel"))
 def test_every_kernel_group_names_its_backend(kernel: str) -> None:
-    (config,) = check("train", [f"kernel={kernel}"]).configs
+    (config,) = check("train", [f"kernel={kernel}", *NEEDS.get(f"kernel={kernel}", [])]).configs
     assert isinstance(config, Config)
-    assert config.kernel.backend == kernel
+    assert config.kernel.name == kernel
 
 
 RECORDED_ELSEWHERE = {"penalty_xor", "penalty_xor_online", "smac_2c_vs_64zg_poor"}

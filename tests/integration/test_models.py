@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,48 @@ def test_a_policy_of_ones_own(
     assert cli("evaluate", "checkpoint=run", "evaluator.episodes=1", factory) == 0
     assert cli("export", "checkpoint=run", "out=agent.pt2") == 2
     assert cli("export", "checkpoint=run", "out=agent.pt2", factory) == 0
+
+
+def test_a_kernel_of_ones_own_trains_and_is_never_imported_from_a_checkpoint(
+    cli: Cli,
+    smoke: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("kernel")
+    (folder / "own_kernel.py").write_text(
+        "from mads4.kernels.backends.torch_backend import BACKEND\n"
+        "class Own:\n"
+        "    def __init__(self, name):\n"
+        "        self.name, self.calls = name, 0\n"
+        "    def powers(self, *arguments, **options):\n"
+        "        self.calls += 1\n"
+        "        return BACKEND.powers(*arguments, **options)\n"
+        "made = []\n"
+        "def make(name='own'):\n"
+        "    made.append(Own(name))\n"
+        "    return made[-1]\n",
+        encoding="utf-8",
+    )
+    own = ("kernel=custom", "kernel.factory=own_kernel:make", "kernel.options.name=mine")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        assert cli(*smoke, *SHORT, "trainer.steps=3", *own, "hydra.run.dir=run") == 0
+        (backend,) = sys.modules.pop("own_kernel").made
+    assert backend.calls > 1
+    assert cli(*smoke, *SHORT, "trainer.steps=3", "kernel=torch", "hydra.run.dir=torch") == 0
+    assert all(
+        torch.equal(value, weights(tmp_path / "run")[key])
+        for key, value in weights(tmp_path / "torch").items()
+    )
+    noted = json.loads((tmp_path / "run/provenance.json").read_text())["kernel"]
+    assert noted == {"backend": "mine", "reason": "made by own_kernel:make"}
+    assert cli("evaluate", "checkpoint=run", "evaluator.episodes=1") == 0
+    assert cli("probe", "checkpoint=run", "episodes=1", "gradient_episodes=1") == 0
+    assert "own_kernel" not in sys.modules
+    monkeypatch.syspath_prepend(str(folder))
+    assert cli("probe", "checkpoint=run", "episodes=1", "gradient_episodes=1", *own) == 0
+    (backend,) = sys.modules.pop("own_kernel").made
+    assert backend.calls > 1
+    assert cli("evaluate", "checkpoint=run", "evaluator.episodes=1", *own) == 0

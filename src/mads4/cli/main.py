@@ -1,12 +1,14 @@
-"""`mads4 <command>`: find the command and run it."""
+"""`mads4 <command>`: find the command, import it and run it."""
 
 from __future__ import annotations
 
-import importlib
+import argparse
 import logging
 import signal
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
 from types import FrameType
 
 from mads4 import __version__
@@ -18,19 +20,19 @@ class Command:
     """A command, imported only when it is called."""
 
     summary: str
-    module: str
-    """Module with a function ``run(name: str, argv: list[str]) -> int`` (the exit code)."""
+    function: str
+    """``module:function``, called with the command's name and its words; returns the exit code."""
 
 
 COMMANDS = {
-    "train": Command("train a policy on a data set and evaluate it", "mads4.cli.app"),
-    "collect": Command("record a data set with a behavior policy", "mads4.cli.app"),
-    "evaluate": Command("play a trained policy", "mads4.cli.app"),
-    "probe": Command("measure what the agents' chain is worth to a policy", "mads4.cli.app"),
-    "data": Command("get, convert, check, edit and draw data sets", "mads4.cli.data"),
-    "export": Command("write one agent as a program of its own", "mads4.cli.export"),
-    "report": Command("show a run's results, or compare several runs", "mads4.cli.report"),
-    "doctor": Command("say what is installed and what this machine offers", "mads4.cli.doctor"),
+    "train": Command("train a policy on a data set and evaluate it", "mads4.cli.jobs:run"),
+    "collect": Command("record a data set with a behavior policy", "mads4.cli.jobs:run"),
+    "evaluate": Command("play a trained policy", "mads4.cli.jobs:run"),
+    "probe": Command("measure what the agents' chain is worth to a policy", "mads4.cli.jobs:run"),
+    "data": Command("get, convert, check, edit and draw data sets", "mads4.cli.data:run"),
+    "export": Command("write one agent as a program of its own", "mads4.cli.export:run"),
+    "report": Command("show a run's results, or compare several runs", "mads4.cli.main:report"),
+    "doctor": Command("say what is installed and what this machine offers", "mads4.cli.doctor:run"),
 }
 
 EXAMPLES = """\
@@ -65,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"{did_you_mean(name, COMMANDS)}"
             )
         signal.signal(signal.SIGTERM, _interrupt)
-        code: int = importlib.import_module(COMMANDS[name].module).run(name, rest)
+        code: int = resolve_name(COMMANDS[name].function)(name, rest)
         return code
     except UserError as error:
         complain(error)
@@ -87,6 +89,53 @@ def usage() -> str:
     return "\n".join(
         ["usage: mads4 <command> [key=value ...]", "", "commands:", *lines, "", EXAMPLES]
     )
+
+
+def report(command: str, argv: list[str]) -> int:
+    """Run `mads4 report RUN...`: one run's results and picture, or several runs side by side."""
+    parser = argparse.ArgumentParser(
+        prog=f"mads4 {command}",
+        description="Show one run's results and picture, or several runs side by side.",
+    )
+    parser.add_argument(
+        "paths", type=Path, nargs="+", metavar="RUN", help="run directories, or folders of them"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the comparison there")
+    parser.add_argument(
+        "--each", action="store_true", help="a row for each run instead of means over seeds"
+    )
+    parser.add_argument(
+        "--mix",
+        action="store_true",
+        help="average even over runs of different data sets or reward definitions",
+    )
+    args = parser.parse_args(argv)
+
+    from mads4.report import compare
+
+    runs = compare.find_runs(args.paths)
+    if len(runs) == 1 and args.csv is None:
+        _report_one(runs[0])
+        return 0
+    frame = compare.compare(runs, over_seeds=not args.each, mix=args.mix)
+    sys.stdout.write(compare.to_markdown(frame))
+    if args.csv is not None:
+        compare.write_csv(frame, args.csv)
+    return 0
+
+
+def _report_one(run_dir: Path) -> None:
+    from rich.console import Console
+
+    from mads4.evaluation.record import RunRecord
+    from mads4.logging import read_metrics
+    from mads4.report.picture import RESULT_PICTURE, result_picture
+    from mads4.report.table import result_table
+
+    record = RunRecord.load(run_dir)
+    Console().print(result_table(record))
+    result_picture(record, read_metrics(run_dir), run_dir / RESULT_PICTURE)
+    sys.stdout.write(f"picture: {run_dir / RESULT_PICTURE}\n")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

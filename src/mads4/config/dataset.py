@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from mads4.config.fields import lower
-from mads4.settings import Factory, NotNegative, Positive, Registry, Settings
+from mads4.settings import Factory, NotNegative, Positive, Registry, Settings, lower
 
 PLAYERS: dict[str, tuple[str, ...]] = {
     "rware": ("greedy", "planner"),

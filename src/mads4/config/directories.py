@@ -145,11 +145,11 @@ def _flat(values: Any, above: str = "") -> dict[str, Any]:
 def _claim(directory: Path) -> Path:
     """Create a fresh directory, numbered if another run took the same second."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    for number in range(1, 1000):
-        path = directory if number == 1 else directory.with_name(f"{directory.name}_{number}")
+    path, number = directory, 1
+    while True:
         try:
             path.mkdir()
+            return path
         except FileExistsError:
-            continue
-        return path
-    raise UserError(f"{directory} is taken, and so are its neighbors; set hydra.run.dir.")
+            number += 1
+            path = directory.with_name(f"{directory.name}_{number}")

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
-from mads4.config.commands import Command
+from mads4.config import Command
 from mads4.config.compose import SCHEMAS, selected
 from mads4.config.messages import expected, fields
 from mads4.config.validation import concrete, groups
@@ -32,7 +32,7 @@ USAGE = {
 FLAGS = """\
   -m, --multirun    one job for each combination of comma-separated values
   --cfg job         print the composed configuration and stop
-  --hydra-help      Hydra's own flags"""
+  --config-dir DIR  also take options of groups, DIR/<group>/<option>.yaml, from there"""
 
 
 def text(command: str, argv: list[str], width: int = 100) -> str:
@@ -43,8 +43,8 @@ def text(command: str, argv: list[str], width: int = 100) -> str:
         argv: the words of the command line; ``env=smax --help`` shows the settings of SMAX.
         width: columns of the terminal.
     """
-    values = selected(command, [word for word in argv if word not in ("-h", "--help")])
-    schema, _ = concrete(SCHEMAS[command], values)
+    values = selected(command, argv)
+    schema, kinds, _ = concrete(SCHEMAS[command], values)
     width = min(max(width, 60), 110)
     lines = [f"usage: mads4 {command} [flags] [group=option ...] [key=value ...]"]
     lines += ["", "examples:", USAGE[command], "", "groups (group=option, * selected here):"]
@@ -53,7 +53,7 @@ def text(command: str, argv: list[str], width: int = 100) -> str:
         "",
         "settings (key=value) of the selected options; another option's: add it to this line",
     ]
-    lines += _settings(schema, values, width)
+    lines += _settings(schema, kinds, values, width)
     return "\n".join([*lines, "", "flags:", FLAGS, ""])
 
 
@@ -62,10 +62,9 @@ def _groups(
 ) -> Iterator[str]:
     """Yield a line for each group: its options, the selected one marked."""
     names = [name for name in groups(SCHEMAS[command]) if name != "online_algorithm"]
-    names += ["kernel", "experiment"] if command == "train" else []
-    names += ["experiment"] if command == "collect" else []
+    names += ["experiment"] if command in ("train", "collect") else []
     for name in names:
-        chosen = (values.get(name) or {}).get("name", (values.get(name) or {}).get("backend"))
+        chosen = (values.get(name) or {}).get("name")
         options = sorted(
             entry.name.removesuffix(".yaml")
             for entry in (files(CONF) / name).iterdir()
@@ -77,19 +76,25 @@ def _groups(
         )
 
 
-def _settings(schema: type[Command], values: Mapping[str, Any], width: int) -> Iterator[str]:
+def _settings(
+    schema: type[Command], kinds: Mapping[str, Any], values: Mapping[str, Any], width: int
+) -> Iterator[str]:
     """Yield the settings, group by group: value, meaning, and what is allowed."""
     before, phases = "", (values.get("trainer") or {}).get("name")
-    for key, node in sorted(fields(schema).items(), key=lambda item: "." in item[0]):
+    nodes = sorted(fields(schema).items(), key=lambda item: "." in item[0])
+    for key, node in nodes:
         group, _, leaf = key.partition(".")
         unused = group == "online_algorithm" and phases != "offline_online"
-        if leaf == "name" or "const" in node or unused:
+        if unused or (leaf and not values.get(group)):
             continue
-        head = group if leaf else ""
-        if head != before:
-            option = (values.get(group) or {}).get("name", "")
-            yield f"\n{group}{'=' if option else ''}{option}"
-            before = head
+        if leaf and group != before:
+            option = values[group].get("name")
+            kind = kinds.get(group, schema.model_fields[group].annotation)
+            about = str(kind.__doc__).partition("\n")[0]
+            yield f"\n{group}={option}: {about}" if option else f"\n{group}: {about}"
+            before = group
+        if leaf == "name":
+            continue
         yield f"  {key}={_shown(values, key)}"
         allowed = expected(node)
         words = " ".join(str(node.get("description", "")).split())

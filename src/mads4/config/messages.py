@@ -11,11 +11,6 @@ from mads4.errors import did_you_mean
 Node: TypeAlias = Mapping[str, Any]
 
 
-def expectations(schema: type[Command]) -> dict[str, str]:
-    """Return what is allowed, in words, for each ``key`` and ``group.key`` of a schema."""
-    return {key: expected(node) for key, node in fields(schema).items()}
-
-
 def fields(schema: type[Command]) -> dict[str, Node]:
     """Return the JSON schema of each ``key``, ``group.key`` … of a command's exact schema."""
     root = schema.model_json_schema()
@@ -41,11 +36,10 @@ def suggest(key: str, allowed: Iterable[str]) -> str:
     siblings = [a.rpartition(".")[2] for a in allowed if a.rpartition(".")[0] == group]
     if not group:
         siblings += ["experiment", *sorted({a.partition(".")[0] for a in allowed if "." in a})]
-    elsewhere = [a for a in allowed if a.rpartition(".")[2] == leaf]
     if near := did_you_mean(leaf, siblings):
         return near
-    if elsewhere:
-        return f" Did you mean '{elsewhere[0]}'?"
+    if elsewhere := next((a for a in allowed if a.rpartition(".")[2] == leaf), ""):
+        return f" Did you mean '{elsewhere}'?"
     return f" Allowed here: {', '.join(siblings)}." if siblings else ""
 
 

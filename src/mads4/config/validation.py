@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import copy
 import logging
-import operator
-from collections.abc import Collection, Iterable, Mapping
-from functools import cache, reduce
-from typing import Any, TypeVar, cast, get_args
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError, create_model
-from pydantic_core import PydanticUndefined
 
-from mads4.algorithms.mappo import MAPPOConfig
 from mads4.config import (
     PLAYERS,
+    REGISTRIES,
     Command,
     Config,
     EvaluatorConfig,
     GeneratedDataset,
     OfflineOnlineTrainerConfig,
-    OfflineTrainerConfig,
     OnlineTrainerConfig,
+    registry,
 )
-from mads4.config.commands import REGISTRIES
 from mads4.config.messages import Node, choices, expected, fields, suggest
 from mads4.envs.smac import SmacConfig
 from mads4.errors import UserError, did_you_mean
-from mads4.settings import Registry, Settings
+from mads4.settings import Settings, bind_factory
 
 ConfigT = TypeVar("ConfigT", bound=Command)
 
@@ -35,14 +32,16 @@ _LOG = logging.getLogger(__name__)
 
 MISSING = "???"
 """How YAML marks a value that the user must give."""
+FACTORY_ARGUMENTS = {"algorithm": 2, "model": 1}
+"""Group → the positional arguments that its factories are given; none where absent."""
 
 
 class ConfigError(UserError):
     """A configuration that cannot be used; `problems` has one line for each mistake."""
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__("\n".join(self.problems))
 
 
 def parse(
@@ -61,19 +60,17 @@ def parse(
         ConfigError: one line per unknown key, wrong value or impossible combination.
     """
     values = _without_missing(values)
-    exact, problems = concrete(schema, values)
+    exact, kinds, problems = concrete(schema, values)
+    values = {key: value for key, value in values.items() if key not in problems}
+    lines = [*problems.values(), *_of_other_options(values, kinds, given)]
     try:
-        found = exact.model_validate({k: v for k, v in values.items() if k not in problems})
+        found = exact.model_validate(values)
     except ValidationError as error:
-        strange = [] if given is None else _of_another_kind(error, exact, given)
-        if strange:
-            return parse(_without(values, strange), schema, given)
-        raise ConfigError([*problems.values(), *describe(error, exact, given)]) from None
-    if problems:
-        raise ConfigError(list(problems.values()))
-    plain = {name: getattr(found, name) for name in schema.model_fields}
-    config = cast(ConfigT, schema.model_construct(**plain))  # equal to what Python code would make
-    lines = validate(config)
+        raise ConfigError([*lines, *describe(error, exact, given or {})]) from None
+    if not lines:
+        plain = {name: getattr(found, name) for name in schema.model_fields}
+        config = cast(ConfigT, schema.model_construct(**plain))  # equal to what Python code makes
+        lines = validate(config)
     if lines:
         raise ConfigError(lines)
     return config
@@ -81,7 +78,7 @@ def parse(
 
 def concrete(
     schema: type[ConfigT], values: Mapping[str, Any] | None = None
-) -> tuple[type[ConfigT], dict[str, str]]:
+) -> tuple[type[ConfigT], dict[str, type[Settings]], dict[str, str]]:
     """Return `schema` with the schemas of the chosen options in place of the groups' bases.
 
     Args:
@@ -89,60 +86,70 @@ def concrete(
         values: the groups' settings, each with the option's ``name``; the default's if absent.
 
     Returns:
-        The exact schema; and a line for each group whose option does not exist.
+        The exact schema; group → schema of its option; group → what is wrong with the choice.
     """
     kinds: dict[str, type[Settings]] = {}
     problems = {}
-    for group, registry in groups(schema).items():
-        default = schema.model_fields[group].default
+    for group in groups(schema):
         chosen = (values or {}).get(group)
+        if chosen is None:
+            chosen = schema.model_fields[group].get_default(call_default_factory=True)
         if isinstance(chosen, Settings):
             kinds[group] = type(chosen)
         elif isinstance(chosen, Mapping):
+            known, name = registry(group), chosen.get("name")
+            if name is None:
+                options = f" or {known.group}=".join(known.names())
+                problems[group] = f"{group}: choose a kind first, {known.group}={options}"
+                continue
             try:
-                kinds[group] = _option(registry, chosen)
+                kinds[group] = known.schema(str(name))
             except UserError as error:
-                line = str(error)
-                start = group if line.startswith(":") else f"{group}.name"
-                problems[group] = start + line.removeprefix(registry.group)
-        elif default is not None:
-            kinds[group] = type(default)
-    return _concrete(schema, tuple(kinds.items())), problems
-
-
-def _option(registry: Registry[Any], values: Mapping[str, Any]) -> type[Settings]:
-    """Return the schema of the option that a group's settings name."""
-    name = values.get("name")
-    if name is None:
-        options = f" or {registry.group}=".join(registry.names())
-        raise UserError(f": choose a kind first, {registry.group}={options}")
-    schema: type[Settings] = registry.schema(str(name))
-    return schema
+                problems[group] = f"{group}.name{str(error).removeprefix(known.group)}"
+    return _concrete(schema, tuple(kinds.items())), kinds, problems
 
 
 @cache
 def _concrete(
     schema: type[ConfigT], kinds: tuple[tuple[str, type[Settings]], ...]
 ) -> type[ConfigT]:
-    fields: dict[str, Any] = {}
+    exact: dict[str, Any] = {}
     for group, kind in kinds:
         field = copy.copy(schema.model_fields[group])
-        if isinstance(field.default, Settings) and not isinstance(field.default, kind):
-            field.default = PydanticUndefined
-        fields[group] = (kind | None if field.default is None else kind, field)
-    exact: type[ConfigT] = create_model(schema.__name__, __base__=schema, **fields)
-    return exact
+        exact[group] = (kind if field.default_factory or field.default else kind | None, field)
+    made: type[ConfigT] = create_model(schema.__name__, __base__=schema, **exact)
+    return made
 
 
-def groups(schema: type[Command]) -> dict[str, Registry[Any]]:
-    """Return the fields of a command that are groups with several options, by name."""
-    found = {}
-    for name, field in schema.model_fields.items():
-        members = (field.annotation, *get_args(field.annotation))
-        bases = {inner for member in members for inner in (member, *get_args(member)[:1])}
-        for base in bases & set(REGISTRIES):
-            found[name] = REGISTRIES[base]
-    return found
+def groups(schema: type[Command]) -> list[str]:
+    """Return the fields of a command that are groups with several options."""
+    fields = schema.model_fields.items()
+    return [k for k, v in fields if k in REGISTRIES and v.annotation is not GeneratedDataset]
+
+
+def _of_other_options(
+    values: dict[str, Any], kinds: Mapping[str, type[Settings]], given: Mapping[str, str] | None
+) -> Iterator[str]:
+    """Take the settings out of `values` that belong to another option of their group.
+
+    Yields:
+        A line for each of them that the user wrote.
+    """
+    for group, kind in kinds.items():
+        settings = values.get(group)
+        if not isinstance(settings, Mapping):
+            continue
+        values[group] = kept = dict(settings)
+        for name in [name for name in settings if name not in kind.model_fields]:
+            known, key = registry(group), f"{group}.{name}"
+            if not any(name in known.schema(one).model_fields for one in known.names()):
+                continue  # unknown everywhere
+            del kept[name]
+            if given is None or any(f"{one}.".startswith(f"{key}.") for one in given):
+                option = f"{group}={kept['name']}"
+                yield f"{key}: does not go with {option}; leave it out, or choose another {group}."
+            else:
+                _LOG.info("%s: does not go with the chosen %s and is left out", key, group)
 
 
 def validate(config: Command) -> list[str]:
@@ -161,15 +168,14 @@ def validate(config: Command) -> list[str]:
 
 def _validate_phases(config: Config) -> list[str]:
     """Return one line for each algorithm that does not fit the phase that it is chosen for."""
-    trainer = config.trainer
+    trainer: Any = config.trainer
     if isinstance(trainer, OfflineOnlineTrainerConfig):
         chosen = [("algorithm", "offline", trainer.offline.steps)]
         chosen.append(("online_algorithm", "online", trainer.online.iterations))
-    elif isinstance(trainer, OfflineTrainerConfig):
-        chosen = [("algorithm", "offline", trainer.steps)]
-    else:
-        assert isinstance(trainer, OnlineTrainerConfig)
+    elif isinstance(trainer, OnlineTrainerConfig):
         chosen = [("algorithm", "online", trainer.iterations)]
+    else:
+        chosen = [("algorithm", "offline", trainer.steps)]
     problems = []
     for key, phase, steps in chosen:
         algorithm = getattr(config, key)
@@ -186,24 +192,16 @@ def _validate_phases(config: Config) -> list[str]:
 
 
 def _validate_dataset(config: Command) -> list[str]:
-    dataset, trainer = getattr(config, "dataset", None), getattr(config, "trainer", None)
-    if isinstance(trainer, OnlineTrainerConfig) and not _imitates(config):
-        return []  # no data set is needed
-    if not isinstance(dataset, GeneratedDataset) or dataset.behavior_policy == "random":
+    """Return a line if the environment cannot be played by whoever is to record the data set."""
+    dataset, env = getattr(config, "dataset", None), getattr(config, "env", None)
+    online = isinstance(getattr(config, "trainer", None), OnlineTrainerConfig)
+    unused = online and not getattr(getattr(config, "algorithm", None), "bc_coef", 0.0)
+    if unused or env is None or not isinstance(dataset, GeneratedDataset):
         return []
-    if dataset.behavior_policy is not None and ":" in dataset.behavior_policy:
-        return []  # the user's own
-    env = getattr(config, "env", None)
-    if env is None:
+    player, players = dataset.behavior_policy, PLAYERS.get(env.name, ())
+    if player in ("random", *players) or (players and player is None) or ":" in (player or ""):
         return []
-    players = PLAYERS.get(env.name, ())
-    if dataset.behavior_policy in players or (players and dataset.behavior_policy is None):
-        return []
-    who = (
-        "no expert can"
-        if dataset.behavior_policy is None
-        else f"'{dataset.behavior_policy}' cannot"
-    )
+    who = "no expert can" if player is None else f"'{player}' cannot"
     known = "".join(f"dataset.behavior_policy={name}, " for name in players)
     return [
         f"dataset.behavior_policy: {who} play env={env.name}; use {known}"
@@ -211,15 +209,30 @@ def _validate_dataset(config: Command) -> list[str]:
     ]
 
 
-def _imitates(config: Command) -> bool:
-    """Return whether an online training also clones recorded behavior."""
-    algorithm = getattr(config, "algorithm", None)
-    return isinstance(algorithm, MAPPOConfig) and algorithm.bc_coef > 0.0
+def factory_problems(config: Command) -> list[str]:
+    """Return one line for each of the user's functions that cannot be called as configured.
+
+    The functions are imported: they stand on the command line.
+    """
+    named: list[tuple[str, str | None, Mapping[str, Any], int | None]] = []
+    for group in REGISTRIES:
+        settings = getattr(config, group, None)
+        path, options = getattr(settings, "factory", None), getattr(settings, "options", {})
+        named.append((f"{group}.factory", path, options, FACTORY_ARGUMENTS.get(group, 0)))
+    player = getattr(getattr(config, "dataset", None), "behavior_policy", None)
+    named.append(("dataset.behavior_policy", player, {}, 0))
+    named.append(("model_factory", getattr(config, "model_factory", None), {}, None))
+    problems = []
+    for key, path, options, arguments in named:
+        try:
+            if path and ":" in path:
+                bind_factory(key, path, options, arguments)
+        except UserError as error:
+            problems.append(str(error))
+    return problems
 
 
-def describe(
-    error: ValidationError, schema: type[Command], given: Mapping[str, str] | None = None
-) -> list[str]:
+def describe(error: ValidationError, schema: type[Command], given: Mapping[str, str]) -> list[str]:
     """Return one line for each field that is wrong, in the user's words.
 
     Args:
@@ -230,44 +243,27 @@ def describe(
     nodes = fields(schema)
     found: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        key = _dotted(item["loc"], nodes)
-        group = key.partition(".")[0]
-        if item["type"] == "extra_forbidden" and _elsewhere(schema, item["loc"]):
-            option = nodes[f"{group}.name"]["const"]
-            line = f"{key}: does not go with {group}={option}; leave it out, or choose another "
-            line += f"{group}."
-        elif item["type"] == "extra_forbidden":
+        steps = [str(step) for step in item["loc"]]
+        keys = [".".join(steps[: end + 1]) for end in range(len(steps))]
+        key = next((key for key in keys if key in nodes), keys[-1])  # list items come below a key
+        if item["type"] == "extra_forbidden":
             line = f"{key}: unknown key.{suggest(key, nodes)}"
         elif item["type"] == "missing":
             line = f"{key}: missing, expected {expected(nodes[key]).removesuffix(' or null')}"
         else:
             line = _wrong(key, item["input"], nodes.get(key))
         if item["type"] == "string_type":
-            line += _quoted(key, item["input"], given or {})
+            line += _quoted(key, item["input"], given)
         found.setdefault(key, line)
     return list(found.values())
 
 
-def _elsewhere(schema: type[Command], loc: tuple[str | int, ...]) -> bool:
-    """Whether another option of a group has the setting at pydantic's path `loc`."""
-    registry = groups(schema.__mro__[1]).get(str(loc[0]))
-    if registry is None or len(loc) < 2:
-        return False
-    return any(_has(registry.schema(name), loc[1:]) for name in registry.names())
-
-
-def _has(schema: type[Settings], path: tuple[str | int, ...]) -> bool:
-    """Whether a schema has the nested field `path`."""
-    field = schema.model_fields.get(str(path[0]))
-    if field is None or len(path) == 1:
-        return field is not None
-    inner = field.annotation
-    return isinstance(inner, type) and issubclass(inner, Settings) and _has(inner, path[1:])
-
-
 def _wrong(key: str, value: object, node: Node | None) -> str:
     """Return what was given, what is allowed, and the nearest of the words that are."""
-    line = f"{key}: got {_shown(value)}, expected "
+    shown = repr(value) if len(repr(value)) < 80 else f"a {type(value).__name__}"
+    if value is None or isinstance(value, bool):
+        shown = "null" if value is None else str(value).lower()
+    line = f"{key}: got {shown}, expected "
     if node is None:
         return f"{line}a group of settings"
     near = did_you_mean(value, choices(node)) if isinstance(value, str) else ""
@@ -281,55 +277,6 @@ def _quoted(key: str, value: object, given: Mapping[str, str]) -> str:
     words = given.get(key, "")
     words = words if words[:1].isdigit() else repr(value)
     return f"; a number is read as text in two pairs of quotes: {key}='\"{words}\"'"
-
-
-def _of_another_kind(
-    error: ValidationError, schema: type[Command], given: Iterable[str]
-) -> list[tuple[str, ...]]:
-    """Return the paths of settings that were not written and belong to another option."""
-    found = []
-    for item in error.errors(include_url=False):
-        path = tuple(map(str, item["loc"]))
-        key = ".".join(path)
-        written = any(f"{key}.".startswith(f"{one}.") or one.startswith(f"{key}.") for one in given)
-        if item["type"] == "extra_forbidden" and not written and _elsewhere(schema, item["loc"]):
-            _LOG.info("%s: does not go with the chosen %s and is left out", key, path[0])
-            found.append(path)
-    return found
-
-
-def _without(values: Mapping[str, Any], paths: Iterable[tuple[str, ...]]) -> dict[str, Any]:
-    """Return nested `values` less those at `paths`."""
-    kept = copy.deepcopy(dict(values))
-    for *above, name in paths:
-        del reduce(operator.getitem, above, kept)[name]
-    return kept
-
-
-def _groups(keys: Iterable[str]) -> set[str]:
-    """Return ``a`` and ``a.b`` of ``a.b.c``: what holds settings and is none itself."""
-    return {key[:cut] for key in keys for cut, char in enumerate(key) if char == "."}
-
-
-def _dotted(loc: tuple[str | int, ...], allowed: Collection[str]) -> str:
-    """Return ``group.key`` for pydantic's path, which also names union members and list items."""
-    groups = _groups(allowed)
-    steps: list[str] = []
-    for index, step in enumerate(map(str, loc)):
-        key = ".".join(steps)
-        if key in allowed and key not in groups:
-            break  # list items and the like
-        is_known = f"{key}.{step}" in groups or f"{key}.{step}" in allowed
-        if key in groups and not is_known and index < len(loc) - 1:
-            continue  # the name of the alternative: env, rware, scenario
-        steps.append(step)
-    return ".".join(steps)
-
-
-def _shown(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    return repr(value) if len(repr(value)) < 80 else f"a {type(value).__name__}"
 
 
 def _without_missing(values: Mapping[str, Any]) -> dict[str, Any]:

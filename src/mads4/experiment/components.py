@@ -117,7 +117,10 @@ def model_settings(
 
 
 def trained_policy(
-    payload: Mapping[str, Any], precision: str = "float32", factory: str | None = None
+    payload: Mapping[str, Any],
+    precision: str = "float32",
+    factory: str | None = None,
+    backend: str = AUTO,
 ) -> SequencePolicy:
     """Return the policy that a checkpoint holds, ready to act in a floating-point type.
 
@@ -125,11 +128,12 @@ def trained_policy(
         payload: a checkpoint's.
         precision: ``float32`` or ``float64``.
         factory: as for `model_settings`.
+        backend: as for `policy`; never what the checkpoint's own training used.
 
     Raises:
         UserError: as `model_settings` does.
     """
-    model = policy(model_settings(payload, factory), EnvSpec.from_dict(payload["spec"]))
+    model = policy(model_settings(payload, factory), EnvSpec.from_dict(payload["spec"]), backend)
     model.load_state_dict(payload["policy"])
     return model.to(getattr(torch, precision)).eval()
 

@@ -28,6 +28,7 @@ _LOG = logging.getLogger(__name__)
 def evaluate(config: EvaluateConfig, run_dir: Path) -> None:
     """Play the policy of a checkpoint, and write its record, table and picture."""
     device = components.device(config.device, config.threads)
+    config.kernel.choose(device)
     payload, make_env = trained(config)
     with Tracker(run_dir, tensorboard=True) as tracker:
         record = evaluated(config.name, payload, make_env, config, run_dir, device, {})
@@ -52,14 +53,14 @@ def evaluated(
     began = time.perf_counter()
     settings = _as_in_training(config.evaluator, payload)
     evaluator = Evaluator(make_env, settings, device, config.progress)
-    factory = components.allowed_factory(config)
-    policy = components.trained_policy(payload, settings.precision, factory).to(device)
+    given = (settings.precision, components.allowed_factory(config), config.kernel.name)
+    policy = components.trained_policy(payload, *given).to(device)
     targets = target_returns(settings.target_returns, known_returns(payload))
     baselines = evaluator.baselines() if settings.baselines else {}
     results = evaluator.policy(policy, targets, baselines, run_dir)
     earlier: dict[str, Figures] = {}
     if before is not None:
-        began_with = components.trained_policy(before, settings.precision, factory).to(device)
+        began_with = components.trained_policy(before, *given).to(device)
         first = target_returns(settings.target_returns[:1], known_returns(before))
         earlier = evaluator.policy(began_with, first, baselines)
     data = payload["data"]

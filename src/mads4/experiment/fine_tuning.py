@@ -40,7 +40,7 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
     if before is not None:
         config = _with_model_of(config, before)
     spec = components.env_spec(make_env)
-    model = components.policy(config.model, spec, config.kernel.backend)
+    model = components.policy(config.model, spec, config.kernel.name)
     data, chosen = None, config.algorithm
     if isinstance(chosen, MAPPOConfig) and chosen.bc_coef > 0.0:
         data = datasets.dataset(config.dataset, make_env, config.progress)

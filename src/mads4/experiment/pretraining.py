@@ -49,7 +49,7 @@ def _trainer(
             "one of them to hold out for the validation loss."
         )
     training, held_out = data.split(config.dataset.validation_fraction, SPLIT_SEED)
-    model = components.policy(config.model, data.spec, config.kernel.backend)
+    model = components.policy(config.model, data.spec, config.kernel.name)
     components.normalize(model, training)
     if config.init_from is not None:
         payload = policy_checkpoint(config.init_from)

@@ -25,11 +25,10 @@ def probe(config: ProbeConfig, run_dir: Path) -> None:
         UserError: a policy without a chain, or any other mistake of the user.
     """
     device = components.device(config.device, config.threads)
+    config.kernel.choose(device)
     payload, make_env = trained(config)
-    policy = require_chain(
-        components.trained_policy(payload, config.precision, config.model_factory).to(device),
-        config.checkpoint,
-    )
+    given = (config.precision, config.model_factory, config.kernel.name)
+    policy = require_chain(components.trained_policy(payload, *given).to(device), config.checkpoint)
     asked = config.target_return
     if asked is None:
         asked = payload["config"]["evaluator"]["target_returns"][0]

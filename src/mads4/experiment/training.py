@@ -16,7 +16,6 @@ from mads4.experiment.evaluating import evaluated, publish
 from mads4.experiment.fine_tuning import fine_tuning
 from mads4.experiment.pretraining import pretraining
 from mads4.experiment.stage import Stage, run_stage
-from mads4.kernels.backends import choose
 from mads4.logging import Tracker
 from mads4.models.base import parameter_count
 from mads4.training import checkpoint
@@ -34,7 +33,7 @@ def train(config: Config, run_dir: Path) -> None:
         KeyboardInterrupt: interrupted; everything needed to go on has been saved.
     """
     device = components.device(config.device, config.threads)
-    kernel = choose(config.kernel.backend, device)
+    kernel = config.kernel.choose(device)
     make_env = components.environment(config.env)
     trainer = config.trainer
     if isinstance(trainer, OfflineOnlineTrainerConfig):

@@ -20,6 +20,7 @@ from mads4.nn.recurrence import (
     step_coefficients,
 )
 from mads4.nn.ssm import StateSpace
+from mads4.settings import CUSTOM
 
 _KERNELS = 2
 """Lengths that kernels are remembered for: that of most segments and that of the last."""
@@ -69,7 +70,7 @@ class S4Layer(Recurrent):
         self, d_model: int, d_state: int = 96, *, backend: str = "auto", **ssm: Any
     ) -> None:
         super().__init__()
-        if backend not in (AUTO, *NAMES):
+        if backend not in (AUTO, CUSTOM, *NAMES):
             raise ValueError(f"Unknown backend {backend!r}; allowed: {', '.join((AUTO, *NAMES))}.")
         self.ssm = StateSpace(d_model, d_state, **ssm)
         self.backend = backend

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +177,66 @@ def test_an_interrupt_ends_the_sweep(cli: Cli, build: Any) -> None:
     build.behave = raising(KeyboardInterrupt())
     assert cli("train", "-m", "seed=0,1") == 130
     assert len(build.calls) == 1
+
+
+OWN = """
+from mads4.kernels.backends.torch_backend import BACKEND
+
+def no_option(): ...
+def data(path): ...
+def model(spec, width=3): ...
+def algorithm(policy, context, *, rate): ...
+def player(level): ...
+def kernel(): return BACKEND
+"""
+REFUSED = {
+    "env": ["env=custom", "env.factory=own:no_option", "env.options.size=3"],
+    "dataset": ["dataset=custom", "dataset.factory=own:data"],
+    "model": ["model=custom", "model.factory=own:model", "model.options={depth: 2}"],
+    "algorithm": ["algorithm=custom", "algorithm.factory=own:algorithm"],
+    "kernel": ["kernel=custom", "kernel.factory=own:kernel", "kernel.options.fast=true"],
+    "dataset.behavior_policy": ["dataset.behavior_policy=own:player"],
+}
+WHY = {
+    "env": "env.options: env.factory=own:no_option refuses {size: 3}: TypeError: got an unexpected",
+    "dataset": "dataset.options: dataset.factory=own:data refuses {}: TypeError: missing a",
+    "model": "model.options: model.factory=own:model refuses {depth: 2}: TypeError: got an unexpe",
+    "algorithm": "algorithm.options: algorithm.factory=own:algorithm refuses {}: TypeError: ",
+    "kernel": "kernel.options: kernel.factory=own:kernel refuses {fast: True}: TypeError: got an",
+    "dataset.behavior_policy": "dataset.behavior_policy: own:player refuses {}: TypeError: missing",
+}
+
+
+@pytest.fixture
+def _own_module(tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "own.py").write_text(OWN, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(folder))
+    yield
+    sys.modules.pop("own", None)
+
+
+@pytest.mark.usefixtures("_own_module")
+@pytest.mark.parametrize("setting", REFUSED)
+def test_a_function_that_refuses_its_options_is_reported_before_any_work(
+    setting: str, cli: Cli, build: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    play = [] if setting.startswith("dataset") else ["dataset.behavior_policy=random"]
+    assert cli("train", *REFUSED[setting], *play) == 2
+    assert f"error: {WHY[setting]}" in capsys.readouterr().err
+    assert build.calls == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_own_module")
+def test_all_functions_are_checked_at_once(
+    cli: Cli, build: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = ("env", "model", "algorithm", "kernel", "dataset")
+    assert cli("train", *(word for group in groups for word in REFUSED[group])) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.partition(".options")[0] for line in lines) == sorted(
+        f"error: {group}" for group in groups
+    )
+    assert cli("evaluate", "checkpoint=x", "model_factory=own:nothing") == 2
+    assert "model_factory: 'own' has no function 'nothing'" in capsys.readouterr().err

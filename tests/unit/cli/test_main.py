@@ -43,7 +43,7 @@ def test_training_help_shows_groups_and_settings(
 ) -> None:
     assert cli("train", "--help") == 0
     output = capsys.readouterr().out
-    assert "kernel      auto*, cuda, keops, torch\n" in output
+    assert "kernel      auto*, cuda, custom, keops, torch\n" in output
     assert "  trainer.steps=5000\n      Optimizer steps in all. [a whole number >= 1]\n" in output
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,7 +68,10 @@ MISTAKES = [
     ),
     (
         ["train", "kernel=troch"],
-        ["kernel: got 'troch', expected one of auto, cuda, keops, torch. Did you mean 'torch'?"],
+        [
+            "kernel: got 'troch', expected one of auto, cuda, custom, keops, torch. "
+            "Did you mean 'torch'?"
+        ],
     ),
     (["train", "experiment=quikstart"], ["experiment: got 'quikstart', expected one of"]),
     (["train", "hydra/launcher=basics"], ["hydra/launcher: got 'basics', expected one of"]),
@@ -75,6 +80,14 @@ MISTAKES = [
     (["train", "seed=0,1"], ["seed=0,1: several values; add -m to run one job for each"]),
     (["train", "hydra.run.dri=x"], ["Could not override 'hydra.run.dri'"]),
     (["train", "trainer.steps=${none}"], ["Interpolation key 'none' not found"]),
+    (["train", "hydra.run.dir=${none}"], ["hydra.run.dir: Interpolation key 'none' not found"]),
+    (["train", "hydra.job.chdir=maybe"], ["hydra.job.chdir: Value 'maybe' is not a valid bool"]),
+    (["train", "hydra.mode=MULTIRUN"], ["hydra.mode: not a setting of mads4; add -m"]),
+    (["train", "trainer=null"], ["trainer: got 'null', expected one of offline, "]),
+    (["train", "--hydra-help"], ["--hydra-help: not a flag of this command; the flags are -m, "]),
+    (["train", "--cfg", "jop"], ["--cfg: invalid choice: 'jop'"]),
+    (["train", "--config-dir", "nowhere"], ["--config-dir nowhere: no such folder."]),
+    (["train", "-m", "--cfg", "job", "seed=0,1"], ["--cfg: shows the configuration of one job"]),
     (["train", DPLR], ["model.discretization: 'zoh' does not go with model.parameterization=dplr"]),
     (
         ["train", "env=custom", "env.factory=pkg.mod:make"],
@@ -180,9 +193,9 @@ def test_options_take_keys_of_their_own() -> None:
 
 def test_flags_may_stand_anywhere() -> None:
     plan = check("train", ["seed=3", "--cfg", "job", "name=x"])
-    assert plan.flags == ["--cfg", "job"]
+    assert plan.shown == "job"
     assert plan.overrides == ["seed=3", "name=x"]
-    assert not plan.runs
+    assert check("train", ["seed=3"]).shown is None
 
 
 def test_a_folder_of_the_users_own_adds_options(tmp_path: Path) -> None:
@@ -222,3 +235,44 @@ def test_what_the_user_sets_for_another_kind_is_a_mistake() -> None:
         f"model.{name}: does not go with model=mlp; leave it out, or choose another model."
         for name in ("dropout", "d_state")
     ]
+
+
+MAPPINGS = {
+    "env": ["env=custom", "env.factory=pkg.mod:make"],
+    "dataset": ["dataset=custom", "dataset.factory=pkg.mod:make"],
+    "model": ["model=custom", "model.factory=pkg.mod:make"],
+    "kernel": ["kernel=custom", "kernel.factory=pkg.mod:make"],
+    "algorithm": ["algorithm=custom", "algorithm.factory=pkg.mod:make"],
+}
+
+
+@pytest.mark.parametrize("group", MAPPINGS)
+@pytest.mark.parametrize("form", ["whole", "one by one"])
+def test_options_of_a_factory_are_given_whole_or_one_by_one(
+    group: str, form: str, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = [f"{group}.options={{a: 1, b: {{c: [x]}}}}"]
+    single = [f"{group}.options.a=1", f"{group}.options.b.c=[x]"]
+    words = [*MAPPINGS[group], *(whole if form == "whole" else single)]
+    words += ["dataset.behavior_policy=random"] if group == "env" else []
+    plan = check("train", words)
+    assert getattr(plan.configs[0], group).options == {"a": 1, "b": {"c": ["x"]}}
+    assert cli("train", *words, "--cfg", "job") == 0, "Hydra composes it, too"
+    assert "c:\n" in capsys.readouterr().out
+    assert len(check("train", ["-m", "seed=0,1", *words]).configs) == 2
+
+
+def test_extra_options_of_an_environment_are_a_mapping_too() -> None:
+    words = ["env=smac", "dataset=madt", "env.extra_options={folder: here}"]
+    plan = check("train", words)
+    assert plan.configs[0].env.extra_options == {"folder": "here"}  # type: ignore[union-attr]
+    assert plan.overrides[-1].startswith("++env.extra_options=")
+
+
+def test_a_wrong_option_alone_is_refused_without_loading_torch() -> None:
+    code = (
+        "import sys; from mads4.cli import main; assert main(['train', 'algorithm=icqq']) == 2;"
+        "assert main(['evaluate', '--help']) == main(['collect', '--help']) == 0;"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -22,7 +22,7 @@ from mads4.config import (
     OfflineTrainerConfig,
     OnlineTrainerConfig,
 )
-from mads4.config.messages import expectations, fields, suggest
+from mads4.config.messages import fields, suggest
 from mads4.config.validation import ConfigError, concrete, parse, validate
 from mads4.envs.matrix_game import MatrixGameConfig
 from mads4.envs.registry import CustomEnvConfig
@@ -176,11 +176,10 @@ def test_impossible_combinations() -> None:
 
 
 def test_suggestions() -> None:
-    allowed = expectations(concrete(Config)[0])
+    allowed = fields(concrete(Config)[0])
     assert suggest("model.n_layer", allowed) == " Did you mean 'n_layers'?"
     assert suggest("steps", allowed) == " Did you mean 'trainer.steps'?"
     assert suggest("logger.wandb", allowed) == " Allowed here: tensorboard."
-    assert set(fields(concrete(Config)[0])) == set(allowed)
 
 
 def test_a_saved_configuration_reads_back() -> None:

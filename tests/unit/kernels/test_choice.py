@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from mads4.kernels.backends import BackendError, choice, choose, reason_against
+from mads4.errors import UserError
+from mads4.kernels.backends import (
+    BackendError,
+    CustomKernelConfig,
+    choice,
+    choose,
+    reason_against,
+)
 from mads4.kernels.backends.torch_backend import BACKEND as TORCH
 
 
@@ -54,7 +63,7 @@ def test_a_backend_asked_for_by_name_is_never_replaced(monkeypatch: pytest.Monke
 def test_every_module_is_a_backend_with_an_option() -> None:
     """A new backend is one module and one YAML file."""
     options = {entry.stem for entry in (Path(__file__).parents[3] / "conf" / "kernel").iterdir()}
-    assert options == {"auto", *choice.NAMES}
+    assert options == {"auto", "custom", *choice.NAMES}
     assert choice.NAMES == ("cuda", "keops", "torch")
     for name in choice.NAMES:
         module = importlib.import_module(f"mads4.kernels.backends.{name}_backend")
@@ -76,7 +85,9 @@ def test_torch_runs_anywhere() -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(BackendError, match=r"auto, cuda, keops, torch.*Did you mean 'keops'"):
+    with pytest.raises(
+        BackendError, match=r"auto, cuda, keops, torch, custom.*Did you mean 'keops'"
+    ):
         choose("keop")
 
 
@@ -86,3 +97,51 @@ def test_a_run_that_cannot_have_its_backend_stops_before_any_work(
     cannot({"keops": "no C++ compiler."}, monkeypatch)
     assert cli("train", "experiment=smoke", "kernel=keops") == 2
     assert "'keops' cannot run on cpu: no C++ compiler." in capsys.readouterr().err
+
+
+class Wrong:
+    """A backend whose products are all zero."""
+
+    name = "wrong"
+
+    def powers(self, base: torch.Tensor, length: int, sequences: int = 1) -> Any:
+        return self
+
+    def product(self, weight: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(1, 1, 3)
+
+
+def torch_products() -> Any:
+    """A user's own factory."""
+    return TORCH
+
+
+@pytest.fixture
+def importable(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name by which this module is imported."""
+    monkeypatch.setitem(sys.modules, "own_kernels", sys.modules[__name__])
+    return "own_kernels"
+
+
+def test_a_backend_of_the_users_own_is_chosen_by_its_factory(importable: str) -> None:
+    with pytest.raises(BackendError, match=r"needs kernel\.factory"):
+        choose("custom")
+    taken = CustomKernelConfig(factory=f"{importable}:torch_products").choose("cpu")
+    assert (taken.backend, taken.reason) == (TORCH, "made by own_kernels:torch_products")
+    assert choose("custom", "cpu") is taken
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "why"),
+    [
+        ("Wrong", {}, "computes wrong values on cpu"),
+        ("Path", {}, "returns a PosixPath, expected a mads4.kernels.backends.Backend"),
+        ("torch_products", {"size": 3}, "refuses {size: 3}"),
+        ("nothing", {}, "has no function 'nothing'"),
+    ],
+)
+def test_what_is_no_backend_is_refused(
+    function: str, options: dict[str, int], why: str, importable: str
+) -> None:
+    with pytest.raises(UserError, match=why):
+        CustomKernelConfig(factory=f"{importable}:{function}", options=options).choose("cpu")

@@ -9,9 +9,10 @@ Axes: ``H`` channels, ``M`` sequences with the same base, ``N`` conjugate pairs,
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Powers(Protocol):

@@ -1,4 +1,4 @@
-"""Selection of a kernel backend: by name, or the first in the order of preference that runs."""
+"""The group `kernel`: a backend by name, the user's own, or the first in the order that runs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import logging
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
+from pydantic import Field
 
 from mads4.errors import UserError, did_you_mean
 from mads4.kernels.backends.base import Backend
+from mads4.settings import CUSTOM, Factory, Registry, Settings, call_factory
+
+if TYPE_CHECKING:
+    import torch  # not at run time: the configuration reads this module's schemas
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,14 +61,14 @@ def reason_against(name: str, device: torch.device | str = "cpu") -> str | None:
         BackendError: For an unknown name.
     """
     if name not in NAMES:
-        allowed = (AUTO, *NAMES)
+        allowed = (AUTO, *NAMES, CUSTOM)
         raise BackendError(
-            f"kernel.backend: there is no '{name}'; allowed: {', '.join(allowed)}."
+            f"kernel: there is no '{name}'; allowed: {', '.join(allowed)}."
             f"{did_you_mean(name, allowed)}"
         )
-    key = (name, torch.device(device).type)
+    key = (name, _type(device))
     if key not in _REASONS:
-        _REASONS[key] = _module(name).reason_against(torch.device(key[1]))
+        _REASONS[key] = _reason_against(*key)
     return _REASONS[key]
 
 
@@ -72,14 +76,16 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
     """Return the backend of that name, or the preferred one that runs if `name` is ``auto``.
 
     Args:
-        name: ``auto`` or one of `NAMES`.
+        name: ``auto``, one of `NAMES`, or ``custom`` after `CustomKernelConfig.choose`.
         device: Where the tensors are.
 
     Raises:
         BackendError: If the backend does not exist or cannot run here: one that was asked for by
             name is never replaced silently.
     """
-    key = (name, torch.device(device).type)
+    key = (name, _type(device))
+    if key not in _CHOICES and name == CUSTOM:
+        raise BackendError("kernel: 'custom' needs kernel.factory=package.module:function.")
     if key not in _CHOICES:
         _CHOICES[key] = _automatic(key[1]) if name == AUTO else _named(*key)
     return _CHOICES[key]
@@ -95,7 +101,7 @@ def _named(name: str, device_type: str) -> Choice:
     against = reason_against(name, device_type)
     if against is not None:
         raise BackendError(
-            f"kernel.backend: '{name}' cannot run on {device_type}: {against} "
+            f"kernel: '{name}' cannot run on {device_type}: {against} "
             f"Use kernel=auto, or see `mads4 doctor`."
         )
     return Choice(_module(name).BACKEND, "asked for by name")
@@ -116,5 +122,77 @@ def _automatic(device_type: str) -> Choice:
     return choice
 
 
+def _type(device: torch.device | str) -> str:
+    """Return ``cuda`` of ``cuda:0``."""
+    return str(device).partition(":")[0]
+
+
+def _reason_against(name: str, device_type: str) -> str | None:
+    import torch
+
+    reason: str | None = _module(name).reason_against(torch.device(device_type))
+    return reason
+
+
 def _module(name: str) -> Any:
     return importlib.import_module(f"{__package__}.{name}{_SUFFIX}")
+
+
+class KernelSettings(Settings):
+    """Base of the schemas of the group ``kernel``."""
+
+    name: str = AUTO
+    """Backend."""
+
+    def choose(self, device: torch.device | str) -> Choice:
+        """Return the backend, see `choose`."""
+        return choose(self.name, device)
+
+
+class KernelConfig(KernelSettings):
+    """Who computes S4 kernels; auto: the fastest that runs, torch: on any machine."""
+
+
+KERNELS: Registry[KernelSettings] = Registry("kernel", "mads4.kernels.backends")
+"""The group ``kernel``."""
+KERNELS.default = KernelConfig
+
+
+@KERNELS.register(CUSTOM)
+class CustomKernelConfig(KernelSettings):
+    """A kernel backend of the user's own."""
+
+    name: Literal["custom"] = "custom"
+    """Backend."""
+    factory: Factory
+    """Function `package.module:function` that returns a `mads4.kernels.backends.Backend`."""
+    options: dict[str, Any] = Field(default={})
+    """Keyword arguments of the factory."""
+
+    def choose(self, device: torch.device | str) -> Choice:
+        """Return what the factory makes, which is the backend ``custom`` of this process then.
+
+        Raises:
+            UserError: It cannot be imported, refuses the options, or returns something else.
+            BackendError: What it returns computes wrong values.
+        """
+        import torch
+
+        from mads4.kernels.backends.torch_backend import agrees
+
+        made, where = call_factory("kernel", self.factory, **self.options), torch.device(device)
+        if not isinstance(getattr(made, "name", None), str) or not callable(
+            getattr(made, "powers", None)
+        ):
+            raise UserError(
+                f"kernel.factory: {self.factory} returns a {type(made).__name__}, expected a "
+                "mads4.kernels.backends.Backend (an attribute name, a method powers)."
+            )
+        if not agrees(made, where, length=3):
+            raise BackendError(
+                f"kernel.factory: the backend of {self.factory} computes wrong values on "
+                f"{where.type}; compare it with mads4.kernels.backends.torch_backend."
+            )
+        choice = Choice(made, f"made by {self.factory}")
+        _CHOICES[CUSTOM, where.type] = choice
+        return choice
