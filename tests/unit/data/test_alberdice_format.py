@@ -73,7 +73,7 @@ def test_steps_end_before_the_bootstrap_row(folder: Path) -> None:
     assert data.spec == SPEC
     assert data.table.length.tolist() == list(LENGTHS)
     assert data.name == "buffer"
-    assert data.behavior == {"format": "alberdice", "reader_version": 1, "folder": "buffer"}
+    assert data.behavior == {"format": "alberdice", "reader_version": 2, "folder": "buffer"}
     for k, length in enumerate(LENGTHS):
         episode = data.episode(k)
         np.testing.assert_array_equal(episode.observation, given["obs"][k, :length])

@@ -34,6 +34,7 @@ def table(returns: list[float], lengths: list[int]) -> EpisodeTable:
         truncated=np.zeros(count, bool),
         seed=np.arange(count),
         metrics={},
+        last_row=np.full(count, -1),
     )
 
 
