@@ -107,7 +107,7 @@ class TimeStep:
 
 @dataclass(frozen=True)
 class Episode:
-    """One recorded episode of T real steps (no bootstrap row, no padding)."""
+    """One recorded episode of T real steps, and what followed the last, where the source has it."""
 
     observation: FloatArray
     """(T, N, obs_dim) float32; observation t is what action t was chosen from."""
@@ -125,6 +125,13 @@ class Episode:
     """The episode's index in the (seed, index) pair that its randomness derives from."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Sums over the episode of the environment's metrics, and the behavior's parameters."""
+    last_observation: FloatArray | None = None
+    """(N, obs_dim) float32, what followed the last action: truncated episodes bootstrap from it.
+    This and the next two are all None where the source does not have them."""
+    last_state: npt.NDArray[Any] | None = None
+    """(N or 1, state_dim), in the dtype of `state`."""
+    last_available_actions: BoolArray | None = None
+    """(N, n_actions)."""
 
     @property
     def length(self) -> int:
@@ -145,7 +152,12 @@ def returns_to_go(reward: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """A batch of trajectories (or windows of them), zero-padded at the end to a common length T."""
+    """A batch of trajectories (or windows of them), zero-padded at the end to a common length T.
+
+    A batch for critics has one row more than its longest trajectory: the *bootstrap row*. In it,
+    the first row after a trajectory's real ones holds what followed these, where that is known.
+    Its mask is False, so that it enters no loss. See `mads4.data.collate.gather`.
+    """
 
     observation: torch.Tensor
     """(B, T, N, obs_dim) float32."""
@@ -164,7 +176,8 @@ class SequenceBatch:
     terminated: torch.Tensor
     """(B, T) bool, True on a last real step whose task ended (not on truncation)."""
     follows: torch.Tensor
-    """(B, T) bool, True where row t + 1 of this batch is the true successor."""
+    """(B, T) bool, True where row t + 1 of this batch is the true successor: a real step, or the
+    bootstrap row."""
     mask: torch.Tensor
     """(B, T) bool, True on real steps."""
 

@@ -165,6 +165,8 @@ class OfflineAlgorithm(Algorithm):
     settings: OfflineSettings
     selects_by_validation_loss: ClassVar[bool] = True
     """Whether a lower held-out ``loss`` means a better policy; critics' losses say nothing."""
+    bootstrap: ClassVar[bool] = False
+    """Whether batches have a bootstrap row, for critics; see `mads4.data.collate.gather`."""
 
     def __init__(self, policy: SequencePolicy, settings: OfflineSettings, context: Context) -> None:
         super().__init__(policy, context, settings.freeze)

@@ -4,7 +4,8 @@ Advantage-weighted cloning with a centralized critic. The critic learns Q_tot = 
 TD(λ) on recorded actions only; the policy clones these actions with softmax weights of its agents'
 advantages, so that nothing is ever maximized outside the data. Differences from the published code:
 AdamW instead of RMSprop; one critic step per policy step; the softmax runs over real steps only;
-unavailable actions are masked before it; no ε-floor under the policy.
+unavailable actions are masked before it; no ε-floor under the policy; the ends of windows and
+truncated episodes bootstrap from what followed them.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class ICQ(OfflineAlgorithm):
 
     settings: ICQConfig
     selects_by_validation_loss = False
+    bootstrap = True
 
     def __init__(self, policy: SequencePolicy, settings: ICQConfig, context: Context) -> None:
         super().__init__(policy, settings, context)
@@ -90,12 +92,9 @@ class ICQ(OfflineAlgorithm):
         taken = chosen(values, batch.action)
         q_tot, share = mixing(taken, state)
         with torch.no_grad():
-            old = chosen(self.lagged["critic"].module(batch), batch.action)
-            old_tot, _ = self.lagged["mixing"].module(old, state)
-            old_tot = old_tot * batch_softmax(old_tot, settings.value_temperature, mask)
             target, valid = td_lambda(
                 batch.reward,
-                old_tot,
+                self._target_values(batch, state, output.logits),
                 batch.terminated,
                 batch.follows,
                 mask,
@@ -115,6 +114,19 @@ class ICQ(OfflineAlgorithm):
             "effective_samples": spread / real.sum(),
             "q_mean": masked_mean(q_tot.detach().unsqueeze(-1), mask),
         }
+
+    def _target_values(self, batch: SequenceBatch, state: Tensor, logits: Tensor) -> Tensor:
+        """Return what the target networks say of each row, (B, T).
+
+        On real steps Q_tot of the recorded actions, times the softmax weights that turn an average
+        over the data into one over the policy. In bootstrap rows, which have no weight (and no
+        action at an episode's end), that average itself: Σ_i k_i(s) Σ_a π_i(a) Q_i(a).
+        """
+        values, mixing = self.lagged["critic"].module(batch), self.lagged["mixing"].module
+        taken, _ = mixing(chosen(values, batch.action), state)
+        mean, _ = mixing(expected(values, logits), state)
+        weight = batch_softmax(taken, self.settings.value_temperature, batch.mask)
+        return torch.where(batch.mask, taken * weight, mean)
 
 
 def expected(values: Tensor, logits: Tensor) -> Tensor:

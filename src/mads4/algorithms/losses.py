@@ -141,15 +141,18 @@ def td_lambda(
 ) -> tuple[Tensor, Tensor]:
     """Return TD(λ) targets (B, T) of a value of recorded actions, and where they are defined.
 
-    ``y_t = r_t + γ ((1 - λ) Q_{t+1} + λ y_{t+1})``, and ``y_t = r_t`` where the episode terminated.
-    A row without a successor in the batch, such as a truncated end, has no target; the one before
-    it bootstraps from its value alone.
+    ``y_t = r_t + γ ((1 - λ) V_{t+1} + λ y_{t+1})`` (Sutton and Barto 2018, equation 12.20, with
+    V the target network's value), and ``y_t = r_t`` where the episode terminated. Where nothing is
+    known of t + 2, as at a truncated end or the end of a window, ``y_{t+1}`` is ``V_{t+1}``: the
+    target bootstraps from the value alone (time limits: Pardo et al. 2018, equation 6). That value
+    may be a bootstrap row's. A row without a successor in the batch has no target.
 
     Args:
         reward: (B, T) of the team.
-        value: (B, T) Q of the recorded joint actions, without gradient.
+        value: (B, T) without gradient: Q of the recorded joint actions, and what a bootstrap row is
+            worth; other rows do not matter.
         terminated: (B, T) bool, True on a last real step whose task ended.
-        follows: (B, T) bool, True where row t + 1 is the true successor.
+        follows: (B, T) bool, True where row t + 1 is the true successor, be it the bootstrap row.
         mask: (B, T) bool, True on real steps.
         gamma: discount of a step.
         lam: λ, from 0 (one step) to 1 (whole returns).
@@ -160,7 +163,7 @@ def td_lambda(
         target[:, t] = reward[:, t]
         valid[:, t] = mask[:, t] & terminated[:, t]
         if t + 1 < value.shape[1]:
-            on = mask[:, t] & follows[:, t] & mask[:, t + 1] & ~terminated[:, t]
+            on = mask[:, t] & follows[:, t] & ~terminated[:, t]
             later = torch.where(valid[:, t + 1], target[:, t + 1], value[:, t + 1])
             bootstrap = (1.0 - lam) * value[:, t + 1] + lam * later
             target[:, t] += torch.where(on, gamma * bootstrap, 0.0)

@@ -31,6 +31,7 @@ def gather(
     offset: IntArray | None = None,
     window: int | None = None,
     pin_memory: bool = False,
+    bootstrap: bool = False,
 ) -> SequenceBatch:
     """Copy episodes (B,), from step `offset` (B,) on for at most `window` steps, into a batch.
 
@@ -43,6 +44,13 @@ def gather(
         offset: First step of each; None for 0.
         window: Steps of the batch, T; None for those of the longest episode.
         pin_memory: Gather into page-locked memory, from where a GPU copies asynchronously.
+        bootstrap: Return T + 1 rows, for critics. The row after a trajectory's real ones then
+            holds what followed them, and ``follows`` is True at the last real one: the episode's
+            next step if the window ends inside it; at a truncated end the last observation, state
+            and available actions, if the data set has them. (Nobody acted there: each agent's
+            last action stands for its action; an agent without an available action has all.)
+            ``mask`` is False there, the reward 0, the return-to-go what remains. Nothing follows
+            a terminated end.
 
     Raises:
         UserError: when the data set stays in a file that cannot be read any more.
@@ -52,10 +60,13 @@ def gather(
     if window is not None:
         length = np.minimum(length, window)
     steps = int(length.max()) if window is None else window
+    left = dataset.table.length[episode] - skipped - length
+    ended = dataset.table.terminated[episode] & (left == 0)
+    inside = (left > 0) & bootstrap
+    last_row = np.where(bootstrap & (left == 0) & ~ended, dataset.table.last_row[episode], -1)
+    start = dataset.start[episode] + skipped
     with _map_for(dataset) as each:
-        blocks = _Blocks(dataset.start[episode] + skipped, length, steps, each, pin_memory)
-        left = dataset.table.length[episode] - skipped - length
-        ended = dataset.table.terminated[episode] & (left == 0)
+        blocks = _Blocks(start, length, inside, last_row, steps + bootstrap, each, pin_memory)
         return _copied(dataset, blocks, skipped, ended)
 
 
@@ -76,7 +87,11 @@ class _Blocks:
     start: IntArray
     """(B,) first row of each."""
     length: IntArray
-    """(B,) rows of each."""
+    """(B,) real rows of each."""
+    inside: BoolArray
+    """(B,) whose next row is copied as well."""
+    last_row: IntArray
+    """(B,) row of `Dataset.last` that is copied after the real ones; -1 for none."""
     steps: int
     each: Map
     pin_memory: bool
@@ -98,19 +113,26 @@ class _Blocks:
         rows: Array | StoredArray,
         dtype: npt.DTypeLike | None = None,
         padding: bool = False,
+        last: Array | StoredArray | None = None,
     ) -> Tensor:
         """Return (B, T, …) copies of the blocks of `rows`, filled up with `padding` (0 or 1).
+
+        The row after the real ones is of `rows`, too, where `inside`; else of `last`, if given.
 
         A thread takes a share of the blocks of an array in a file, not one block after another:
         handing over costs as much as reading 200 KB. An array in memory is copied at once.
         """
         result = self.empty(rows.shape[1:], rows.dtype if dtype is None else dtype)
-        blocks = list(zip(result.numpy(), self.start.tolist(), self.length.tolist(), strict=True))
+        length = self.length + self.inside
+        places = (self.start.tolist(), length.tolist(), self.last_row.tolist())
+        blocks = list(zip(result.numpy(), *places, strict=True))
 
         def fill(share: slice) -> None:
-            for target, start, length in blocks[share]:
+            for target, start, length, last_row in blocks[share]:
                 rows_into(target[:length], rows, start)
                 target[length:] = padding
+                if last is not None and last_row >= 0:
+                    rows_into(target[length : length + 1], last, last_row)
 
         if isinstance(rows, StoredArray):
             size = max(1, -(-len(blocks) // READERS))
@@ -132,7 +154,15 @@ def _copied(
         skipped: (B,) steps of the episodes before the blocks.
         ended: (B,) blocks at whose last row the task ended.
     """
-    action = blocks.copy(dataset.action, np.int64)
+    action, reward = blocks.copy(dataset.action, np.int64), blocks.copy(dataset.reward)
+    available = blocks.copy(
+        dataset.available_actions, padding=True, last=dataset.last.get("last_available_actions")
+    )
+    cut = np.flatnonzero(blocks.last_row >= 0)
+    after = cut, blocks.length[cut]
+    action.numpy()[after] = action.numpy()[cut, blocks.length[cut] - 1]
+    free = available.numpy()[after]
+    available.numpy()[after] = free | ~free.any(axis=-1, keepdims=True)
     mask, previous = blocks.empty((), np.bool_), blocks.empty(tuple(action.shape[2:]), np.int64)
     # NumPy fills them, as PyTorch would share so little work out to threads that may be busy.
     real, before = mask.numpy(), previous.numpy()
@@ -141,19 +171,21 @@ def _copied(
     # Row -1 of the first episode does not exist, but is not taken either: it starts at step 0.
     last = dataset.action[blocks.start - 1].astype(np.int64)
     before[:, 0] = np.where(skipped[:, None] > 0, last, -1)
-    before[~real] = 0
+    reward.numpy()[~real] = 0.0
+    follower = blocks.inside | (blocks.last_row >= 0)
+    before[np.arange(blocks.steps) >= (blocks.length + follower)[:, None]] = 0
     terminated, follows = blocks.empty((), np.bool_), blocks.empty((), np.bool_)
     place, last_row = np.arange(blocks.steps), blocks.length[:, None] - 1
     terminated.numpy()[...] = (place == last_row) & ended[:, None]
-    follows.numpy()[...] = place < last_row
+    follows.numpy()[...] = place < last_row + follower[:, None]
     return SequenceBatch(
-        observation=blocks.copy(dataset.observation),
-        state=blocks.copy(dataset.state),
-        available_actions=blocks.copy(dataset.available_actions, padding=True),
+        observation=blocks.copy(dataset.observation, last=dataset.last.get("last_observation")),
+        state=blocks.copy(dataset.state, last=dataset.last.get("last_state")),
+        available_actions=available,
         action=action,
         previous_action=previous,
         return_to_go=blocks.copy(dataset.return_to_go),
-        reward=blocks.copy(dataset.reward),
+        reward=reward,
         terminated=terminated,
         follows=follows,
         mask=mask,

@@ -43,10 +43,11 @@ class ConsecutiveSampler:
         self.window = min(window, int(dataset.table.length.max()))
         self._windows = -(-dataset.table.length // self.window)
 
-    def batch(self, step: int) -> SequenceBatch:
-        """Return the batch of training step `step` (from 0)."""
+    def batch(self, step: int, bootstrap: bool = False) -> SequenceBatch:
+        """Return the batch of training step `step` (from 0); `bootstrap`: see `gather`."""
         episode, index = self._rows(step)
-        return gather(self.dataset, episode, index * self.window, self.window, self.pin_memory)
+        offset = index * self.window
+        return gather(self.dataset, episode, offset, self.window, self.pin_memory, bootstrap)
 
     def begins(self, step: int) -> BoolArray:
         """(B,) Return which rows begin an episode at `step`; the others go on from step - 1."""

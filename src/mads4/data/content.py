@@ -22,6 +22,9 @@ Array = npt.NDArray[Any]
 STEP_ARRAYS = ("observation", "state", "available_actions", "action", "reward")
 """Arrays with one row per step, concatenated over episodes."""
 
+LAST_ARRAYS = ("last_observation", "last_state", "last_available_actions")
+"""Arrays with one row per episode of which it is known what followed the last step."""
+
 STATE_DTYPES = ("|u1", "<f4")
 """Binary states are kept as bytes: a quarter of the memory, and the sampler's time."""
 
@@ -78,6 +81,65 @@ def step_columns(spec: EnvSpec, episode: Episode, number: int) -> dict[str, Arra
         raise _misfit(number, wrong)
     dtypes = step_dtypes(spec, state_dtype)
     return {name: np.ascontiguousarray(given[name], dtype=dtypes[name]) for name in STEP_ARRAYS}
+
+
+def last_rows(spec: EnvSpec, episode: Episode, number: int) -> dict[str, Array] | None:
+    """Return what followed the last step of `episode`, (1, …) in the dtypes it is kept in.
+
+    Args:
+        spec: What the episode has to fit.
+        episode: The episode; its steps fit.
+        number: Its place in the data set, for messages.
+
+    Returns:
+        The rows by name (`LAST_ARRAYS`); None where the episode has none.
+
+    Raises:
+        MisfitError: when shapes or values do not fit, or only some of the three arrays are there.
+    """
+    given = {name: getattr(episode, name) for name in LAST_ARRAYS}
+    missing = [name for name, values in given.items() if values is None]
+    if len(missing) == len(given):
+        return None
+    if missing:
+        raise _misfit(number, f"it has no {', '.join(missing)}, but the others of {LAST_ARRAYS}")
+    shapes, found = last_shapes(spec), {}
+    for name, dtype in last_dtypes(spec, np.asarray(episode.state).dtype.str).items():
+        values = np.asarray(given[name])
+        if values.shape != shapes[name]:
+            raise _misfit(
+                number, f"{name} has shape {values.shape}, the EnvSpec asks for {shapes[name]}"
+            )
+        with np.errstate(invalid="ignore"):  # what is not finite is reported below, or here
+            found[name] = np.ascontiguousarray(values[None], dtype=dtype)
+        if dtype == "|u1" and (found[name][0] != values).any():
+            raise _misfit(number, f"{name} has values other than 0 and 1")
+    wrong = last_problem(found)
+    if wrong:
+        raise _misfit(number, wrong)
+    return found
+
+
+def last_shapes(spec: EnvSpec) -> dict[str, tuple[int, ...]]:
+    """Return the shape of one row of every array of `LAST_ARRAYS`."""
+    steps = step_shapes(spec)
+    return {name: steps[name.removeprefix("last_")] for name in LAST_ARRAYS}
+
+
+def last_dtypes(spec: EnvSpec, state_dtype: str) -> dict[str, str]:
+    """Return the NumPy dtype string in which every array of `LAST_ARRAYS` is kept."""
+    steps = step_dtypes(spec, state_dtype)
+    return {name: steps[name.removeprefix("last_")] for name in LAST_ARRAYS}
+
+
+def last_problem(rows: Mapping[str, Array]) -> str | None:
+    """Return what is wrong with the values of `LAST_ARRAYS`, or None."""
+    for name, values in rows.items():
+        if values.dtype.kind == "f" and not _all_finite(values):
+            return f"{name} has values that are not finite"
+        if values.dtype == np.uint8 and values.max(initial=0) > 1:
+            return f"{name} is uint8 but has values other than 0 and 1"
+    return None
 
 
 def value_problem(spec: EnvSpec, steps: Mapping[str, Array]) -> str | None:

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.data.content import (
+    LAST_ARRAYS,
     STEP_ARRAYS,
     Array,
     content_fingerprint,
     digest,
+    last_rows,
     step_columns,
     view_fingerprint,
 )
@@ -39,11 +41,15 @@ class EpisodeTable:
     """(E,) int64, index in the (seed, index) pair that the episode's randomness derives from."""
     metrics: Mapping[str, FloatArray]
     """(E,) float64 each; NaN in episodes that did not report that metric."""
+    last_row: IntArray
+    """(E,) int64, each episode's row in the data set's `Dataset.last` arrays, which hold what
+    followed its last step; -1 where the source does not have it. Not part of the fingerprint."""
 
     @classmethod
     def from_episodes(cls, episodes: Sequence[EpisodeRow]) -> EpisodeTable:
         """Build the table from rows, with one metric column per name found in any row."""
         names = sorted({name for row in episodes for name in row.metrics})
+        known = np.array([row.has_last for row in episodes], dtype=bool)
         return cls(
             length=np.array([row.length for row in episodes], dtype="<i8"),
             episode_return=np.array([row.episode_return for row in episodes], dtype="<f8"),
@@ -54,10 +60,11 @@ class EpisodeTable:
                 name: np.array([row.metrics.get(name, np.nan) for row in episodes], dtype="<f8")
                 for name in names
             },
+            last_row=np.where(known, np.cumsum(known) - 1, -1).astype("<i8"),
         )
 
     def arrays(self) -> dict[str, Array]:
-        """Return the columns as they are stored and hashed; metrics as one (E, M) array."""
+        """Return the columns as they are hashed; metrics as one (E, M) array."""
         metrics = [self.metrics[name] for name in sorted(self.metrics)]
         return {
             "length": self.length,
@@ -77,6 +84,7 @@ class EpisodeTable:
             truncated=self.truncated[index],
             seed=self.seed[index],
             metrics={name: column[index] for name, column in self.metrics.items()},
+            last_row=self.last_row[index],
         )
 
 
@@ -90,6 +98,8 @@ class EpisodeRow:
     truncated: bool
     seed: int
     metrics: Mapping[str, float]
+    has_last: bool
+    """Whether it is known what followed the last step."""
 
     @classmethod
     def of(cls, episode: Episode) -> EpisodeRow:
@@ -101,6 +111,7 @@ class EpisodeRow:
             truncated=bool(episode.truncated),
             seed=int(episode.seed),
             metrics={name: float(value) for name, value in episode.metrics.items()},
+            has_last=episode.last_observation is not None,
         )
 
 
@@ -164,8 +175,9 @@ class DatasetHeader:
 class Dataset(DatasetHeader):
     """Episodes of one environment. S steps are concatenated; views share them without copies.
 
-    The three large arrays may stay in a file (see `mads4.data.on_demand`); slices of rows, which
-    all else here makes do with, are read then. Actions and rewards are always in memory.
+    The three large arrays and `last` may stay in a file (see `mads4.data.on_demand`); slices of
+    rows, which all else here makes do with, are read then. Actions and rewards are always in
+    memory.
     """
 
     observation: FloatArray | StoredArray
@@ -180,6 +192,9 @@ class Dataset(DatasetHeader):
     """(S,) float32."""
     start: IntArray
     """(E,) int64, row of each episode's first step; it ends ``table.length`` rows later."""
+    last: Mapping[str, Array | StoredArray]
+    """What followed the last steps, by name (`mads4.data.content.LAST_ARRAYS`): (K, …) rows of the
+    K episodes where that is known; ``table.last_row`` tells which. Empty where K is 0."""
 
     @classmethod
     def from_episodes(
@@ -194,9 +209,11 @@ class Dataset(DatasetHeader):
         Raises:
             UserError: when there is no episode, or one does not fit `spec`.
         """
-        rows, blocks = [], []
+        rows, blocks, ends = [], [], []
         for number, episode in enumerate(episodes):
             blocks.append(step_columns(spec, episode, number))
+            end = last_rows(spec, episode, number)
+            ends += [end] if end else []
             rows.append(EpisodeRow.of(episode))
         if not rows:
             raise UserError("A data set needs at least one episode; none was given.")
@@ -206,16 +223,24 @@ class Dataset(DatasetHeader):
         table = EpisodeTable.from_episodes(rows)
         digests = {key: digest(array) for key, array in (steps | table.arrays()).items()}
         fingerprint = content_fingerprint(spec.to_dict(), digests, table.metrics)
+        last = {key: np.concatenate([end[key] for end in ends]) for key in LAST_ARRAYS if ends}
         return cls.from_arrays(
-            DatasetHeader(name, spec, dict(behavior or {}), fingerprint, table), steps
+            DatasetHeader(name, spec, dict(behavior or {}), fingerprint, table), steps, last
         )
 
     @classmethod
     def from_arrays(
-        cls, header: DatasetHeader, steps: Mapping[str, Array | StoredArray]
+        cls,
+        header: DatasetHeader,
+        steps: Mapping[str, Array | StoredArray],
+        last: Mapping[str, Array | StoredArray],
     ) -> Dataset:
-        """Join a header and checked step arrays (flags as bytes) into a data set."""
+        """Join a header, checked step arrays and last rows (flags as bytes) into a data set."""
         flags = steps["available_actions"].view(np.bool_)
+        ends = {
+            name: rows.view(np.bool_) if name == "last_available_actions" else rows
+            for name, rows in last.items()
+        }
         return cls(
             name=header.name,
             spec=header.spec,
@@ -223,6 +248,7 @@ class Dataset(DatasetHeader):
             fingerprint=header.fingerprint,
             table=header.table,
             start=np.cumsum(header.table.length) - header.table.length,
+            last=ends,
             **(dict(steps) | {"available_actions": flags}),  # type: ignore[arg-type]
         )
 
@@ -240,7 +266,14 @@ class Dataset(DatasetHeader):
             truncated=bool(self.table.truncated[i]),
             seed=int(self.table.seed[i]),
             metrics={name: value for name, value in metrics.items() if not np.isnan(value)},
+            **self._last_rows(int(self.table.last_row[i])),
         )
+
+    def _last_rows(self, row: int) -> dict[str, Array]:
+        """Return what followed the last step of one episode, by name; empty if that is unknown."""
+        if row < 0:
+            return {}
+        return {name: rows[row : row + 1][0] for name, rows in self.last.items()}
 
     @property
     def on_demand(self) -> bool:

@@ -6,6 +6,7 @@ copying. Of a compressed file a working copy is therefore made once, on disk, na
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -13,11 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mads4.data.content import STEP_ARRAYS
-from mads4.data.dataset import Dataset
+from mads4.data.content import LAST_ARRAYS, STEP_ARRAYS
+from mads4.data.dataset import Dataset, DatasetHeader
 from mads4.data.directory import data_directory, locked
 from mads4.data.store import write_dataset
-from mads4.data.store_read import check_returns, open_store, read_dataset, read_header, read_steps
+from mads4.data.store_read import (
+    check_returns,
+    open_store,
+    read_dataset,
+    read_header,
+    read_last,
+    read_steps,
+)
 from mads4.data.store_stream import stream_episodes
 from mads4.data.stored_array import StoredArray
 from mads4.errors import UserError
@@ -69,7 +77,13 @@ def on_demand(path: Path) -> Dataset:
         if small["action"].max(initial=0) >= header.spec.n_actions:
             raise ValueError(f"action has values outside 0 to {header.spec.n_actions - 1}")
         check_returns(header, small["reward"])
-        return Dataset.from_arrays(header, {**arrays, **small})
+        read_last(file, digests, slice(0, 0))
+        last = {
+            name: StoredArray.of(path, file[f"episodes/{name}"])
+            for name in LAST_ARRAYS
+            if name in digests
+        }
+        return Dataset.from_arrays(header, {**arrays, **small}, last)
 
 
 def working_copy(path: Path) -> Path:
@@ -80,7 +94,7 @@ def working_copy(path: Path) -> Path:
     """
     header, needed = read_header(path), step_bytes(path)
     folder = data_directory() / "uncompressed"
-    copy = folder / f"{header.fingerprint[:16]}.h5"
+    copy = folder / f"{_copy_name(path, header)}.h5"
     with locked(copy.with_suffix(".lock"), f"makes {copy}"):
         if not copy.exists():
             free = shutil.disk_usage(folder).free
@@ -100,6 +114,13 @@ def working_copy(path: Path) -> Path:
                 compress=False,
             )
     return copy
+
+
+def _copy_name(path: Path, header: DatasetHeader) -> str:
+    """Return the content's identity; the fingerprint does not cover what follows last steps."""
+    with open_store(path) as (_, _, digests):
+        last = "".join(digests[name].sha256 for name in LAST_ARRAYS if name in digests)
+    return hashlib.sha256((header.fingerprint + last).encode()).hexdigest()[:16]
 
 
 def step_bytes(path: Path) -> int:

@@ -74,8 +74,8 @@ class SequenceSampler:
             return math.ceil(len(self.dataset) / self.batch_size)
         return math.ceil(self.dataset.steps / (self.batch_size * self.window))
 
-    def batch(self, step: int) -> SequenceBatch:
-        """Return the batch of training step `step` (from 0)."""
+    def batch(self, step: int, bootstrap: bool = False) -> SequenceBatch:
+        """Return the batch of training step `step` (from 0); `bootstrap`: see `gather`."""
         episode: IntArray
         offset: IntArray | None
         # The third word keeps these draws apart from the permutations of `_epochs`.
@@ -89,7 +89,7 @@ class SequenceSampler:
             drawn = rng.integers(self._starts_end[-1], size=self.batch_size)
             episode = np.searchsorted(self._starts_end, drawn, side="right")
             offset = drawn - (self._starts_end - self._starts)[episode]
-        return gather(self.dataset, episode, offset, self.window, self.pin_memory)
+        return gather(self.dataset, episode, offset, self.window, self.pin_memory, bootstrap)
 
     @cached_property
     def _starts_end(self) -> IntArray:
@@ -124,8 +124,15 @@ def require_batches(dataset: Dataset, batch_size: int, window: int | None) -> No
         raise UserError(f"Batch size and window must be at least 1, got {batch_size} and {window}.")
 
 
-def held_out_batches(dataset: Dataset, batch_size: int) -> Iterator[SequenceBatch]:
+def held_out_batches(
+    dataset: Dataset, batch_size: int, bootstrap: bool = False
+) -> Iterator[SequenceBatch]:
     """Yield every episode once, whole, in order; the last batch may be smaller.
+
+    Args:
+        dataset: The episodes.
+        batch_size: How many at once.
+        bootstrap: See `gather`.
 
     Raises:
         UserError: when the batch size is not positive.
@@ -133,4 +140,5 @@ def held_out_batches(dataset: Dataset, batch_size: int) -> Iterator[SequenceBatc
     if batch_size < 1:
         raise UserError(f"Batch size must be at least 1, got {batch_size}.")
     for first in range(0, len(dataset), batch_size):
-        yield gather(dataset, np.arange(first, min(first + batch_size, len(dataset))))
+        episode = np.arange(first, min(first + batch_size, len(dataset)))
+        yield gather(dataset, episode, bootstrap=bootstrap)

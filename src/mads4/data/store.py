@@ -1,13 +1,20 @@
 """Data sets as HDF5 files: one file each, written whole or not at all, checked when read.
 
-Layout (schema 1)::
+Layout (schema 2)::
 
     /                    attributes: format, schema_version, header_sha256
-    /header              JSON text: name, spec, behavior, array digests, fingerprint, version
+    /header              JSON text: name, spec, behavior, array digests, fingerprint, version, and
+                         ``last``: the digests of the arrays ``/episodes/last_*``
     /steps/<array>       (S, …) step arrays, concatenated over episodes (see `Dataset`)
     /episodes/offsets    (E + 1,) first row of each episode, and S
     /episodes/<column>   (E,) length, return, terminated, truncated, seed
     /episodes/metrics    (E, M) columns in the alphabetical order of the header's ``metrics``
+    /episodes/last_row   (E,) row of each episode in the next three; -1 where it has none
+    /episodes/last_observation, last_state, last_available_actions
+                         (K, …) what followed the last step of K of the episodes
+
+The arrays ``last_*`` are absent if K is 0. They are no part of the fingerprint, which is that of
+the steps and the episode table. Schema 1 has none, and says ``behaviour`` for ``behavior``.
 
 Chunks are byte-shuffled deflate streams (``gzip``), which every HDF5 build reads; on binary
 features they read as fast as LZF and take half the space.
@@ -33,6 +40,7 @@ from mads4.data.content import (
     StreamDigest,
     content_fingerprint,
     digest,
+    last_rows,
     step_columns,
 )
 from mads4.data.dataset import DatasetHeader, EpisodeRow, EpisodeTable
@@ -139,22 +147,29 @@ class _Writer:
         self._spec = spec
         self._compress = compress
         self._steps: dict[str, _GrowingArray] = {}
+        self._last: dict[str, _GrowingArray] = {}
         self._rows: list[EpisodeRow] = []
 
     def append(self, episode: Episode) -> None:
         """Store one episode."""
-        columns = step_columns(self._spec, episode, len(self._rows))
-        for name, block in columns.items():
-            if name not in self._steps:
-                self._steps[name] = _GrowingArray(self._create(name, block))
-            stored = self._steps[name]
+        number = len(self._rows)
+        self._append("steps", self._steps, step_columns(self._spec, episode, number))
+        self._append("episodes", self._last, last_rows(self._spec, episode, number) or {})
+        self._rows.append(EpisodeRow.of(episode))
+
+    def _append(
+        self, group: str, arrays: dict[str, _GrowingArray], blocks: Mapping[str, Array]
+    ) -> None:
+        for name, block in blocks.items():
+            if name not in arrays:
+                arrays[name] = _GrowingArray(self._create(f"{group}/{name}", block))
+            stored = arrays[name]
             if stored.dtype != block.dtype:
                 raise UserError(
                     f"Episode {len(self._rows)} has a {name} of {block.dtype}, those before have "
                     f"{stored.dtype}. All must have one dtype."
                 )
             stored.append(block)
-        self._rows.append(EpisodeRow.of(episode))
 
     def finish(self, behavior: Mapping[str, Any], name: str) -> DatasetHeader:
         """Store the episode table and the header."""
@@ -162,13 +177,16 @@ class _Writer:
             raise UserError("A data set needs at least one episode; none was given.")
         table = EpisodeTable.from_episodes(self._rows)
         columns = table.arrays()
-        group = self._file.create_group("episodes")
-        for column, values in columns.items():
+        last_row = {"last_row": table.last_row} if self._last else {}
+        group = self._file.require_group("episodes")
+        for column, values in (columns | last_row).items():
             group.create_dataset(column, data=values)
         group.create_dataset("offsets", data=np.concatenate([[0], np.cumsum(table.length)]))
-        for stored in self._steps.values():
+        for stored in (*self._steps.values(), *self._last.values()):
             stored.flush()
         digests = {key: stored.stream.result() for key, stored in self._steps.items()}
+        last = {key: digest(values) for key, values in last_row.items()}
+        last |= {key: stored.stream.result() for key, stored in self._last.items()}
         digests |= {key: digest(values) for key, values in columns.items()}
         spec = self._spec.to_dict()
         fingerprint = content_fingerprint(spec, digests, table.metrics)
@@ -179,6 +197,7 @@ class _Writer:
                 "behavior": behavior,
                 "metrics": sorted(table.metrics),
                 "arrays": {key: asdict(value) for key, value in digests.items()},
+                "last": {key: asdict(value) for key, value in last.items()},
                 "fingerprint": fingerprint,
                 "mads4_version": mads4.__version__,
             }
@@ -190,7 +209,7 @@ class _Writer:
         chunk_bytes = CHUNK_BYTES if self._compress else LARGE_CHUNK_BYTES
         rows = int(np.clip(chunk_bytes // row_bytes, 16, 8192))
         return self._file.create_dataset(
-            f"steps/{name}",
+            name,
             shape=(0, *block.shape[1:]),
             maxshape=(None, *block.shape[1:]),
             chunks=(rows, *block.shape[1:]),

@@ -14,22 +14,26 @@ import h5py
 import numpy as np
 
 from mads4.data.content import (
+    LAST_ARRAYS,
     STATE_DTYPES,
     STEP_ARRAYS,
     Array,
     ArrayDigest,
     content_fingerprint,
     digest,
+    last_dtypes,
+    last_problem,
+    last_shapes,
     step_dtypes,
     step_shapes,
     value_problem,
 )
 from mads4.data.dataset import Dataset, DatasetHeader, EpisodeTable
 from mads4.errors import UserError
-from mads4.types import EnvSpec
+from mads4.types import EnvSpec, IntArray
 
 FORMAT = "mads4-dataset"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _AGAIN = "Restore it from a copy, or delete it and record it again (mads4 collect)."
 
@@ -71,10 +75,12 @@ def read_dataset(path: Path | str, verify: bool = True) -> Dataset:
     with open_store(Path(path)) as (file, header, digests):
         steps = read_steps(file, digests, 0, header.steps)
         check_steps(header, steps)
+        last = read_last(file, digests)
+        check_last(last)
         if verify:
-            for name, array in steps.items():
+            for name, array in (steps | last).items():
                 verify_digest(name, digest(array), digests[name])
-        return Dataset.from_arrays(header, steps)
+        return Dataset.from_arrays(header, steps, last)
 
 
 @contextmanager
@@ -136,9 +142,19 @@ class _Facts:
 
     @property
     def digests(self) -> dict[str, ArrayDigest]:
+        """Of the arrays that the fingerprint covers."""
+        return self._digests(self.values["arrays"])
+
+    @property
+    def last_digests(self) -> dict[str, ArrayDigest]:
+        """Of what followed the last steps; empty if nothing is known of that."""
+        return self._digests(self.values.get("last", {}))
+
+    @staticmethod
+    def _digests(entries: Mapping[str, Any]) -> dict[str, ArrayDigest]:
         return {
             name: ArrayDigest(entry["dtype"], tuple(entry["shape"]), entry["sha256"])
-            for name, entry in self.values["arrays"].items()
+            for name, entry in entries.items()
         }
 
 
@@ -151,8 +167,10 @@ def _read_header(file: h5py.File) -> tuple[DatasetHeader, dict[str, ArrayDigest]
     if content_fingerprint(values["spec"], digests, values["metrics"]) != values["fingerprint"]:
         raise _DamageError("the fingerprint does not match the array digests")
     spec = EnvSpec.from_dict(values["spec"])
-    table = _read_table(file, digests, values["metrics"])
+    last = facts.last_digests
+    table = _read_table(file, digests, last, values["metrics"])
     _check_layout(spec, int(table.length.sum()), digests)
+    _check_last_layout(spec, table.last_row, digests["state"].dtype, last)
     header = DatasetHeader(
         name=values["name"],
         spec=spec,
@@ -160,11 +178,14 @@ def _read_header(file: h5py.File) -> tuple[DatasetHeader, dict[str, ArrayDigest]
         fingerprint=values["fingerprint"],
         table=table,
     )
-    return header, digests
+    return header, digests | last
 
 
 def _read_table(
-    file: h5py.File, digests: Mapping[str, ArrayDigest], metrics: list[str]
+    file: h5py.File,
+    digests: Mapping[str, ArrayDigest],
+    last: Mapping[str, ArrayDigest],
+    metrics: list[str],
 ) -> EpisodeTable:
     columns = {}
     for name, dtype in _COLUMN_DTYPES.items():
@@ -187,7 +208,37 @@ def _read_table(
         truncated=columns["truncated"].view(np.bool_),
         seed=columns["seed"],
         metrics={name: columns["metrics"][:, j].copy() for j, name in enumerate(metrics)},
+        last_row=_read_last_row(file, last, len(length)),
     )
+
+
+def _read_last_row(file: h5py.File, digests: Mapping[str, ArrayDigest], episodes: int) -> IntArray:
+    """Return each episode's row (E,) in the arrays ``last_*``, -1 where it has none."""
+    if not digests:
+        return np.full(episodes, -1, "<i8")
+    rows = _read_rows(file, "episodes/last_row", digests["last_row"])
+    verify_digest("last_row", digest(rows), digests["last_row"])
+    known = rows >= 0
+    if rows.shape != (episodes,) or not np.array_equal(
+        rows, np.where(known, np.cumsum(known) - 1, -1)
+    ):
+        raise _DamageError("episodes/last_row does not count the episodes that have a last row")
+    return rows
+
+
+def _check_last_layout(
+    spec: EnvSpec,
+    last_row: IntArray,
+    state_dtype: str,
+    digests: Mapping[str, ArrayDigest],
+) -> None:
+    """Compare shapes and dtypes of the arrays ``last_*`` with what the spec asks for."""
+    dtypes, count = last_dtypes(spec, state_dtype), int((last_row >= 0).sum())
+    for name, shape in last_shapes(spec).items() if digests else ():
+        found = (digests[name].dtype, digests[name].shape)
+        expected = (dtypes[name], (count, *shape))
+        if found != expected:
+            raise _DamageError(f"episodes/{name} is {found}, expected {expected}")
 
 
 def _check_layout(spec: EnvSpec, steps: int, digests: Mapping[str, ArrayDigest]) -> None:
@@ -210,6 +261,17 @@ def read_steps(
     return {
         name: _read_rows(file, f"steps/{name}", digests[name], slice(first, last))
         for name in STEP_ARRAYS
+    }
+
+
+def read_last(
+    file: h5py.File, digests: Mapping[str, ArrayDigest], rows: slice = slice(None)
+) -> dict[str, Array]:
+    """Return rows of what followed the last steps, unchecked; empty if nothing is known of that."""
+    return {
+        name: _read_rows(file, f"episodes/{name}", digests[name], rows)
+        for name in LAST_ARRAYS
+        if name in digests
     }
 
 
@@ -243,6 +305,13 @@ def check_steps(header: DatasetHeader, steps: Mapping[str, Array]) -> None:
     if wrong:
         raise _DamageError(wrong)
     check_returns(header, steps["reward"])
+
+
+def check_last(rows: Mapping[str, Array]) -> None:
+    """Check the values' ranges in what `read_last` returned; call it inside `open_store`."""
+    wrong = last_problem(rows)
+    if wrong:
+        raise _DamageError(wrong)
 
 
 def check_returns(header: DatasetHeader, reward: Array) -> None:

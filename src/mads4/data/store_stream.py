@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from mads4.data.content import STEP_ARRAYS, StreamDigest
+from mads4.data.content import LAST_ARRAYS, STEP_ARRAYS, StreamDigest
 from mads4.data.dataset import Dataset, DatasetHeader
-from mads4.data.store_read import check_steps, open_store, read_steps, verify_digest
+from mads4.data.store_read import (
+    check_last,
+    check_steps,
+    open_store,
+    read_last,
+    read_steps,
+    verify_digest,
+)
 from mads4.types import Episode
 
 BLOCK_BYTES = 1 << 25
@@ -24,19 +32,26 @@ def stream_episodes(path: Path) -> Iterator[Episode]:
             episode is yielded, the content's SHA-256 after the last.
     """
     with open_store(path) as (file, header, arrays):
-        digests = {name: StreamDigest() for name in STEP_ARRAYS}
+        names = [name for name in (*STEP_ARRAYS, *LAST_ARRAYS) if name in arrays]
+        digests = {name: StreamDigest() for name in names}
+        known = header.table.last_row >= 0
         row_bytes = sum(
             np.dtype(arrays[name].dtype).itemsize * int(np.prod(arrays[name].shape[1:]))
             for name in STEP_ARRAYS
         )
         for block in _blocks(header, max(1, BLOCK_BYTES // row_bytes)):
-            part = DatasetHeader("", header.spec, {}, "", header.table.select(block))
+            before = int(known[: block[0]].sum())
+            table = header.table.select(block)
+            table = replace(table, last_row=np.where(known[block], table.last_row - before, -1))
+            part = DatasetHeader("", header.spec, {}, "", table)
+            ends = read_last(file, arrays, slice(before, before + int(known[block].sum())))
+            check_last(ends)
             first = int(header.table.length[: block[0]].sum())
             steps = read_steps(file, arrays, first, first + part.steps)
             check_steps(part, steps)
-            for name, rows in steps.items():
+            for name, rows in (steps | ends).items():
                 digests[name].update(rows)
-            data = Dataset.from_arrays(part, steps)
+            data = Dataset.from_arrays(part, steps, ends)
             yield from (data.episode(k) for k in range(len(data)))
         for name, stream in digests.items():
             verify_digest(name, stream.result(), arrays[name])

@@ -250,13 +250,13 @@ class StepGroup(EnvGroup):
             self.queue.restarts[index],
         )
         if self.recorder is not None:
-            terminated = bool(self.buffers.terminated[at])
+            terminated, last = bool(self.buffers.terminated[at]), self.buffers.time_step(at)
             result = replace(
                 result,
                 episode=self.recorder.episode(
-                    row, terminated=terminated, index=index, metrics=metrics
+                    row, terminated=terminated, index=index, metrics=metrics, last=last
                 ),
-                last=self.buffers.time_step(at),
+                last=last,
             )
         result = self.result(row, result)
         self.take_next(row)

@@ -92,9 +92,23 @@ class EpisodeRecorder:
         self._rewards.append(reward)
 
     def episode(
-        self, row: int, *, terminated: bool, index: int, metrics: Mapping[str, float]
+        self,
+        row: int,
+        *,
+        terminated: bool,
+        index: int,
+        metrics: Mapping[str, float],
+        last: TimeStep,
     ) -> Episode:
-        """Return the episode of `row` that the last step ended; it is truncated or terminated."""
+        """Return the episode of `row` that the last step ended; it is truncated or terminated.
+
+        Args:
+            row: of an environment.
+            terminated: whether the task itself ended.
+            index: the episode's number.
+            metrics: its sums.
+            last: the time step after the last action.
+        """
         first = int(self._began[row]) - self._dropped
         steps = self._steps[first:]
         return Episode(
@@ -107,6 +121,9 @@ class EpisodeRecorder:
             truncated=not terminated,
             seed=index,
             metrics=dict(metrics),
+            last_observation=last.observation,
+            last_state=last.state,
+            last_available_actions=last.available_actions,
         )
 
     def trim(self, running: BoolArray) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -52,7 +53,8 @@ class OfflineTrainer:
         self.device = algorithm.device
         ahead = self.device.type == "cuda" or sampler.dataset.on_demand
         steps = algorithm.context.steps
-        self._batches = DeviceBatches(sampler.batch, self.device, ahead=ahead, steps=steps)
+        draw = partial(sampler.batch, bootstrap=algorithm.bootstrap)
+        self._batches = DeviceBatches(draw, self.device, ahead=ahead, steps=steps)
         self._tbptt = TruncatedBPTT(algorithm.policy)
         self._step = 0
 
@@ -78,7 +80,8 @@ class OfflineTrainer:
     def _output(self, batch: SequenceBatch, step: int) -> PolicySequence:
         """Run the policy over a batch: from the zero state, or on from the windows before."""
         if isinstance(self.sampler, ConsecutiveSampler):
-            return self._tbptt.sequence(batch, self.sampler.begins(step))
+            begins = self.sampler.begins(step)
+            return self._tbptt.sequence(batch, begins, self.algorithm.bootstrap)
         order, dropped = self.policy.draw(batch.action)
         return self.policy.sequence(batch, order=order, dropped=dropped)
 
@@ -89,7 +92,8 @@ class OfflineTrainer:
         self.algorithm.beside.eval()
         sums: dict[str, float] = {}
         steps = 0.0
-        for cpu_batch in held_out_batches(self.held_out, VALIDATION_BATCH):
+        bootstrap = self.algorithm.bootstrap
+        for cpu_batch in held_out_batches(self.held_out, VALIDATION_BATCH, bootstrap):
             batch = cpu_batch.to(self.device)
             weight = float(batch.mask.sum())
             found = self.algorithm.losses(batch, self.policy.sequence(batch))

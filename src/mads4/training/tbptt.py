@@ -28,12 +28,16 @@ class TruncatedBPTT:
         self._state: State | None = None
         self._order: Tensor | None = None
 
-    def sequence(self, batch: SequenceBatch, begins: BoolArray) -> PolicySequence:
+    def sequence(
+        self, batch: SequenceBatch, begins: BoolArray, bootstrap: bool = False
+    ) -> PolicySequence:
         """Return the policy's output for a batch that follows the one before.
 
         Args:
             batch: of a `mads4.data.consecutive.ConsecutiveSampler`.
             begins: (B,) rows that begin an episode.
+            bootstrap: whether the last time step is a bootstrap row. The next window begins with
+                it, so that the state goes on from the one before.
         """
         first = torch.from_numpy(begins).to(batch.action.device)
         state = self._state
@@ -42,15 +46,28 @@ class TruncatedBPTT:
         order, dropped = self._policy.draw(batch.action)
         if order is not None and self._order is not None:
             order = torch.where(first[:, None], order, self._order)
-        found = self._policy.sequence(
-            batch,
-            order=order,
-            dropped=dropped,
-            state=self._policy.reset_rows(state, first),
-            return_state=True,
-        )
+        reset = self._policy.reset_rows(state, first)
+
+        def run(part: slice, state: State | None) -> PolicySequence:
+            return self._policy.sequence(
+                batch.map(lambda values: values[:, part]),
+                order=order,
+                dropped=None if dropped is None else dropped[:, part],
+                state=state,
+                return_state=True,
+            )
+
+        steps = batch.action.shape[1] - bootstrap
+        found = run(slice(steps), reset)
         self._state, self._order = detach(found.state), order
-        return found
+        if not bootstrap:
+            return found
+        beyond = run(slice(steps, None), found.state)
+        return PolicySequence(
+            logits=torch.cat([found.logits, beyond.logits], dim=1),
+            latent=torch.cat([found.latent, beyond.latent], dim=1),
+            state=found.state,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` needs; empty before the first window."""

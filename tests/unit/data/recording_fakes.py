@@ -129,7 +129,7 @@ class Make:
 def make_episode(
     rng: np.random.Generator, length: int, spec: EnvSpec = SPEC, index: int = 0
 ) -> Episode:
-    """An episode of random content that fits `spec`."""
+    """An episode of random content that fits `spec`; every third has nothing after its end."""
     n = spec.n_agents
     state_agents = n if spec.state_per_agent else 1
     if spec.state_encoding == "default":
@@ -150,7 +150,22 @@ def make_episode(
         truncated=not terminated,
         seed=index,
         metrics={"noise": float(rng.random())} if index % 2 else {"deliveries": 1.0},
+        **(make_last(spec, state.dtype, index) if index % 3 else {}),  # type: ignore[arg-type]
     )
+
+
+def make_last(spec: EnvSpec, state_dtype: np.dtype, index: int) -> dict[str, np.ndarray]:
+    """Random content of what follows an episode's last step; an agent has one action at least."""
+    rng, n = np.random.default_rng([index, 99]), spec.n_agents
+    available = rng.random((n, spec.n_actions)) < 0.5
+    available[np.arange(n), rng.integers(0, spec.n_actions, n)] = True
+    return {
+        "last_observation": rng.normal(size=(n, spec.obs_dim)).astype(np.float32),
+        "last_state": rng.integers(0, 2, (n if spec.state_per_agent else 1, spec.state_dim)).astype(
+            state_dtype
+        ),
+        "last_available_actions": available,
+    }
 
 
 def make_episodes(count: int, seed: int = 0, spec: EnvSpec = SPEC) -> list[Episode]:

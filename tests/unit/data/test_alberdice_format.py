@@ -30,12 +30,12 @@ def read_alberdice(path: Path, env: EnvSpec | None = None) -> Dataset:
 
 
 def arrays(lengths: tuple[int, ...] = LENGTHS, binary: bool = False) -> dict[str, Any]:
-    """Return episodes of random content; rows that are no steps hold what must never be read."""
+    """Return episodes of random content; rows that are not filled hold what must never be read."""
     rng = np.random.default_rng(0)
     shape = (len(lengths), LIMIT + 1)
     row = np.arange(LIMIT + 1)
     steps = np.array(lengths)[:, None]
-    real = row < steps
+    real, filled = row < steps, row <= steps
     state = rng.integers(2, size=(*shape, 5)) if binary else rng.normal(size=(*shape, 5))
     actions = rng.integers(6, size=(*shape, 2, 1))
     available = rng.random((*shape, 2, 6)) < 0.5
@@ -43,12 +43,12 @@ def arrays(lengths: tuple[int, ...] = LENGTHS, binary: bool = False) -> dict[str
     return {
         "actions": np.where(real[..., None, None], actions, 99).astype(np.int64),
         "avail_actions": available.astype(np.int32),
-        "filled": (row <= steps).astype(np.int64)[..., None],
-        "obs": np.where(real[..., None, None], rng.normal(size=(*shape, 2, 3)), np.nan).astype(
+        "filled": filled.astype(np.int64)[..., None],
+        "obs": np.where(filled[..., None, None], rng.normal(size=(*shape, 2, 3)), np.nan).astype(
             "f4"
         ),
         "reward": np.where(real, rng.normal(size=shape), np.inf).astype(np.float32)[..., None],
-        "state": np.where(real[..., None], state, 7).astype(np.float32),
+        "state": np.where(filled[..., None], state, 7).astype(np.float32),
         "terminated": (row == steps - 1).astype(np.uint8)[..., None],
     }
 
@@ -73,7 +73,7 @@ def test_steps_end_before_the_bootstrap_row(folder: Path) -> None:
     assert data.spec == SPEC
     assert data.table.length.tolist() == list(LENGTHS)
     assert data.name == "buffer"
-    assert data.behavior == {"format": "alberdice", "reader_version": 1, "folder": "buffer"}
+    assert data.behavior == {"format": "alberdice", "reader_version": 2, "folder": "buffer"}
     for k, length in enumerate(LENGTHS):
         episode = data.episode(k)
         np.testing.assert_array_equal(episode.observation, given["obs"][k, :length])
@@ -82,6 +82,35 @@ def test_steps_end_before_the_bootstrap_row(folder: Path) -> None:
         np.testing.assert_array_equal(episode.reward, given["reward"][k, :length, 0])
         np.testing.assert_array_equal(episode.available_actions, given["avail_actions"][k, :length])
         assert episode.seed == k
+
+
+def test_the_bootstrap_row_is_what_followed(folder: Path) -> None:
+    data, given = read_alberdice(folder, SPEC), arrays()
+    for k, length in enumerate(LENGTHS):
+        episode = data.episode(k)
+        assert episode.last_state is not None
+        np.testing.assert_array_equal(episode.last_observation, given["obs"][k, length])
+        np.testing.assert_array_equal(episode.last_state[0], given["state"][k, length])
+        np.testing.assert_array_equal(
+            episode.last_available_actions, given["avail_actions"][k, length]
+        )
+
+
+@pytest.mark.parametrize("what", ["nan", "no action", "other state"])
+def test_a_bootstrap_row_that_shows_nothing_is_left_out(what: str, tmp_path: Path) -> None:
+    content = arrays(binary=True)
+    length = LENGTHS[1]
+    if what == "nan":
+        content["obs"][1, length, 0, 0] = np.nan
+    elif what == "no action":
+        content["avail_actions"][1, length, 1] = 0
+    else:
+        content["state"][1, length, 0] = 0.5
+    data = read_alberdice(write(tmp_path / "odd", content))
+    whole = read_alberdice(write(tmp_path / "whole", arrays(binary=True)))
+    assert data.fingerprint == whole.fingerprint
+    found = [data.episode(k).last_state is None for k in range(len(LENGTHS))]
+    assert found == [k == 1 for k in range(len(LENGTHS))]
 
 
 def test_the_clock_truncates_and_the_task_terminates(tmp_path: Path) -> None:

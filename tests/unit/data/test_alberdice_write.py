@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from recording_fakes import SPEC, make_episode, make_episodes
 
+from mads4.data.content import LAST_ARRAYS
 from mads4.data.dataset import Dataset
 from mads4.data.formats import alberdice
 from mads4.data.formats.alberdice import open_alberdice, write_alberdice
@@ -20,6 +21,7 @@ from mads4.data.store import read_dataset, write_dataset
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
+NAMES = {"obs": "observation", "state": "state", "avail_actions": "available_actions"}
 LENGTHS = (5, 1, SPEC.episode_limit, 7)
 
 
@@ -50,6 +52,13 @@ def test_what_is_written_is_read_back(
     )
     read = Dataset.from_episodes(recording.spec, recording.episodes())
     assert read.fingerprint == Dataset.from_episodes(spec, episodes(spec)).fingerprint
+    for k, episode in enumerate(episodes(spec)):
+        for name in LAST_ARRAYS:
+            given = getattr(episode, name)
+            given = getattr(episode, name.removeprefix("last_"))[-1] if given is None else given
+            found = getattr(read.episode(k), name)
+            np.testing.assert_array_equal(found, given)
+            assert found.dtype == given.dtype
 
 
 def test_the_files_are_as_alberdice_makes_them(tmp_path: Path) -> None:
@@ -74,7 +83,10 @@ def test_the_files_are_as_alberdice_makes_them(tmp_path: Path) -> None:
         np.testing.assert_array_equal(onehot.argmax(-1), arrays["actions"][k, ..., 0])
         np.testing.assert_array_equal(onehot[:length].sum(-1), 1)
         for key in ("obs", "state", "avail_actions"):
-            np.testing.assert_array_equal(arrays[key][k, length], arrays[key][k, length - 1])
+            # What followed the last step; where that is not known, the last step again.
+            given = getattr(episodes()[k], f"last_{NAMES[key]}")
+            expected = arrays[key][k, length - 1] if given is None else given
+            np.testing.assert_array_equal(arrays[key][k, length], expected.squeeze())
             assert not arrays[key][k, length + 1 :].any()
         # The flag is set where the episode ended by itself or by reaching the limit.
         assert arrays["terminated"][k, length - 1, 0] == (k != 3)

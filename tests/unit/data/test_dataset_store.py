@@ -17,10 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recording_fakes import SPEC, make_episode, make_episodes
 
-from mads4.data import store
+from mads4.data import store, store_stream
+from mads4.data.content import LAST_ARRAYS
 from mads4.data.dataset import Dataset
+from mads4.data.on_demand import on_demand
 from mads4.data.store import read_dataset, read_header, write_dataset
 from mads4.data.store_read import SCHEMA_VERSION
+from mads4.data.store_stream import stream_episodes
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
@@ -233,6 +236,19 @@ def replace_array(path: Path, name: str, values: object) -> None:
         (lambda p: replace_array(p, "steps/reward", np.zeros(3, "f4")), "steps/reward is"),
         (lambda p: replace_array(p, "episodes/offsets", np.arange(7)), "offsets do not follow"),
         (lambda p: replace_array(p, "episodes/seed", np.arange(6)[::-1]), "SHA-256"),
+        (lambda p: delete(p, "episodes/last_row"), "damaged"),
+        (lambda p: delete(p, "episodes/last_state"), "damaged"),
+        (lambda p: replace_array(p, "episodes/last_row", np.arange(6)), "'last_row'.*SHA-256"),
+        (
+            lambda p: replace_array(
+                p, "episodes/last_observation", np.zeros((4, 2, 3), np.float32)
+            ),
+            "'last_observation'.*SHA-256",
+        ),
+        (
+            lambda p: replace_array(p, "episodes/last_state", np.full((4, 1, 4), 2, np.uint8)),
+            "last_state is uint8 but has values other than 0 and 1",
+        ),
     ],
 )
 def test_damage_is_named(damage, message: str, path: Path) -> None:
@@ -267,10 +283,15 @@ def test_foreign_hdf5_missing_file_and_folder(tmp_path: Path) -> None:
         ({"available_actions": np.zeros((5, 2, 3), bool)}, "not among the available"),
         ({"state": np.full((5, 1, 4), 2, np.uint8)}, "values other than 0 and 1"),
         ({"state": np.zeros((5, 1, 4))}, "state is float64"),
+        ({"last_state": None}, "has no last_state"),
+        ({"last_observation": np.zeros((3, 2), np.float32)}, "last_observation has shape"),
+        ({"last_observation": np.full((2, 3), np.inf, np.float32)}, "not finite"),
+        ({"last_state": np.full((1, 4), 0.5, np.float32)}, "last_state has values other than"),
+        ({"last_state": np.full((1, 4), 2, np.uint8)}, "last_state is uint8 but has values"),
     ],
 )
 def test_episodes_that_do_not_fit_are_refused(changes, message: str, tmp_path: Path) -> None:
-    good = make_episode(np.random.default_rng(0), 5)
+    good = make_episode(np.random.default_rng(0), 5, index=1)
     path = tmp_path / "x.h5"
     with pytest.raises(UserError, match=f"Episode 1 .*{message}"):
         write_dataset(path, SPEC, [good, replace(good, **changes)])
@@ -348,3 +369,55 @@ def test_a_thousand_long_episodes_load_in_seconds(tmp_path: Path) -> None:
     began = time.perf_counter()
     assert read_dataset(tmp_path / "big.h5").steps == 500_000
     assert time.perf_counter() - began < 20
+
+
+NO_LAST = dict.fromkeys(LAST_ARRAYS)
+
+
+def test_what_follows_the_last_step_is_no_part_of_the_fingerprint(
+    path: Path, tmp_path: Path
+) -> None:
+    without = [replace(episode, **NO_LAST) for episode in make_episodes(6)]  # type: ignore[arg-type]
+    header = write_dataset(tmp_path / "without.h5", SPEC, without)
+    assert header.fingerprint == read_header(path).fingerprint
+    assert header.table.last_row.tolist() == [-1] * 6
+    assert read_header(path).table.last_row.tolist() == [-1, 0, 1, -1, 2, 3]
+    assert read_dataset(tmp_path / "without.h5").last == {}
+    with h5py.File(tmp_path / "without.h5") as file:
+        assert not [name for name in file["episodes"] if name.startswith("last")]
+
+
+def test_files_of_schema_1_are_read(path: Path) -> None:
+    expected = read_dataset(path)
+    with h5py.File(path, "r+") as file:
+        values = json.loads(bytes(file["header"][()]))
+        values["behaviour"] = values.pop("behavior")
+        del values["last"]
+        text = json.dumps(values).encode()
+        for name in ("header", "episodes/last_row", *(f"episodes/{name}" for name in LAST_ARRAYS)):
+            del file[name]
+        file["header"] = np.bytes_(text)
+        file.attrs["header_sha256"] = store.hashlib.sha256(text).hexdigest()
+        file.attrs["schema_version"] = 1
+    for found in (read_dataset(path), on_demand(path)):
+        assert found.summary() == expected.summary()
+        for k in range(6):
+            want = replace(expected.episode(k), **NO_LAST)  # type: ignore[arg-type]
+            assert_same(found.episode(k), want)
+    for k, episode in enumerate(stream_episodes(path)):
+        assert_same(episode, replace(expected.episode(k), **NO_LAST))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("block", [1, 400, 1 << 25])
+def test_a_stream_carries_what_follows(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_stream, "BLOCK_BYTES", block)
+    episodes = make_episodes(9)
+    write_dataset(tmp_path / "a.h5", SPEC, episodes)
+    streamed = list(stream_episodes(tmp_path / "a.h5"))
+    for one, other in zip(streamed, episodes, strict=True):
+        assert_same(one, other)
+    replace_array(tmp_path / "a.h5", "episodes/last_state", np.zeros((6, 1, 4), np.uint8))
+    with pytest.raises(UserError, match=r"'last_state'.*SHA-256"):
+        list(stream_episodes(tmp_path / "a.h5"))

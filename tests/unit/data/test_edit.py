@@ -34,6 +34,7 @@ def table(returns: list[float], lengths: list[int]) -> EpisodeTable:
         truncated=np.zeros(count, bool),
         seed=np.arange(count),
         metrics={},
+        last_row=np.full(count, -1),
     )
 
 
@@ -43,6 +44,10 @@ def test_a_merged_set_has_all_episodes_and_names_its_parents(tmp_path: Path) -> 
     assert len(merged) == 7
     header = convert(merged, tmp_path / "c.h5")
     both = np.concatenate([parent.header.returns for parent in parents])
+    assert header.table.last_row.tolist() == [-1, 0, 1, -1, -1, 2, 3]
+    parts = [read_dataset(tmp_path / name) for name in ("a.h5", "b.h5")]
+    ends = np.concatenate([part.last["last_observation"] for part in parts])
+    np.testing.assert_array_equal(read_dataset(tmp_path / "c.h5").last["last_observation"], ends)
     np.testing.assert_array_equal(header.returns, both)
     origin = header.behavior
     assert [p["fingerprint"] for p in origin["parents"]] == [p.header.fingerprint for p in parents]

@@ -17,6 +17,7 @@ from recording_fakes import SPEC, make_episode, make_episodes
 
 from mads4.data import on_demand, stored_array
 from mads4.data.consecutive import ConsecutiveSampler
+from mads4.data.content import LAST_ARRAYS
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler, held_out_batches
 from mads4.data.statistics import normalization
@@ -52,7 +53,8 @@ def test_batches_are_the_same_bit_for_bit(both: tuple[Dataset, Dataset]) -> None
     ]
     for sampler in make:
         for step in (0, 3, 50):
-            assert_equal(sampler(memory).batch(step), sampler(disk).batch(step))
+            for flag in (False, True):
+                assert_equal(sampler(memory).batch(step, flag), sampler(disk).batch(step, flag))
 
 
 def test_all_else_is_the_same(both: tuple[Dataset, Dataset]) -> None:
@@ -159,6 +161,18 @@ def test_a_compressed_file_is_sampled_from_a_working_copy(
     on_demand.open_dataset(plain, False)
     assert list((tmp_path / "cache").rglob("*.h5")) == [copy]
     assert copy.stat().st_mtime_ns == made
+
+
+def test_a_working_copy_without_last_rows_is_not_taken_for_one_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MADS4_DATA_DIR", str(tmp_path / "cache"))
+    bare = [replace(e, **dict.fromkeys(LAST_ARRAYS)) for e in EPISODES]  # type: ignore[arg-type]
+    one = write_dataset(tmp_path / "bare.h5", SPEC, bare)
+    other = write_dataset(tmp_path / "data.h5", SPEC, EPISODES)
+    assert one.fingerprint == other.fingerprint
+    assert not on_demand.open_dataset(tmp_path / "bare.h5", False).last
+    assert set(on_demand.open_dataset(tmp_path / "data.h5", False).last) == set(LAST_ARRAYS)
 
 
 def test_a_full_disk_is_said_before_it_is_filled(

@@ -7,10 +7,10 @@ E episodes of at most T rows, n agents, A actions::
     filled.npy         (E, T, 1)    0 or 1        reward.npy      (E, T, 1) floats, of the team
     terminated.npy     (E, T, 1)    0 or 1        meta.json       {"episodes_in_buffer": E, …}
 
-The last filled row of an episode is the *bootstrap row*: it shows what followed the last action and
-is no step. So an episode has ``filled.sum() - 1`` steps, ``terminated`` is set at the last of them,
-and T is the longest episode's number of steps plus one. ``actions_onehot.npy``, which repeats the
-actions, is not read.
+The last filled row of an episode is the *bootstrap row*: it shows what followed the last action
+(`Episode.last_observation` and its like) and is no step. So an episode has ``filled.sum() - 1``
+steps, ``terminated`` is set at the last of them, and T is the longest episode's number of steps
+plus one. ``actions_onehot.npy``, which repeats the actions, is not read.
 
 ``terminated`` does not tell the task's end from the clock's. Episodes that last T - 1 steps are
 taken to have been cut by the time limit (truncated); shorter ones ended by themselves if the flag
@@ -22,20 +22,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from mads4.data.content import Array
+from mads4.data.content import Array, last_problem, last_rows
 from mads4.data.formats.base import Format, Layout, axis_lengths, checked, names_of, new_folder
 from mads4.errors import UserError
 from mads4.io import write_json
 from mads4.types import EnvSpec, Episode, IntArray
 
-READER_VERSION = 1
+READER_VERSION = 2
 META = "meta.json"
 DEFINITIONS: Mapping[str, Mapping[str, str]] = {
     "rware": {"reward": "alberdice", "state_encoding": "alberdice"}
@@ -104,7 +104,11 @@ class AlberdiceSource:
     skipped: dict[str, str] = field(default_factory=dict)
 
     def episodes(self) -> Iterator[Episode]:
-        """Yield the episodes one after another; observations and rewards may be views."""
+        """Yield the episodes one after another; observations and rewards may be views.
+
+        A bootstrap row that shows nothing is left out: one without an available action for every
+        agent, or with values that are not finite or do not fit the other states' dtype.
+        """
         state_dtype = np.dtype(np.uint8 if self._binary() else np.float32)
         for first, arrays in self._blocks(LAYOUT):
             for place, length in enumerate(self._lengths_of(arrays, first)):
@@ -117,7 +121,7 @@ class AlberdiceSource:
         ended = bool(arrays["terminated"][place, length - 1, 0])
         in_time = length < self.spec.episode_limit
         with np.errstate(over="ignore", invalid="ignore"):  # whoever stores it checks the values
-            return Episode(
+            episode = Episode(
                 observation=arrays["obs"][rows].astype(np.float32, copy=False),
                 state=arrays["state"][rows][:, None, :].astype(state),
                 available_actions=arrays["avail_actions"][rows].astype(np.bool_),
@@ -127,6 +131,17 @@ class AlberdiceSource:
                 truncated=not (ended and in_time),
                 seed=index,
             )
+            last = {
+                "last_observation": arrays["obs"][place, length].astype(np.float32),
+                "last_state": arrays["state"][place, length][None].astype(state),
+                "last_available_actions": arrays["avail_actions"][place, length].astype(np.bool_),
+            }
+        usable = (
+            last["last_available_actions"].any(axis=-1).all()
+            and np.array_equal(last["last_state"][0], arrays["state"][place, length])
+            and last_problem(last) is None
+        )
+        return replace(episode, **last) if usable else episode
 
     def _binary(self) -> bool:
         """Whether all states' features are 0 or 1, so that they can be kept as bytes."""
@@ -247,8 +262,8 @@ def _spec(size: Mapping[str, int], env: EnvSpec | None) -> EnvSpec:
 def write_alberdice(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episode]) -> Path:
     """Write episodes as a folder of arrays with ``spec.episode_limit`` + 1 rows per episode.
 
-    What follows an episode's last action is not in our data, so the bootstrap row repeats the last
-    observation, state and available actions. The layout cannot say that an episode of full length
+    The bootstrap row repeats the last step's observation, state and available actions where it is
+    not known what followed the last action. The layout cannot say that an episode of full length
     terminated by itself: it reads back as truncated. Metrics and seeds have no place there.
 
     Args:
@@ -274,7 +289,8 @@ def write_alberdice(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episod
         with ExitStack() as stack:
             files: dict[str, _GrowingArray] = {}
             for episode, columns in checked(spec, episodes):
-                for key, rows in _arrays(spec, episode, columns).items():
+                last = last_rows(spec, episode, count) or {}
+                for key, rows in _arrays(spec, episode, columns | last).items():
                     if key not in files:
                         file = stack.enter_context((beside / f"{key}.npy").open("wb"))
                         files[key] = _GrowingArray(file, rows)
@@ -329,21 +345,25 @@ def _arrays(spec: EnvSpec, episode: Episode, columns: dict[str, Array]) -> dict[
     return {
         "actions": _padded(action[..., None], rows),
         "actions_onehot": _padded(onehot, rows),
-        "avail_actions": _padded(columns["available_actions"].astype(np.int32), rows, repeat=True),
+        "avail_actions": _bootstrapped(columns, "available_actions", rows).astype(np.int32),
         "filled": (row <= length).astype(np.int64),
-        "obs": _padded(columns["observation"], rows, repeat=True),
+        "obs": _bootstrapped(columns, "observation", rows),
         "reward": _padded(columns["reward"][:, None], rows),
-        "state": _padded(columns["state"][:, 0].astype(np.float32), rows, repeat=True),
+        "state": _bootstrapped(columns, "state", rows)[:, 0].astype(np.float32),
         "terminated": ((row == length - 1) & ends).astype(np.uint8),
     }
 
 
-def _padded(steps: Array, rows: int, repeat: bool = False) -> Array:
-    """Return `steps` (T, …) with zeros up to `rows`; the bootstrap row may repeat the last step."""
+def _bootstrapped(columns: Mapping[str, Array], name: str, rows: int) -> Array:
+    """Return a step array, then what followed it (the last step again if unknown), and zeros."""
+    last = columns.get(f"last_{name}", columns[name][-1:])
+    return _padded(np.concatenate([columns[name], last]), rows)
+
+
+def _padded(steps: Array, rows: int) -> Array:
+    """Return `steps` (T, …) with zeros up to `rows`."""
     padded = np.zeros((rows, *steps.shape[1:]), steps.dtype)
     padded[: len(steps)] = steps
-    if repeat:
-        padded[len(steps)] = steps[-1]
     return padded
 
 
