@@ -4,7 +4,7 @@ The folder (5 GB by default, not sparse) is written first: a few real episodes o
 repeated with other random actions, so that it compresses as recordings do. `--noise` replaces the
 observations by normal random numbers, the worst case.
 
-Then follow, in turns and each in its own process, for separate memory peaks:
+Then, alternately and each in its own process, for separate memory peaks:
 
 * copy: every file of the folder with `shutil.copyfile`, then fsync, as `cp` does;
 * read: every episode read and dropped;
@@ -111,7 +111,7 @@ TASKS = {
 
 
 def measure(work: Path, gigabytes: float, repeats: int, noise: bool) -> dict[str, Any]:
-    """Write the folder, and time all tasks in turns."""
+    """Write the folder, and time all tasks, alternately."""
     source = work / "buffer"
     spec, distinct = real_episodes(noise)
     write_alberdice(source, spec, repeated(spec, distinct, gigabytes))

@@ -1,7 +1,7 @@
 """Time an evaluation of the default policy on RWARE, and its parts.
 
 32 episodes of tiny-2ag, 32 environments at a time, default policy (3 blocks, H = N = 96,
-message=output, random weights). For each number of worker processes, in turns, against the
+message=output, random weights). For each number of worker processes, alternately, against the
 machine's drift:
 
 * environments: random actions without a policy, as fast as the processes go;
@@ -11,7 +11,7 @@ Beside them the policy's time for one call on its own, for 1 and 32 environments
 float32 product on one thread as control. Starting the processes is timed, too, and not part of
 the rest.
 
-    python benchmarks/evaluation.py [--workers 0 1 2] [--repeats 3] [--json FILE]
+    python benchmarks/evaluation.py [--num-workers 0 1 2] [--repeats 3] [--json FILE]
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Stopwatch:
 def main() -> None:
     """Run the benchmark and print its tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--num-workers", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=500, help="length of an episode")
     parser.add_argument("--precision", choices=["float32", "float64"], default="float64")
@@ -85,7 +85,7 @@ def main() -> None:
         "cores": len(os.sched_getaffinity(0)),
         "precision": args.precision,
         "policy_call": policy_calls(args.repeats),
-        "evaluation": evaluations(args.workers, args.repeats, args.steps, args.precision),
+        "evaluation": evaluations(args.num_workers, args.repeats, args.steps, args.precision),
         "control_gflops": round(control_gflops()),
     }
     sys.stdout.write(as_text(figures))
@@ -142,7 +142,7 @@ def _decisions(policy: Mads4Policy, environments: int) -> list[float]:
 def evaluations(
     counts: list[int], repeats: int, steps: int, precision: str
 ) -> list[dict[str, Any]]:
-    """Return medians for each number of worker processes, measured in turns."""
+    """Return medians for each number of worker processes, measured alternately."""
     policy = make_policy(precision)
     factory = EnvFactory("rware", {"scenario": SCENARIO, "options": {"max_steps": steps}})
     measured: dict[int, list[dict[str, float]]] = {workers: [] for workers in counts}

@@ -1,17 +1,17 @@
 """Time online training on RWARE, beside its environments alone, and its update in both views.
 
-In turns, against the machine's drift, for each number of worker processes:
+Alternately, against the machine's drift, for each number of worker processes:
 
-* environments: random actions without a policy, as fast as the processes go;
+* environments: random actions without a policy;
 * whole: iterations of `mads4.training.online.OnlineTrainer` (random weights), playing and
-  learning in turn, and the share of the time that is spent playing;
-* overlapped: the same with `trainer.async_rollout=true`, the next episodes played while learning.
+  learning alternately, and the share of the time spent in rollouts;
+* overlapped: the same with `trainer.async_rollout=true`, the next episodes played during the update.
 
 Then one optimizer step of the policy on 10 segments of 100 steps, differentiated in the
 convolutional and in the recurrent view, and a 2048 x 2048 float32 product as control.
 
-    python benchmarks/online.py [--scenario tiny-4ag] [--workers 1 2] [--epochs 2] [--width 96]
-        [--segment 100] [--json FILE]
+    python benchmarks/online.py [--scenario tiny-4ag] [--num-workers 1 2] [--epochs 2]
+        [--width 96] [--bptt-length 100] [--json FILE]
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ def main() -> None:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--scenario", default="tiny-4ag")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--num-workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--segment", type=int, default=100)
+    parser.add_argument("--bptt-length", type=int, default=100)
     parser.add_argument("--width", type=int, default=96, help="channels and states")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--json", type=Path, help="also write the figures there")
     args = parser.parse_args()
     make_env = EnvFactory("rware", {"scenario": args.scenario})
     rows = []
-    for workers in args.workers:
+    for workers in args.num_workers:
         alone, whole, playing, overlapped = [], [], [], []
         for _ in range(args.repeats):
             alone.append(environments_alone(make_env, workers))
@@ -86,7 +86,7 @@ def main() -> None:
         "scenario": args.scenario,
         "epochs": args.epochs,
         "width": args.width,
-        "bptt_length": args.segment,
+        "bptt_length": args.bptt_length,
         "cores": len(os.sched_getaffinity(0)),
         "loop": rows,
         "update_ms": updates(make_env, args),
@@ -146,7 +146,7 @@ def training(
         make_env,
         args,
         num_workers=workers,
-        bptt_length=args.segment,
+        bptt_length=args.bptt_length,
         async_rollout=async_rollout,
         iterations=99,
     )

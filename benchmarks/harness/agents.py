@@ -49,7 +49,7 @@ def _messages_of() -> dict[str, dict[str, Any]]:
         for autoregressive in (False, True):
             for delay in (0, 1):
                 if message == "none" and delay and not autoregressive:
-                    continue  # nothing is handed on, whenever
+                    continue  # without a message its delay does not matter
                 early = "-previous" if delay else ""
                 name = f"{message}{early}{'+action' if autoregressive else ''}"
                 options = {
