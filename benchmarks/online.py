@@ -5,7 +5,7 @@ Alternately, against the machine's drift, for each number of worker processes:
 * environments: random actions without a policy;
 * whole: iterations of `mads4.training.online.OnlineTrainer` (random weights), playing and
   learning alternately, and the share of the time spent in rollouts;
-* overlapped: the same with `trainer.async_rollout=true`, the next episodes played during the update.
+* overlapped: the same with `trainer.async_rollout=true`, the next episodes played meanwhile.
 
 Then one optimizer step of the policy on 10 segments of 100 steps, differentiated in the
 convolutional and in the recurrent view, and a 2048 x 2048 float32 product as control.
