@@ -71,7 +71,7 @@ class MatrixGame:
         self._state = np.array([CONSTANT], dtype=np.uint8)
         self._step = 0
         self._last: tuple[int, ...] | None = None
-        self._spec = EnvSpec(
+        self.spec = EnvSpec(
             name="matrix_game",
             scenario="x".join(map(str, shape)),
             n_agents=len(shape),
@@ -83,11 +83,7 @@ class MatrixGame:
             state_encoding="constant",
             version=VERSION,
         )
-
-    @property
-    def spec(self) -> EnvSpec:
         """Sizes; the reward's name identifies the payoff table."""
-        return self._spec
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode; the seed has no effect."""
@@ -127,7 +123,7 @@ class MatrixGame:
             state=self._state,
             available_actions=self._available,
             reward=reward,
-            truncated=self._step >= self._spec.episode_limit,
+            truncated=self._step >= self.spec.episode_limit,
             metrics={"coordinated": float(coordinated)},
         )
 

@@ -6,19 +6,16 @@ Needs only the standard library, so that `mads4 doctor` works whatever is missin
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mads4.errors import first_line
 
 
-@dataclass(frozen=True)
-class Package:
-    """An optional package."""
+class Package(NamedTuple):
+    """An optional package: the setting that needs it, and how to install it."""
 
     setting: str
-    """What needs it."""
     install: str
-    """The command that installs it, or the package that it comes with."""
 
 
 _SMAX = "pip install 'mads4[smax]' (Python 3.11 or newer; in a checkout pip install -e '.[smax]')"

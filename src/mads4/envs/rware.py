@@ -113,7 +113,7 @@ class RwareEnv:
         self._reward = reward
         self._encoder: StateEncoder = ENCODINGS[state_encoding](self.warehouse)
         self._available = np.ones((self.warehouse.n_agents, N_ACTIONS), dtype=np.bool_)
-        self._spec = EnvSpec(
+        self.spec = EnvSpec(
             name="rware",
             scenario=scenario,
             n_agents=self.warehouse.n_agents,
@@ -126,11 +126,7 @@ class RwareEnv:
             state_per_agent=self._encoder.per_agent,
             version=VERSION,
         )
-
-    @property
-    def spec(self) -> EnvSpec:
         """Sizes, reward definition and version."""
-        return self._spec
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode; the same seed and actions give the same trajectory, bit for bit."""

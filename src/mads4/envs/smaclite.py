@@ -50,7 +50,7 @@ class SmacliteEnv:
                 f"env.episode_limit: required; SMAC has no map '{scenario}' that defines one."
             )
         self._time = 0
-        self._spec = EnvSpec(
+        self.spec = EnvSpec(
             name="smaclite",
             scenario=scenario,
             n_agents=int(self._game.n_agents),
@@ -62,16 +62,12 @@ class SmacliteEnv:
             state_encoding="smac",
             version=f"smaclite {package_version('smaclite') or 'unknown'}",
         )
-
-    @property
-    def spec(self) -> EnvSpec:
         """Sizes, reward definition and version."""
-        return self._spec
 
     def reset(self, seed: int) -> TimeStep:
         """Start a battle; the same seed and actions give the same battle."""
         # States contain the last actions, which SMAClite's own reset does not clear.
-        self._game.last_actions = np.zeros(self._spec.n_agents * self._spec.n_actions)
+        self._game.last_actions = np.zeros(self.spec.n_agents * self.spec.n_actions)
         observation, _ = self._game.reset(seed=seed)
         self._time = 0
         return self._time_step(observation)
@@ -81,7 +77,7 @@ class SmacliteEnv:
         # SMAClite checks types: it rejects NumPy's integers.
         observation, reward, ended, cut, info = self._game.step([int(a) for a in actions])
         self._time += 1
-        over = cut or self._time >= self._spec.episode_limit
+        over = cut or self._time >= self.spec.episode_limit
         return self._time_step(
             observation,
             reward=float(reward),

@@ -63,12 +63,8 @@ class SmacEnv:
         self._episodes = 0
         """Episodes since the launch."""
         self._game = self._construct(seed=None)
-        self._spec = self._specify(observation, simulator)
-
-    @property
-    def spec(self) -> EnvSpec:
+        self.spec = self._specify(observation, simulator)
         """Sizes, reward definition, and the versions of package and game."""
-        return self._spec
 
     def reset(self, seed: int) -> TimeStep:
         """Start a battle; `seed` is used only if the game is launched for it.

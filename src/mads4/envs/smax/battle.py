@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.smax.engine import WIDTH, Array, Rules, Shown, Units, engine
+from mads4.envs.smax.engine import WIDTH, Array, Shown, Units, engine
 from mads4.envs.smax.render import render
 from mads4.envs.vector import IDLE, RESET, STEP, Incidents, SharedBuffers, WorkerLost
 from mads4.types import EnvSpec, IntArray, TimeStep
@@ -80,7 +80,7 @@ class SmaxVector:
 
     def env(self, row: int) -> MultiAgentEnv:
         """Return one battle as an environment."""
-        return SmaxEnv.of(self, row)
+        return SmaxEnv(vector=self, row=row)
 
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
@@ -121,35 +121,30 @@ class SmaxEnv:
         scenario: one of `mads4.envs.smax.engine.SCENARIOS`.
         options: further keyword arguments of jaxmarl's ``HeuristicEnemySMAX`` (``max_steps``,
             ``enemy_shoots``, ``attack_mode``, ``see_enemy_actions``, ``walls_cause_death`` …).
+        vector: battles of which this is one, instead of a new one.
+        row: its row there.
 
     Raises:
         UserError: jaxmarl is missing; an unknown scenario or option.
     """
 
-    def __init__(self, scenario: str = "2s3z", options: dict[str, Any] | None = None) -> None:
-        self._vector, self._row = SmaxVector(1, scenario, options), 0
-
-    @classmethod
-    def of(cls, vector: SmaxVector, row: int) -> SmaxEnv:
-        """Return the battle in `row` of `vector`."""
-        env = cls.__new__(cls)
-        env._vector, env._row = vector, row
-        return env
-
-    @property
-    def spec(self) -> EnvSpec:
+    def __init__(
+        self,
+        scenario: str = "2s3z",
+        options: dict[str, Any] | None = None,
+        vector: SmaxVector | None = None,
+        row: int = 0,
+    ) -> None:
+        self._vector, self._row = vector or SmaxVector(1, scenario, options), row
+        self.spec = self._vector.spec
         """Sizes, reward definition and version."""
-        return self._vector.spec
+        self.rules = self._vector.engine.rules
+        """Properties of the unit types and the map."""
 
     @property
     def units(self) -> Units:
         """All units, including those that no agent sees."""
         return self._vector.units(self._row)
-
-    @property
-    def rules(self) -> Rules:
-        """Properties of the unit types and the map."""
-        return self._vector.engine.rules
 
     def reset(self, seed: int) -> TimeStep:
         """Start an episode; the same seed and actions give the same trajectory, bit for bit."""
