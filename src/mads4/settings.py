@@ -113,12 +113,13 @@ class Registry(Generic[SettingsT]):
 
     def names(self) -> list[str]:
         """Return the names of all options: the group's YAML files, and what was registered."""
-        shipped = {
-            entry.name.removesuffix(".yaml")
-            for entry in (files(CONF) / self.group).iterdir()
-            if entry.name.endswith(".yaml")
-        }
-        return sorted(shipped | set(self._schemas))
+        return sorted(shipped(self.group) | set(self._schemas))
+
+
+def shipped(group: str) -> set[str]:
+    """Return the options of a group that are YAML files of the package."""
+    names = (entry.name for entry in (files(CONF) / group).iterdir())
+    return {name.removesuffix(".yaml") for name in names if name.endswith(".yaml")}
 
 
 def load(path: str, key: str) -> Callable[..., Any]:

@@ -97,17 +97,26 @@ def _option(group: str, name: str) -> Any:
     return Field(default_factory=lambda: registry(group).schema(name)())
 
 
-class EvaluatorConfig(Settings):
-    """Playing the trained policy."""
+class _Rollouts(Settings):
+    """How the episodes of an evaluation are played."""
 
-    episodes: Positive = 32
-    """Episodes per return target."""
     num_envs: Positive = 32
     """Environments stepped together; in float64 it does not change the result."""
     num_workers: NotNegative | None = None
     """Processes that step the environments; 0 for none, null for a number that suits them."""
     worker_timeout: Rate = 60.0
     """Seconds without an answer after which a process is replaced and its episodes replayed."""
+    seed: NotNegative = 1000
+    """Seed of the episodes, apart from the training's."""
+    precision: Literal["float32", "float64"] = "float64"
+    """Floating-point type of the policy; float64 gives the same episodes for any `num_envs`."""
+
+
+class EvaluatorConfig(_Rollouts):
+    """Playing the trained policy."""
+
+    episodes: Positive = 32
+    """Episodes per return target."""
     target_returns: Annotated[tuple[Target, ...], Field(strict=False, min_length=1)] = (
         "1.1*max",
         "mean",
@@ -117,10 +126,6 @@ class EvaluatorConfig(Settings):
     """Take the most likely actions instead of sampling; null as in the training's evaluation."""
     message_dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Probability that a message is dropped, drawn per agent and step."""
-    seed: NotNegative = 1000
-    """Seed of the evaluation, apart from the training's."""
-    precision: Literal["float32", "float64"] = "float64"
-    """Floating-point type of the policy; float64 gives the same episodes for any `num_envs`."""
     video: bool = False
     """Write a GIF of the first episode."""
     video_steps: Positive | None = None
@@ -218,17 +223,11 @@ class EvaluateConfig(_OfCheckpoint):
     evaluator: EvaluatorConfig = EvaluatorConfig(deterministic=None)
 
 
-class ProbeConfig(_OfCheckpoint):
+class ProbeConfig(_Rollouts, _OfCheckpoint):
     """`mads4 probe`."""
 
     episodes: Positive = 64
     """Episodes for each ablation, always the same ones."""
-    num_envs: Positive = 32
-    """Environments stepped together; in float64 it does not change the result."""
-    num_workers: NotNegative | None = None
-    """Processes that step the environments; 0 for none, null for a number that suits them."""
-    worker_timeout: Rate = 60.0
-    """Seconds without an answer after which a process is replaced and its episodes replayed."""
     target_return: Target | None = None
     """As in evaluator.target_returns; null for the first one of the policy's own run."""
     deterministic: bool = False
@@ -239,10 +238,6 @@ class ProbeConfig(_OfCheckpoint):
     """Probabilities that a message is dropped, each tried in turn."""
     gradient_episodes: Positive = 8
     """Episodes whose gradients are measured."""
-    seed: NotNegative = 1000
-    """Seed of the episodes, apart from the training's."""
-    precision: Literal["float32", "float64"] = "float64"
-    """Floating-point type of the policy; float64 gives the same episodes for any `num_envs`."""
 
 
 AnyConfig: TypeAlias = Config | CollectConfig | EvaluateConfig | ProbeConfig

@@ -166,7 +166,11 @@ def _arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 @contextmanager
 def open_hydra(command: str, config_dir: str | None) -> Iterator[Hydra]:
-    """Yield Hydra as its own main function sets it up: our groups, below a folder of the user's."""
+    """Yield Hydra as its own main function sets it up: our groups, below a folder of the user's.
+
+    Raises:
+        UserError: there is no such folder, or Hydra cannot do what is asked of it.
+    """
     version.setbase("1.3")
     search_path = create_automatic_config_search_path(None, None, f"pkg://{CONF}")
     if config_dir is not None:
@@ -175,6 +179,8 @@ def open_hydra(command: str, config_dir: str | None) -> Iterator[Hydra]:
         search_path.prepend("command-line", f"file://{Path(config_dir).resolve()}")
     try:
         yield Hydra.create_main_hydra2(task_name=command, config_search_path=search_path)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error)) from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -207,12 +213,8 @@ def _attempt(problems: list[str], action: Callable[..., T], *args: Any, **option
 
 def _one_line(error: Exception) -> str:
     """Return what Hydra found wrong: the key and the first line of its explanation."""
-    text, key = str(error).partition("\n")[0].rstrip(), getattr(error, "full_key", None) or ""
-    if text.startswith("Error merging"):  # the cause says why
-        text, key = (
-            str(error.__cause__).partition("\n")[0],
-            getattr(error.__cause__, "full_key", ""),
-        )
+    why = error.__cause__ if "Error merging" in str(error) and error.__cause__ else error
+    text, key = str(why).partition("\n")[0].rstrip(), getattr(why, "full_key", None) or ""
     return f"{key}: {text}" if key not in text else text
 
 

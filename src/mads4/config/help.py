@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from typing import Any
 
 from mads4.config import Command
 from mads4.config.compose import SCHEMAS, selected
 from mads4.config.messages import expected, fields
 from mads4.config.validation import concrete, groups
-from mads4.settings import CONF
+from mads4.settings import shipped
 
 USAGE = {
     "train": """\
@@ -65,11 +64,7 @@ def _groups(
     names += ["experiment"] if command in ("train", "collect") else []
     for name in names:
         chosen = (values.get(name) or {}).get("name")
-        options = sorted(
-            entry.name.removesuffix(".yaml")
-            for entry in (files(CONF) / name).iterdir()
-            if entry.name.endswith(".yaml")
-        )
+        options = sorted(shipped(name))
         shown = ", ".join(f"{option}*" if option == chosen else option for option in options)
         yield from textwrap.wrap(
             shown, width, initial_indent=f"  {name:<12}", subsequent_indent=" " * 14

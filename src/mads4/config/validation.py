@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 MISSING = "???"
 """How YAML marks a value that the user must give."""
-FACTORY_ARGUMENTS = {"algorithm": 2, "model": 1}
+FACTORY_ARGUMENTS = {"algorithm": 2, "online_algorithm": 2, "model": 1}
 """Group → the positional arguments that its factories are given; none where absent."""
 
 
