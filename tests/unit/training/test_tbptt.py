@@ -23,25 +23,30 @@ RATES = SSMLearningRates(A=None, B=None, dt=None)
 SETTINGS = BCConfig(ssm_learning_rate=RATES, weight_decay=0.0, warmup_steps=0, schedule="constant")
 
 
+@pytest.mark.parametrize("bootstrap", [False, True])
 @pytest.mark.parametrize(
     "options",
     [{}, {"message": "none"}, {"message_delay": 1}, {"message": "state"}],
     ids=str,
 )
-def test_windows_are_the_whole_cut_up(options: dict[str, Any]) -> None:
+def test_windows_are_the_whole_cut_up(options: dict[str, Any], bootstrap: bool) -> None:
     policy = make_policy(**options)
     sampler = ConsecutiveSampler(DATA, 1, 3, seed=5)
     carry = TruncatedBPTT(policy)
     whole = torch.empty(0)
     with torch.no_grad():
         for step in range(2 * sum(-(-int(n) // 3) for n in DATA.table.length)):
-            batch = sampler.batch(step)
+            batch = sampler.batch(step, bootstrap)
             if sampler.begins(step)[0]:
                 episode, at = sampler._rows(step)[0], 0
                 whole = policy(gather(DATA, episode))[0]
             length = int(batch.mask.sum())
-            found = carry.sequence(batch, sampler.begins(step)).logits[0, :length]
-            torch.testing.assert_close(found, whole[at : at + length], rtol=0, atol=1e-10)
+            found = carry.sequence(batch, sampler.begins(step), bootstrap).logits[0]
+            assert len(found) == batch.mask.shape[1]
+            beyond = int(batch.follows.sum()) + 1  # with the bootstrap row inside an episode
+            assert beyond == min(length + bootstrap, len(whole) - at)
+            expected = whole[at : at + beyond]
+            torch.testing.assert_close(found[:beyond], expected, rtol=0, atol=1e-10)
             at += length
 
 
