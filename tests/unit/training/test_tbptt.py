@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fakes import SPEC, make_policy, matching_data
-from mads4.algorithms.base import Context, SSMLearningRates
+from mads4.algorithms.base import Context, OfflineSettings, SSMLearningRates
 from mads4.algorithms.bc import BCConfig
+from mads4.algorithms.icq import ICQConfig
 from mads4.data.collate import gather
 from mads4.data.consecutive import ConsecutiveSampler
 from mads4.models.state import leaves
@@ -74,23 +75,27 @@ def test_who_decides_first_is_kept_to_the_end_of_an_episode() -> None:
     assert changed > 0
 
 
-def make_trainer() -> OfflineTrainer:
+ICQ = ICQConfig(critic_width=8, **SETTINGS.model_dump(exclude={"name"}))
+
+
+def make_trainer(settings: OfflineSettings = SETTINGS) -> OfflineTrainer:
     torch.manual_seed(0)
     policy = make_policy(dtype=torch.float32, agent_order="random", message_dropout=0.2)
     training, held_out = DATA.split(0.2, 0)
     sampler = ConsecutiveSampler(training, 3, 3)
-    algorithm = SETTINGS.build(policy, Context(0, torch.device("cpu"), 20))
+    algorithm = settings.build(policy, Context(0, torch.device("cpu"), 20))
     return OfflineTrainer(algorithm, sampler, held_out)
 
 
-def test_resuming_in_the_middle_of_episodes_is_exact() -> None:
-    through = make_trainer()
+@pytest.mark.parametrize("algorithm", [SETTINGS, ICQ], ids=["bc", "icq"])
+def test_resuming_in_the_middle_of_episodes_is_exact(algorithm: OfflineSettings) -> None:
+    through = make_trainer(algorithm)
     torch.manual_seed(1)
     for step in range(4):
         through.update(step)
     kept = copy.deepcopy(through.state_dict())
     stream = torch.get_rng_state()
-    resumed = make_trainer()
+    resumed = make_trainer(algorithm)
     resumed.load_state_dict(kept)
     assert not through.sampler.begins(4).all()  # type: ignore[union-attr]
     found = []
