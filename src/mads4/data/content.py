@@ -103,13 +103,13 @@ def last_rows(spec: EnvSpec, episode: Episode, number: int) -> dict[str, Array] 
         return None
     if missing:
         raise _misfit(number, f"it has no {', '.join(missing)}, but the others of {LAST_ARRAYS}")
-    shapes, found = last_shapes(spec), {}
-    for name, dtype in last_dtypes(spec, np.asarray(episode.state).dtype.str).items():
-        values = np.asarray(given[name])
-        if values.shape != shapes[name]:
-            raise _misfit(
-                number, f"{name} has shape {values.shape}, the EnvSpec asks for {shapes[name]}"
-            )
+    shapes, dtypes = step_shapes(spec), step_dtypes(spec, np.asarray(episode.state).dtype.str)
+    found = {}
+    for name in LAST_ARRAYS:
+        values, kind = np.asarray(given[name]), name.removeprefix("last_")
+        shape, dtype = shapes[kind], dtypes[kind]
+        if values.shape != shape:
+            raise _misfit(number, f"{name} has shape {values.shape}, the EnvSpec asks for {shape}")
         with np.errstate(invalid="ignore"):  # what is not finite is reported below, or here
             found[name] = np.ascontiguousarray(values[None], dtype=dtype)
         if dtype == "|u1" and (found[name][0] != values).any():
@@ -118,18 +118,6 @@ def last_rows(spec: EnvSpec, episode: Episode, number: int) -> dict[str, Array] 
     if wrong:
         raise _misfit(number, wrong)
     return found
-
-
-def last_shapes(spec: EnvSpec) -> dict[str, tuple[int, ...]]:
-    """Return the shape of one row of every array of `LAST_ARRAYS`."""
-    steps = step_shapes(spec)
-    return {name: steps[name.removeprefix("last_")] for name in LAST_ARRAYS}
-
-
-def last_dtypes(spec: EnvSpec, state_dtype: str) -> dict[str, str]:
-    """Return the NumPy dtype string in which every array of `LAST_ARRAYS` is kept."""
-    steps = step_dtypes(spec, state_dtype)
-    return {name: steps[name.removeprefix("last_")] for name in LAST_ARRAYS}
 
 
 def last_problem(rows: Mapping[str, Array]) -> str | None:

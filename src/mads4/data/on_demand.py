@@ -120,7 +120,8 @@ def _copy_name(path: Path, header: DatasetHeader) -> str:
     """Return the content's identity; the fingerprint does not cover what follows last steps."""
     with open_store(path) as (_, _, digests):
         last = "".join(digests[name].sha256 for name in LAST_ARRAYS if name in digests)
-    return hashlib.sha256((header.fingerprint + last).encode()).hexdigest()[:16]
+    whole = hashlib.sha256((header.fingerprint + last).encode()).hexdigest()
+    return (whole if last else header.fingerprint)[:16]
 
 
 def step_bytes(path: Path) -> int:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,7 @@ from mads4.data.content import (
     ArrayDigest,
     content_fingerprint,
     digest,
-    last_dtypes,
     last_problem,
-    last_shapes,
     step_dtypes,
     step_shapes,
     value_problem,
@@ -76,7 +73,6 @@ def read_dataset(path: Path | str, verify: bool = True) -> Dataset:
         steps = read_steps(file, digests, 0, header.steps)
         check_steps(header, steps)
         last = read_last(file, digests)
-        check_last(last)
         if verify:
             for name, array in (steps | last).items():
                 verify_digest(name, digest(array), digests[name])
@@ -134,43 +130,27 @@ def _check_kind(path: Path, file: h5py.File) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """The header's JSON, typed."""
-
-    values: Mapping[str, Any]
-
-    @property
-    def digests(self) -> dict[str, ArrayDigest]:
-        """Of the arrays that the fingerprint covers."""
-        return self._digests(self.values["arrays"])
-
-    @property
-    def last_digests(self) -> dict[str, ArrayDigest]:
-        """Of what followed the last steps; empty if nothing is known of that."""
-        return self._digests(self.values.get("last", {}))
-
-    @staticmethod
-    def _digests(entries: Mapping[str, Any]) -> dict[str, ArrayDigest]:
-        return {
-            name: ArrayDigest(entry["dtype"], tuple(entry["shape"]), entry["sha256"])
-            for name, entry in entries.items()
-        }
+def _digests(entries: Mapping[str, Any]) -> dict[str, ArrayDigest]:
+    """Return what the header's JSON says of arrays."""
+    return {
+        name: ArrayDigest(entry["dtype"], tuple(entry["shape"]), entry["sha256"])
+        for name, entry in entries.items()
+    }
 
 
 def _read_header(file: h5py.File) -> tuple[DatasetHeader, dict[str, ArrayDigest]]:
     text = bytes(file["header"][()])
     if hashlib.sha256(text).hexdigest() != file.attrs["header_sha256"]:
         raise _DamageError("the header's checksum does not match")
-    facts = _Facts(json.loads(text))
-    values, digests = facts.values, facts.digests
+    values = json.loads(text)
+    digests, last = _digests(values["arrays"]), _digests(values.get("last", {}))
     if content_fingerprint(values["spec"], digests, values["metrics"]) != values["fingerprint"]:
         raise _DamageError("the fingerprint does not match the array digests")
     spec = EnvSpec.from_dict(values["spec"])
-    last = facts.last_digests
     table = _read_table(file, digests, last, values["metrics"])
-    _check_layout(spec, int(table.length.sum()), digests)
-    _check_last_layout(spec, table.last_row, digests["state"].dtype, last)
+    counts = dict.fromkeys(STEP_ARRAYS, int(table.length.sum()))
+    counts |= dict.fromkeys(LAST_ARRAYS if last else (), int((table.last_row >= 0).sum()))
+    _check_layout(spec, counts, digests | last)
     header = DatasetHeader(
         name=values["name"],
         spec=spec,
@@ -226,32 +206,31 @@ def _read_last_row(file: h5py.File, digests: Mapping[str, ArrayDigest], episodes
     return rows
 
 
-def _check_last_layout(
-    spec: EnvSpec,
-    last_row: IntArray,
-    state_dtype: str,
-    digests: Mapping[str, ArrayDigest],
+def _check_layout(
+    spec: EnvSpec, counts: Mapping[str, int], digests: Mapping[str, ArrayDigest]
 ) -> None:
-    """Compare shapes and dtypes of the arrays ``last_*`` with what the spec asks for."""
-    dtypes, count = last_dtypes(spec, state_dtype), int((last_row >= 0).sum())
-    for name, shape in last_shapes(spec).items() if digests else ():
-        found = (digests[name].dtype, digests[name].shape)
-        expected = (dtypes[name], (count, *shape))
-        if found != expected:
-            raise _DamageError(f"episodes/{name} is {found}, expected {expected}")
+    """Compare shapes and dtypes with what the spec asks for, before anything is allocated.
 
-
-def _check_layout(spec: EnvSpec, steps: int, digests: Mapping[str, ArrayDigest]) -> None:
-    """Compare shapes and dtypes with what the spec asks for, before anything is allocated."""
+    Args:
+        spec: the environment's sizes.
+        counts: rows of every array.
+        digests: what the header says.
+    """
     state_dtype = digests["state"].dtype
     if state_dtype not in STATE_DTYPES:
         raise _DamageError(f"steps/state is {state_dtype}, expected one of {STATE_DTYPES}")
-    dtypes = step_dtypes(spec, state_dtype)
-    for name, shape in step_shapes(spec).items():
+    dtypes, shapes = step_dtypes(spec, state_dtype), step_shapes(spec)
+    for name, rows in counts.items():
+        kind = name.removeprefix("last_")
         found = (digests[name].dtype, digests[name].shape)
-        expected = (dtypes[name], (steps, *shape))
+        expected = (dtypes[kind], (rows, *shapes[kind]))
         if found != expected:
-            raise _DamageError(f"steps/{name} is {found}, expected {expected}")
+            raise _DamageError(f"{_path(name)} is {found}, expected {expected}")
+
+
+def _path(name: str) -> str:
+    """Return where in the file an array is."""
+    return f"steps/{name}" if name in STEP_ARRAYS else f"episodes/{name}"
 
 
 def read_steps(
@@ -267,12 +246,19 @@ def read_steps(
 def read_last(
     file: h5py.File, digests: Mapping[str, ArrayDigest], rows: slice = slice(None)
 ) -> dict[str, Array]:
-    """Return rows of what followed the last steps, unchecked; empty if nothing is known of that."""
-    return {
-        name: _read_rows(file, f"episodes/{name}", digests[name], rows)
+    """Return rows of what followed the last steps, checked but for their SHA-256.
+
+    Empty if the file has none. Call it inside `open_store`.
+    """
+    last = {
+        name: _read_rows(file, _path(name), digests[name], rows)
         for name in LAST_ARRAYS
         if name in digests
     }
+    wrong = last_problem(last)
+    if wrong:
+        raise _DamageError(wrong)
+    return last
 
 
 def _read_rows(
@@ -305,13 +291,6 @@ def check_steps(header: DatasetHeader, steps: Mapping[str, Array]) -> None:
     if wrong:
         raise _DamageError(wrong)
     check_returns(header, steps["reward"])
-
-
-def check_last(rows: Mapping[str, Array]) -> None:
-    """Check the values' ranges in what `read_last` returned; call it inside `open_store`."""
-    wrong = last_problem(rows)
-    if wrong:
-        raise _DamageError(wrong)
 
 
 def check_returns(header: DatasetHeader, reward: Array) -> None:

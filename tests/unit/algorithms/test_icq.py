@@ -82,8 +82,27 @@ def make(policy: torch.nn.Module | None = None, **options: object) -> ICQ:
     return settings.build(policy, Context(0, CPU, 50))
 
 
-def test_padding_and_unavailable_actions_change_nothing() -> None:
+def with_bootstrap_rows(batch: SequenceBatch) -> SequenceBatch:
+    """The first padded row shows what followed; the longest trajectory gets one for that."""
+
+    def longer(values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values, torch.zeros_like(values[:, :1])], dim=1)
+
+    found = batch.map(longer)
+    length = batch.mask.sum(1)
+    row, place = torch.arange(len(length)), torch.arange(found.mask.shape[1])
+    found.available_actions[~found.mask] = True
+    found.observation[row, length] = 0.5
+    found.action[row, length] = found.action[row, length - 1]
+    found.previous_action[row, length] = found.action[row, length - 1]
+    follows = place < length[:, None]
+    return replace(found, follows=follows, terminated=torch.zeros_like(found.terminated))
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_padding_and_unavailable_actions_change_nothing(bootstrap: bool) -> None:
     algorithm, batch = make(), make_batch(seed=1)
+    batch = with_bootstrap_rows(batch) if bootstrap else batch
     assert not batch.mask.all() and not batch.available_actions.all()
 
     def found(given: SequenceBatch) -> tuple[dict[str, float], list[torch.Tensor]]:
@@ -98,11 +117,13 @@ def test_padding_and_unavailable_actions_change_nothing() -> None:
         )
 
     padded = ~batch.mask
+    if bootstrap:
+        padded[torch.arange(len(padded)), batch.mask.sum(1)] = False
     spoiled = replace(
         batch,
         observation=torch.where(padded[..., None, None], 1e6, batch.observation),
         state=torch.where(padded[..., None, None], 1e6, batch.state),
-        reward=torch.where(padded, 1e6, batch.reward),
+        reward=torch.where(~batch.mask, 1e6, batch.reward),
         return_to_go=torch.where(padded, 1e6, batch.return_to_go),
     )
     (one, gradients), (other, spoiled_gradients) = found(batch), found(spoiled)
@@ -121,6 +142,50 @@ def test_each_loss_reaches_its_own_networks_only() -> None:
     losses["critic_loss"].backward()
     assert all(p.grad is None for p in algorithm.policy.parameters())
     assert not losses["effective_samples"].requires_grad
+
+
+def test_a_bootstrap_row_enters_the_critics_target_alone() -> None:
+    algorithm = make(gamma=0.9)
+    batch = with_bootstrap_rows(make_batch(seed=2, steps=4))
+    row, length = torch.arange(len(batch.mask)), batch.mask.sum(1)
+
+    def found(given: SequenceBatch) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+        losses = algorithm.losses(given, algorithm.policy.sequence(given))
+        parameters = [p for p in algorithm.policy.parameters() if p.requires_grad]
+        return losses, [
+            g
+            for g in torch.autograd.grad(losses["loss"], parameters, allow_unused=True)
+            if g is not None
+        ]
+
+    changed = replace(batch, state=batch.state.clone(), observation=batch.observation.clone())
+    changed.state[row, length] += 1.0
+    changed.observation[row, length] -= 1.0
+    (one, gradients), (other, changed_gradients) = found(batch), found(changed)
+    torch.testing.assert_close(one["loss"], other["loss"])
+    for left, right in zip(gradients, changed_gradients, strict=True):
+        torch.testing.assert_close(left, right)
+    assert float((one["critic_loss"] - other["critic_loss"]).detach().abs()) > 1e-6
+
+
+def test_the_last_step_of_a_cut_episode_bootstraps_from_the_policys_mean() -> None:
+    algorithm = make(gamma=0.9, td_lambda=0.8)
+    batch = with_bootstrap_rows(make_batch(seed=2, batch=1, steps=1))
+    output = algorithm.policy.sequence(batch)
+    state = algorithm.policy.embedding.normalized_state(batch.state)
+    with torch.no_grad():
+        values = algorithm.lagged["critic"].module(batch)[0]
+        weights = algorithm.lagged["mixing"].module(values[None, ..., 0], state)[1][0]
+        chances = output.logits[0].softmax(-1)
+        taken = values[0].gather(-1, batch.action[0, 0, :, None]).squeeze(-1)
+        mean = sum(
+            float(weights[1, i] * chances[1, i, a] * values[1, i, a])
+            for i in range(SPEC.n_agents)
+            for a in range(SPEC.n_actions)
+        )
+    error = float((weights[0] * taken).sum()) - (float(batch.reward[0, 0]) + 0.9 * mean)
+    losses = algorithm.losses(batch, output)
+    assert float(losses["critic_loss"].detach()) == pytest.approx(error**2, rel=1e-4)
 
 
 def test_target_networks_are_hard_copies_every_so_often() -> None:
@@ -214,3 +279,43 @@ def test_one_step_improvement_on_the_fork() -> None:
     assert values[:2].tolist() == pytest.approx([0.495, 0.60], abs=0.03)
     assert float(chances[0]) == pytest.approx(0.259, abs=0.05)
     assert float(chances[2]) < 0.02
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_time_limits_do_not_end_the_value(window: int | None) -> None:
+    """A game that pays 1 for ever, cut after 4 steps, is worth 1 / (1 - γ) at each of them."""
+    spec = EnvSpec("mill", "mill", 1, 2, 2, 2, 4, "mill")
+    state = np.ones((4, 1, 2), dtype=np.float32)
+    episode = Episode(
+        observation=state,
+        state=state,
+        available_actions=np.ones((4, 1, 2), dtype=bool),
+        action=np.array([0, 1, 1, 0])[:, None],
+        reward=np.ones(4, dtype=np.float32),
+        terminated=False,
+        truncated=True,
+        seed=0,
+        last_observation=state[0],
+        last_state=state[0],
+        last_available_actions=np.ones((1, 2), dtype=bool),
+    )
+    torch.manual_seed(0)
+    policy = MlpConfig(n_layers=1, d_model=8, return_conditioning=False).build(spec, "auto")
+    settings = ICQConfig(
+        learning_rate=3e-3,
+        critic_learning_rate=3e-3,
+        critic_width=16,
+        gamma=0.8,
+        target_update_interval=10,
+        warmup_steps=0,
+        schedule="constant",
+        weight_decay=0.0,
+    )
+    algorithm = settings.build(policy, Context(0, CPU, 600))
+    sampler = SequenceSampler(Dataset.from_episodes(spec, [episode]), 4, window)
+    for step in range(600):
+        batch = sampler.batch(step, algorithm.bootstrap)
+        algorithm.update(batch, policy.sequence(batch), step)
+    with torch.no_grad():
+        values = algorithm.beside["critic"](batch)[0, 0, 0]
+    assert values.tolist() == pytest.approx([5.0, 5.0], abs=0.25)

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fakes import make_batch, make_policy
-from mads4.algorithms.losses import behavior_cloning
+from mads4.algorithms.losses import behavior_cloning, td_lambda
 
 
 def test_value_of_an_example_done_by_hand() -> None:
@@ -75,3 +79,68 @@ def test_gradients_agree_with_differences() -> None:
         return behavior_cloning(masked, batch.action, batch.available_actions, batch.mask)[0]
 
     assert torch.autograd.gradcheck(value, (logits,))
+
+
+def forward_view(
+    reward: np.ndarray, value: np.ndarray, known: int, gamma: float, lam: float
+) -> list[float]:
+    """Return λ-returns as weighted n-step returns (Sutton and Barto 2018, section 12.1).
+
+    Args:
+        reward: (T,) of one episode.
+        value: (known + 1,) of its first time steps; the last is what is bootstrapped from at most.
+        known: steps with a target.
+        gamma: discount.
+        lam: λ.
+    """
+    targets = []
+    for t in range(known):
+        returns = [
+            sum(gamma**k * reward[t + k] for k in range(n)) + gamma**n * value[t + n]
+            for n in range(1, known - t + 1)
+        ]
+        weights = [(1 - lam) * lam**n for n in range(len(returns))]
+        weights[-1] = lam ** (len(returns) - 1)
+        targets.append(sum(w * g for w, g in zip(weights, returns, strict=True)))
+    return targets
+
+
+@given(
+    ends=st.lists(
+        st.tuples(st.integers(1, 7), st.sampled_from(["terminated", "bootstrap", "unknown"])),
+        min_size=1,
+        max_size=4,
+    ),
+    gamma=st.sampled_from([0.5, 0.9, 1.0]),
+    lam=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_td_lambda_agrees_with_the_forward_view(
+    ends: list[tuple[int, str]], gamma: float, lam: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (len(ends), 9)
+    # What is behind the rows that count would be noticed.
+    reward, value = rng.normal(size=shape) * 9, rng.normal(size=shape) * 9
+    length = np.array([steps for steps, _ in ends])[:, None]
+    kinds = np.array([[kind] for _, kind in ends])
+    row = np.arange(shape[1])
+    last = row == length - 1
+    target, valid = td_lambda(
+        torch.from_numpy(reward),
+        torch.from_numpy(value),
+        torch.from_numpy(last & (kinds == "terminated")),
+        torch.from_numpy((row < length - 1) | (last & (kinds == "bootstrap"))),
+        torch.from_numpy(row < length),
+        gamma,
+        lam,
+    )
+    for b, (steps, kind) in enumerate(ends):
+        known = steps - (kind == "unknown")
+        worth = value[b, : known + 1].copy()
+        if kind == "terminated":
+            worth[known] = 0.0
+        expected = forward_view(reward[b], worth, known, gamma, lam)
+        assert valid[b].tolist() == [t < known for t in range(shape[1])]
+        assert target[b, :known].tolist() == pytest.approx(expected)
+        assert not target[b, known:].any()

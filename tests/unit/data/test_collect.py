@@ -69,6 +69,9 @@ def test_an_episode_is_what_was_played() -> None:
         assert episode.reward[t] == step.reward
     assert step.done and episode.terminated == step.terminated
     assert episode.truncated == step.truncated
+    np.testing.assert_array_equal(episode.last_observation, step.observation)
+    np.testing.assert_array_equal(episode.last_state, step.state)
+    np.testing.assert_array_equal(episode.last_available_actions, step.available_actions)
     assert episode.metrics == {"walked": float(episode.length), **behavior.metrics()}
     assert episode.seed == 5
 

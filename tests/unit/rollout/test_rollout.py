@@ -303,6 +303,9 @@ def test_recorded_episodes_are_what_happened(
                 now = env.step(episode.action[t])
                 assert episode.reward[t] == now.reward
             assert (episode.terminated, episode.truncated) == (now.terminated, now.truncated)
+            np.testing.assert_array_equal(episode.last_observation, now.observation)
+            np.testing.assert_array_equal(episode.last_state, now.state)
+            np.testing.assert_array_equal(episode.last_available_actions, now.available_actions)
 
 
 def test_nothing_is_kept_unless_asked_for() -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fakes import SPEC, make_policy, matching_data
-from mads4.algorithms.base import Context, SSMLearningRates
+from mads4.algorithms.base import Context, OfflineSettings, SSMLearningRates
 from mads4.algorithms.bc import BCConfig
+from mads4.algorithms.icq import ICQConfig
 from mads4.data.collate import gather
 from mads4.data.consecutive import ConsecutiveSampler
 from mads4.models.state import leaves
@@ -23,25 +24,30 @@ RATES = SSMLearningRates(A=None, B=None, dt=None)
 SETTINGS = BCConfig(ssm_learning_rate=RATES, weight_decay=0.0, warmup_steps=0, schedule="constant")
 
 
+@pytest.mark.parametrize("bootstrap", [False, True])
 @pytest.mark.parametrize(
     "options",
     [{}, {"message": "none"}, {"message_delay": 1}, {"message": "state"}],
     ids=str,
 )
-def test_windows_are_the_whole_cut_up(options: dict[str, Any]) -> None:
+def test_windows_are_the_whole_cut_up(options: dict[str, Any], bootstrap: bool) -> None:
     policy = make_policy(**options)
     sampler = ConsecutiveSampler(DATA, 1, 3, seed=5)
     carry = TruncatedBPTT(policy)
     whole = torch.empty(0)
     with torch.no_grad():
         for step in range(2 * sum(-(-int(n) // 3) for n in DATA.table.length)):
-            batch = sampler.batch(step)
+            batch = sampler.batch(step, bootstrap)
             if sampler.begins(step)[0]:
                 episode, at = sampler._rows(step)[0], 0
                 whole = policy(gather(DATA, episode))[0]
             length = int(batch.mask.sum())
-            found = carry.sequence(batch, sampler.begins(step)).logits[0, :length]
-            torch.testing.assert_close(found, whole[at : at + length], rtol=0, atol=1e-10)
+            found = carry.sequence(batch, sampler.begins(step), bootstrap).logits[0]
+            assert len(found) == batch.mask.shape[1]
+            beyond = int(batch.follows.sum()) + 1  # with the bootstrap row inside an episode
+            assert beyond == min(length + bootstrap, len(whole) - at)
+            expected = whole[at : at + beyond]
+            torch.testing.assert_close(found[:beyond], expected, rtol=0, atol=1e-10)
             at += length
 
 
@@ -69,23 +75,27 @@ def test_who_decides_first_is_kept_to_the_end_of_an_episode() -> None:
     assert changed > 0
 
 
-def make_trainer() -> OfflineTrainer:
+ICQ = ICQConfig(critic_width=8, **SETTINGS.model_dump(exclude={"name"}))
+
+
+def make_trainer(settings: OfflineSettings = SETTINGS) -> OfflineTrainer:
     torch.manual_seed(0)
     policy = make_policy(dtype=torch.float32, agent_order="random", message_dropout=0.2)
     training, held_out = DATA.split(0.2, 0)
     sampler = ConsecutiveSampler(training, 3, 3)
-    algorithm = SETTINGS.build(policy, Context(0, torch.device("cpu"), 20))
+    algorithm = settings.build(policy, Context(0, torch.device("cpu"), 20))
     return OfflineTrainer(algorithm, sampler, held_out)
 
 
-def test_resuming_in_the_middle_of_episodes_is_exact() -> None:
-    through = make_trainer()
+@pytest.mark.parametrize("algorithm", [SETTINGS, ICQ], ids=["bc", "icq"])
+def test_resuming_in_the_middle_of_episodes_is_exact(algorithm: OfflineSettings) -> None:
+    through = make_trainer(algorithm)
     torch.manual_seed(1)
     for step in range(4):
         through.update(step)
     kept = copy.deepcopy(through.state_dict())
     stream = torch.get_rng_state()
-    resumed = make_trainer()
+    resumed = make_trainer(algorithm)
     resumed.load_state_dict(kept)
     assert not through.sampler.begins(4).all()  # type: ignore[union-attr]
     found = []
