@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
+import platform
+import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_LONGEST_STEM = 150  # a temporary name must not be longer than file systems allow
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; it replaces `path` when the block ends without error.
+    """Yield a new temporary file to write to; it replaces `path` when the block ends without error.
 
-    The temporary name is fixed, so that what a killed process left is overwritten. One process at
-    a time writes a given file.
+    The file has a random name in the same folder and is created exclusively, so that no link
+    somebody placed there is followed, and processes that write the same `path` do not meet. What
+    killed processes of this machine have left of `path` is removed.
 
     Raises:
         OSError: when the folder cannot be written to.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
+    beside = _temporary(path)
+    os.close(os.open(beside, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666))
     try:
         yield beside
         _sync(beside)
@@ -38,14 +46,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder; it becomes `path` when the block ends without error.
 
-    As in `atomic_path`, what a killed process left is overwritten.
+    Its name is chosen as in `atomic_path`.
 
     Raises:
         OSError: when the folder cannot be written to, or `path` exists and is not empty.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
+    beside = _temporary(path)
     beside.mkdir()
     try:
         yield beside
@@ -56,6 +63,29 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
         raise
     _sync(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """Return a new name beside `path`; remove what dead processes have left under such names."""
+    stem, host = f".{path.name[:_LONGEST_STEM]}", re.sub(r"\W", "_", platform.node())[:40]
+    for name in glob.glob(f"{glob.escape(stem)}.{host}-*.tmp", root_dir=path.parent):
+        process = re.fullmatch(r"(\d+)-[0-9a-f]{16}", name[len(f"{stem}.{host}-") : -len(".tmp")])
+        if process and not _runs(int(process[1])):
+            _remove(path.parent / name)
+    return path.with_name(f"{stem}.{host}-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+
+
+def _runs(process: int) -> bool:
+    import psutil  # rarely needed
+
+    return psutil.pid_exists(process)
+
+
+def _remove(left: Path) -> None:
+    if left.is_dir() and not left.is_symlink():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        left.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
