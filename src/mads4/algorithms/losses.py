@@ -143,10 +143,10 @@ def td_lambda(
 
     ``y_t = r_t + γ ((1 - λ) V_{t+1} + λ y_{t+1})`` (the recursive λ-return, Sutton and Barto 2018,
     section 12.8), and ``y_t = r_t`` where the episode terminated. Where row t + 1 has no target
-    itself, because it is a bootstrap row or has no successor, ``y_{t+1}`` is ``V_{t+1}``. So ends of
-    windows and of truncated episodes bootstrap from the value of what followed them (Pardo et al.
-    2018, "Time limits in reinforcement learning"), if the batch has a bootstrap row for it. A row
-    without a successor in the batch has no target.
+    itself, because it is a bootstrap row or has no successor, ``y_{t+1}`` is ``V_{t+1}``. So the
+    ends of windows and truncated episodes bootstrap from the value of what followed them (Pardo et
+    al. 2018, "Time limits in reinforcement learning"), if the batch has a bootstrap row for it. A
+    row without a successor in the batch has no target.
 
     Args:
         reward: (B, T) of the team.
