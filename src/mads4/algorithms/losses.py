@@ -141,11 +141,12 @@ def td_lambda(
 ) -> tuple[Tensor, Tensor]:
     """Return TD(λ) targets (B, T) of a value of recorded actions, and where they are defined.
 
-    ``y_t = r_t + γ ((1 - λ) V_{t+1} + λ y_{t+1})`` (Sutton and Barto 2018, equation 12.20, with
-    V the target network's value), and ``y_t = r_t`` where the episode terminated. Where nothing is
-    known of t + 2, as at a truncated end or the end of a window, ``y_{t+1}`` is ``V_{t+1}``: the
-    target bootstraps from the value alone (time limits: Pardo et al. 2018, equation 6). That value
-    may be a bootstrap row's. A row without a successor in the batch has no target.
+    ``y_t = r_t + γ ((1 - λ) V_{t+1} + λ y_{t+1})`` (the recursive λ-return, Sutton and Barto 2018,
+    section 12.8), and ``y_t = r_t`` where the episode terminated. Where row t + 1 has no target
+    itself, because it is a bootstrap row or has no successor, ``y_{t+1}`` is ``V_{t+1}``. So the
+    ends of windows and truncated episodes bootstrap from the value of what followed them (Pardo et
+    al. 2018, "Time limits in reinforcement learning"), if the batch has a bootstrap row for it. A
+    row without a successor in the batch has no target.
 
     Args:
         reward: (B, T) of the team.

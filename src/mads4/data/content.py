@@ -102,8 +102,9 @@ def last_rows(spec: EnvSpec, episode: Episode, number: int) -> dict[str, Array] 
     if len(missing) == len(given):
         return None
     if missing:
-        raise _misfit(number, f"it has no {', '.join(missing)}, but the others of {LAST_ARRAYS}")
-    shapes, dtypes = step_shapes(spec), step_dtypes(spec, np.asarray(episode.state).dtype.str)
+        raise _misfit(number, f"it has no {', '.join(missing)}, but others of its last rows")
+    state_dtype = np.asarray(episode.state).dtype.newbyteorder("<").str
+    shapes, dtypes = step_shapes(spec), step_dtypes(spec, state_dtype)
     found = {}
     for name in LAST_ARRAYS:
         values, kind = np.asarray(given[name]), name.removeprefix("last_")
