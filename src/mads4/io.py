@@ -78,7 +78,7 @@ def _temporary(path: Path) -> Path:
 def _runs(process: int) -> bool:
     import psutil  # rarely needed
 
-    return psutil.pid_exists(process)
+    return bool(psutil.pid_exists(process))
 
 
 def _remove(left: Path) -> None:

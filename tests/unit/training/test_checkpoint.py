@@ -73,13 +73,6 @@ def test_a_crash_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
 
 
-def test_leftovers_of_a_killed_process_do_not_matter(tmp_path: Path) -> None:
-    (tmp_path / ".last.pt.tmp").write_bytes(b"half")
-    checkpoint.save(tmp_path / "last.pt", {"step": 3})
-    assert checkpoint.load(tmp_path / "last.pt") == {"step": 3}
-    assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
-
-
 @pytest.mark.parametrize(
     ("value", "where"),
     [
