@@ -97,27 +97,32 @@ class MatchingEnv:
 
 
 class TroubledEnv(MatchingEnv):
-    """Goes wrong in the second step of the episode that is reset with `seed`, `times` times.
+    """Goes wrong in the episode that is reset with `seed`, `times` times.
 
     `how`: ``kill`` ends the process, ``hang`` sleeps, ``bug`` and ``refuse`` raise.
+    `at`: the step, from 1; 0 for the reset.
     """
 
-    def __init__(self, how: str, seed: int, folder: str, times: int = 1) -> None:
+    def __init__(self, how: str, seed: int, folder: str, times: int = 1, at: int = 2) -> None:
         super().__init__()
-        self._how, self._bad_seed, self._folder, self._times = how, seed, folder, times
+        self._how, self._bad_seed, self._folder = how, seed, folder
+        self._times, self._at = times, at
 
     def reset(self, seed: int) -> TimeStep:
         self._seed = seed
+        self._go_wrong(0)
         return super().reset(seed)
 
     def step(self, actions: IntArray) -> TimeStep:
-        if self._seed == self._bad_seed and self._time == 1:
-            for life in range(self._times):
-                if first_to_claim(Path(self._folder, f"trouble-{life}")):
-                    self._go_wrong()
+        self._go_wrong(self._time + 1)
         return super().step(actions)
 
-    def _go_wrong(self) -> None:
+    def _go_wrong(self, at: int) -> None:
+        if self._seed != self._bad_seed or at != self._at:
+            return
+        lives = (Path(self._folder, f"trouble-{life}") for life in range(self._times))
+        if not any(map(first_to_claim, lives)):
+            return
         if self._how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self._how == "hang":

@@ -77,9 +77,18 @@ class SharedBuffers:
         )
 
     def states(self, rows: slice) -> npt.NDArray[Any]:
-        """Return a copy of some environments' states in the dtype in which they write them."""
-        chosen: npt.NDArray[Any] = self.binary_state if self.binary[rows].all() else self.state
-        return np.array(chosen[rows])
+        """Return a copy of some environments' states in the dtype in which they write them.
+
+        An environment that has written none yet, because its process died before, has zeros.
+        """
+        binary, states = self.binary[rows], self.state[rows]
+        if not binary.any():
+            return states.copy()
+        result = self.binary_state[rows].copy()
+        if states[~binary].any():  # some write floats
+            return np.where(binary[:, None, None], result, states)
+        result[~binary] = 0
+        return result
 
     def time_step(self, row: int) -> TimeStep:
         """Return a copy of one environment's last time step."""
