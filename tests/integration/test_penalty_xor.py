@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+from recorded import ALBERDICE, needs_alberdice
 
 Cli = Callable[..., int]
 SHORT = (
@@ -107,12 +108,10 @@ def test_games_of_three_are_recorded_and_learned(cli: Cli, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    "MADS4_ALBERDICE_DIR" not in os.environ, reason="MADS4_ALBERDICE_DIR does not name the folder"
-)
+@needs_alberdice
 def test_agents_learn_never_to_be_punished_on_one_good_pair(cli: Cli, tmp_path: Path) -> None:
     """With a single joint action in the data, there is nothing to coordinate."""
-    folder = Path(os.environ["MADS4_ALBERDICE_DIR"]) / "buffer_02"
+    folder = ALBERDICE / "buffer_02"
     words = ("experiment=penalty_xor", f"dataset.path={folder}", "trainer.steps=200")
     assert cli("train", *words, "device=cpu", "threads=1", "hydra.run.dir=run") == 0
     assert summary(tmp_path)["eval"]["50"]["return_mean"] >= 49.5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from mads4.data.store import read_dataset, write_dataset
 from mads4.envs.matrix_game import MatrixGame
 from mads4.errors import UserError
 from mads4.types import EnvSpec
+from recorded import ALBERDICE, needs_alberdice
 
 LENGTHS = (4, 2, 1)
 LIMIT = 4
@@ -250,13 +250,11 @@ PUBLISHED = {
 """Mean, lowest and highest return of the recordings of the penalty-XOR game."""
 
 
-@pytest.mark.skipif(
-    "MADS4_ALBERDICE_DIR" not in os.environ, reason="MADS4_ALBERDICE_DIR does not name the folder"
-)
+@needs_alberdice
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_real_recordings(name: str) -> None:
     game = MatrixGame()
-    data = read_alberdice(Path(os.environ["MADS4_ALBERDICE_DIR"]) / name, game.spec)
+    data = read_alberdice(ALBERDICE / name, game.spec)
     assert data.spec.differences(game.spec) == []
     assert data.table.length.tolist() == [50] * 100
     assert data.table.truncated.all()

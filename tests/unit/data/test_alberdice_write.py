@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +19,7 @@ from mads4.data.formats.alberdice import open_alberdice, write_alberdice
 from mads4.data.store import read_dataset, write_dataset
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
+from recorded import ALBERDICE, needs_alberdice
 
 NAMES = {"obs": "observation", "state": "state", "avail_actions": "available_actions"}
 LENGTHS = (5, 1, SPEC.episode_limit, 7)
@@ -115,12 +115,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 REAL = {"buffer_02": 50.0, "buffer_02_20": 50.0, "buffer_00_02_20": 33.29, "buffer_random": 0.15}
 
 
-@pytest.mark.skipif(
-    "MADS4_ALBERDICE_DIR" not in os.environ, reason="MADS4_ALBERDICE_DIR does not name the folder"
-)
+@needs_alberdice
 @pytest.mark.parametrize("name", REAL)
 def test_real_recordings_convert_and_come_back(tmp_path: Path, name: str) -> None:
-    source = Path(os.environ["MADS4_ALBERDICE_DIR"]) / name
+    source = ALBERDICE / name
     recording = open_alberdice(source)
     header = write_dataset(tmp_path / "x.h5", recording.spec, recording.episodes())
     data = read_dataset(tmp_path / "x.h5")
