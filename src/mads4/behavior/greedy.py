@@ -84,7 +84,9 @@ class Greedy(WarehouseExpert):
 
     def _choices(self, state: WarehouseState) -> list[tuple[int, int, int, Leg]]:
         """Return what each robot may do next: (cost, cell, robot, leg)."""
-        motion, free_slots = self._motion, state.free_slots
+        motion = self._motion
+        # computed only if a robot has to put its shelf back
+        free_slots = self.free_slots() if state.loaded != state.delivering else []
         choices: list[tuple[int, int, int, Leg]] = []
         for index, pose in enumerate(state.poses):
             if not state.loaded[index]:

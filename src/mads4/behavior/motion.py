@@ -212,10 +212,6 @@ class WarehouseState:
     """Whether that shelf is requested and can be brought to a goal from where the robot is."""
     open_requests: list[int]
     """Cells of the requested shelves that no robot carries."""
-    occupied: set[int]
-    """Cells in which a shelf stands."""
-    slot_cells: tuple[int, ...]
-    """Cells in which shelves may stand."""
 
     @classmethod
     def of(cls, warehouse: Warehouse, motion: MotionTables) -> WarehouseState:
@@ -235,14 +231,7 @@ class WarehouseState:
                 for a, pose in zip(agents, poses, strict=True)
             ],
             open_requests=[motion.cell(s) for s in requests if s.id not in carried],
-            occupied={motion.cell(s) for s in warehouse.shelfs if s.id not in carried},
-            slot_cells=motion.slot_cells,
         )
-
-    @property
-    def free_slots(self) -> list[int]:
-        """Slots in which no shelf stands."""
-        return [cell for cell in self.slot_cells if cell not in self.occupied]
 
 
 class WarehouseExpert(BehaviorPolicy):
@@ -275,3 +264,10 @@ class WarehouseExpert(BehaviorPolicy):
         if not hasattr(self, "_warehouse"):
             raise RuntimeError(f"{type(self).__name__}.act() was called before reset().")
         return WarehouseState.of(self._warehouse, self._motion)
+
+    def free_slots(self) -> list[int]:
+        """Return the slots in which no shelf stands."""
+        carried = {a.carrying_shelf.id for a in self._warehouse.agents if a.carrying_shelf}
+        cell = self._motion.cell
+        standing = {cell(s) for s in self._warehouse.shelfs if s.id not in carried}
+        return [slot for slot in self._motion.slot_cells if slot not in standing]

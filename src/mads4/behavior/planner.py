@@ -95,7 +95,7 @@ class CooperativePlanner(WarehouseExpert):
 
     def _assign_slots(self, state: WarehouseState) -> None:
         """Give each carrier an empty slot of its own, for the least total travel."""
-        free_slots = state.free_slots
+        free_slots = self.free_slots()
         carriers = [i for i, task in enumerate(self._tasks) if task < FETCHING]
         still_open = [r if r in state.open_requests else None for r in self._request]
         self._slot = _match(
