@@ -1,8 +1,8 @@
-"""A warehouse expert whose every decision follows from what an agent is given.
+"""A reactive expert for RWARE: each decision follows from the present state.
 
 Robots walk to the nearest request, then to the nearest goal, then to the nearest empty slot, by
-simple rules of right of way. There is no plan and almost no memory, so that a policy that sees
-the state can learn it (hidden joint optimization, as in the planner, clones badly).
+simple right-of-way rules. There is no plan and almost no memory, so that a policy that observes
+the state can imitate it (hidden joint optimization, as in the planner, is hard to imitate).
 
 Robots decide one after the other. A robot that stands where an earlier one wants to go makes room
 and decides next, so that a whole queue backs out of an aisle (the priority inheritance of
@@ -41,7 +41,7 @@ LANE = 10
 DETOUR = 6
 """Further actions that a robot accepts to walk around others rather than wait."""
 SHARED = -1
-"""Stands for the goals, which any number of robots may have in mind."""
+"""Stands for the goals, which any number of robots may have as target."""
 
 
 @register("greedy")
@@ -117,21 +117,21 @@ class Greedy(WarehouseExpert):
 
 @dataclass(frozen=True)
 class Robot:
-    """What decides about one robot's next action."""
+    """One robot, its target and its path at one time step."""
 
     index: int
     pose: int
     loaded: bool
     leg: Leg
-    """Where it wants to go."""
+    """To its target."""
     way: Way
-    """How it would go if it were alone."""
+    """Its path if no other robot were there."""
     in_slot: bool
     """Whether it is where a shelf may stand."""
 
     @property
     def cell(self) -> int:
-        """Where it is."""
+        """The robot's cell."""
         return self.pose >> 2
 
     @property
@@ -141,7 +141,7 @@ class Robot:
 
 
 class Traffic:
-    """Right of way at one moment: each robot in turn minds those that decided before it."""
+    """Right of way at one time step: robots decide in turn, and yield to those before them."""
 
     def __init__(self, motion: MotionTables, robots: list[Robot]) -> None:
         self._motion = motion

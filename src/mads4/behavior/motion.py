@@ -1,4 +1,4 @@
-"""How robots move in an RWARE warehouse, and how long the way from anywhere to a target is.
+"""Robot motion in an RWARE warehouse, and exact travel times from every pose to a target.
 
 A *pose* is a robot's cell and heading in one integer: ``4 * cell + heading`` with
 ``cell = y * width + x`` and headings counted clockwise (up, right, down, left). Turning by 90
@@ -253,7 +253,7 @@ class WarehouseExpert(BehaviorPolicy):
         if warehouse is None:
             raise UserError(
                 f"{self.name} knows RWARE warehouses only, not {type(env).__name__}; "
-                "choose env=rware or another behavior."
+                "choose env=rware or another behavior policy."
             )
         self._warehouse = warehouse
         self._motion = MotionTables.of(warehouse)

@@ -1,4 +1,4 @@
-"""Mistakes in bursts, so that recorded data cover the states that a learner's errors reach."""
+"""Bursts of random actions: recorded data then cover states that a learner's errors reach."""
 
 from __future__ import annotations
 

@@ -28,13 +28,13 @@ from mads4.types import IntArray, TimeStep
 WINDOW = 12
 """Steps that are planned ahead."""
 LOYALTY = 3
-"""Steps that a new slot or request must save before a robot changes its mind: without this the
-robots' choices chase each other and none arrives."""
+"""Steps that a new slot or request must save before a robot is reassigned: without this,
+assignments oscillate and no robot arrives."""
 PATIENCE = 30
 """Steps without getting nearer after which a robot may give up its task for a while: a jam in
 which every order of planning leaves a robot walled in ends only if one makes way."""
 DELIVERING, RETURNING, FETCHING, IDLE = range(4)
-"""What a robot is about, in the order in which robots are given way."""
+"""Tasks of a robot, by descending priority."""
 
 
 _Task: TypeAlias = tuple[int, int | None, int | None]
@@ -48,8 +48,8 @@ class CooperativePlanner(WarehouseExpert):
     Args:
         window: steps planned ahead.
 
-    It keeps in mind which slot and request each robot was given and who got no further, but
-    starts from the true state each time, whatever actions were executed since. A request whose
+    It remembers the slot and request assigned to each robot and which robots are stuck, but
+    plans from the true state at every step, whatever actions were executed since. A request whose
     shelf is walled in by standing shelves is left alone.
     """
 
@@ -59,7 +59,7 @@ class CooperativePlanner(WarehouseExpert):
         self.window = window
 
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
-        """Start an episode of `env`; `rng` decides only who makes way in a jam.
+        """Start an episode of `env`; `rng` decides only which robot yields in a deadlock.
 
         Raises:
             UserError: `env` is no RWARE warehouse.
@@ -148,8 +148,8 @@ class CooperativePlanner(WarehouseExpert):
     def _make_way(self, state: WarehouseState, routes: list[Leg]) -> list[Leg]:
         """Take the task from robots that have not got nearer for long, for a window's time.
 
-        Without a task a robot is planned last and driven out of the others' way. A coin
-        decides who of those in a jam is first.
+        A robot without a task is planned last and moves out of the others' way. In a deadlock, the
+        robots that yield are drawn at random.
         """
         kept = []
         for robot, (pose, route) in enumerate(zip(state.poses, routes, strict=True)):
@@ -168,10 +168,10 @@ class CooperativePlanner(WarehouseExpert):
         return kept
 
     def _plan(self, state: WarehouseState, routes: list[Leg]) -> list[list[int] | None]:
-        """Return a path per robot, None for those that could not be helped.
+        """Return a path per robot, None for those without one.
 
         A robot that finds itself walled in by those before it goes to the head of the queue, and
-        stays there for a while lest it be pushed back at once.
+        keeps that priority for one window.
         """
         ranks = [t if r.targets else IDLE for t, r in zip(self._tasks, routes, strict=True)]
         order = sorted(

@@ -1,4 +1,4 @@
-"""Data of a chosen quality: how much noise brings an expert's mean return into a named band.
+"""Data quality: the share of random actions that brings an expert's mean return into a band.
 
 A quality is a band of the mean return, normalized so that the random policy scores 0 and the
 expert without noise 1. A small pilot measures how the score falls with the share of random
@@ -112,7 +112,8 @@ def noise_range(
         raise UserError(
             f"The expert's mean return without noise is {expert_return:.4g}, the random policy's "
             f"{random_return:.4g}: no quality can be defined between them. Use "
-            "behavior=random, another behavior, or a scenario that this one can play."
+            "dataset.behavior_policy=random, another behavior policy, or a scenario "
+            "that this one can play."
         )
     measure = _worth_measuring(measure, means)
     values = returns if measure is None else np.array([m.metrics.get(measure, 0.0) for m in means])

@@ -1,4 +1,4 @@
-"""Players for SMAX: one that shoots together and keeps its distance, and the simulator's own."""
+"""Behavior policies for SMAX: focus fire with kiting, and the simulator's own heuristic."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MARGIN = 2.5
 
 @register("focus_fire")
 class FocusFire(BehaviorPolicy):
-    """Everybody shoots at the enemy that is soonest dead; shooters back off from melee units.
+    """All attack the enemy that dies soonest; ranged units retreat from melee units (kiting).
 
     Every decision follows from where units are and how they are, and there is no memory, so that a
     policy that sees the state can learn it. It knows all units, the agents only those in sight.
@@ -138,8 +138,8 @@ def _battle(env: MultiAgentEnv, name: str) -> SmaxEnv:
     """Return `env` as what it has to be."""
     if env.spec.name != "smax":
         raise UserError(
-            f"behavior={name} plays SMAX only, not {env.spec.name}; choose env=smax or another "
-            "behavior."
+            f"dataset.behavior_policy={name} plays SMAX only, not {env.spec.name}; "
+            "choose env=smax or another behavior policy."
         )
     battle: Any = env
     checked: SmaxEnv = battle

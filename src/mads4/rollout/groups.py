@@ -1,4 +1,4 @@
-"""Groups of environments that are sent their orders together, and the episodes they play."""
+"""Groups of environments that are stepped together, and their episodes."""
 
 from __future__ import annotations
 

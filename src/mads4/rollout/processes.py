@@ -1,4 +1,4 @@
-"""Worker processes: what they execute, how they start, end with their parent, and are weighed."""
+"""Worker processes: request loop, start, shutdown with the parent, and memory use."""
 
 from __future__ import annotations
 
@@ -270,7 +270,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Let a process start with one thread per library and deaf to Ctrl-C, from its first moment.
+    """Let a process start with one thread per library and with Ctrl-C (SIGINT) blocked.
 
     Both are inherited: the environment variables must be there before NumPy is imported, and a
     blocked signal cannot interrupt the imports. Ctrl-C reaches the parent, which ends the workers.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 _ADVICE = (
-    "Use evaluator.workers=0 to see what happens, or, if the environment is merely slow, raise "
+    "Use evaluator.num_workers=0 to see what happens, or, if the environment is merely slow, raise "
     "evaluator.worker_timeout (a game's env.supervision.reset_timeout and "
     "env.supervision.step_timeout)."
 )

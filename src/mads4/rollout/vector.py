@@ -37,7 +37,7 @@ def make_vector(
         workers: processes that step them; 0 steps them in this one; None chooses.
         timeout: seconds without an answer after which a worker process counts as hung; a
             supervision has its own.
-        local: the first so many environments stay in this process in any case, for videos.
+        local: number of environments, the first ones, that stay in this process, for videos.
         plan: what they play with behavior policies beside them, see `rollout_behavior`.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Environments in worker processes that share buffers with this one and may die or hang.
+"""Environments in worker processes: shared buffers, and replacement of dead or hung workers.
 
 Everything that a step needs lies in shared memory, an anonymous map that vanishes with its last
-user. Through the pipes go only which rows to see to, the sums of metrics of episodes that ended,
-and whole episodes that behavior policies have played beside the environments.
+user. The pipes carry only requests for rows, metrics of finished episodes, and whole episodes that
+behavior policies played in the workers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LEAST_TO_SPLIT = 16
 
 
 class WorkerVector(LocalVector):
-    """Environments dealt out to worker processes; see `mads4.rollout.local.EpisodeVector`.
+    """Environments distributed over worker processes; see `mads4.rollout.local.EpisodeVector`.
 
     A process that dies, or gives no answer for `timeout` seconds, is replaced; its environments are
     reported by `wait` as lost, as are those that report broken episodes themselves. Under
@@ -50,7 +50,7 @@ class WorkerVector(LocalVector):
         size: number of environments.
         workers: number of processes, at most ``size - local``.
         timeout: seconds; within a `PLAY` for each step.
-        local: the first so many environments live in this process.
+        local: number of environments, the first ones, that stay in this process.
         supervision: of the environments; its timeouts are used in place of `timeout`.
         plan: what the environments `PLAY`; picklable.
 
@@ -102,7 +102,7 @@ class WorkerVector(LocalVector):
         return self._spec
 
     def groups(self, rows: int) -> list[slice]:
-        """Return two halves, taken in turns, if there are enough for the policy not to mind."""
+        """Return two halves to step in turns, if each is a large enough batch for the policy."""
         half = rows // 2 if rows >= LEAST_TO_SPLIT else rows
         return [slice(0, half)] + ([slice(half, rows)] if half < rows else [])
 

@@ -136,5 +136,7 @@ def test_quality_is_measured_by_the_return_where_the_expert_never_wins(
 @pytest.mark.parametrize("name", PLAYERS["smax"])
 def test_other_environments_are_refused(name: str) -> None:
     player = make_behavior(name)
-    with pytest.raises(UserError, match=f"behavior={name} plays SMAX only, not matrix_game"):
+    with pytest.raises(
+        UserError, match=f"dataset.behavior_policy={name} plays SMAX only, not matrix_game"
+    ):
         player.reset(MatrixGame(), np.random.default_rng(0))
