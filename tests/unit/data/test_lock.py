@@ -11,6 +11,7 @@ import pytest
 
 from mads4.data.directory import locked
 from mads4.errors import UserError
+from process_table import wait_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
 
@@ -25,12 +26,11 @@ def test_one_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     with locked(tmp_path / "sub" / "lock", "counts"):
         other = threading.Thread(target=second)
         other.start()
-        other.join(0.2)
+        wait_for(lambda: "Another process counts; waiting." in caplog.text)
         order.append("first")
     other.join()
     assert order == ["first", "second"]
     assert list((tmp_path / "sub").iterdir()) == []
-    assert "Another process counts; waiting." in caplog.text
 
 
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
