@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import logging
 import shlex
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +14,6 @@ from mads4.config import (
     DatasetSettings,
     FileDataset,
     GeneratedDataset,
-    OgMarlDataset,
     RecordedDataset,
 )
 from mads4.data import registry
@@ -32,6 +28,7 @@ from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.experiment.conversions import converted
 from mads4.experiment.recordings import record
+from mads4.settings import bind_factory
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
@@ -75,11 +72,8 @@ def _recorded_dataset(
 ) -> tuple[Dataset, str]:
     """Return a data set in somebody's format, read from its conversion, and where it lies."""
     path, entry = _place(config, spec)
-    options: dict[str, Any] = {}
-    if isinstance(config, OgMarlDataset):
-        options = {"uid": config.uid or (entry and entry.uid), "team_reward": config.team_reward}
     about = {"quality": entry.quality, "dataset": entry.name} if entry else None
-    source = open_source(config.name, path, spec, **options)
+    source = open_source(config.name, path, spec, **config.reader_options(entry))
     return open_dataset(converted(source, about, progress), config.in_memory), str(path)
 
 
@@ -172,12 +166,7 @@ def _require_payoff(data: Dataset, game: MatrixGame, source: str) -> None:
 
 
 def _custom_dataset(config: CustomDataset) -> Dataset:
-    module, _, name = config.factory.partition(":")
-    try:
-        read = getattr(importlib.import_module(module), name)
-        inspect.signature(read).bind(**config.options)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"dataset.factory: '{config.factory}' cannot be called: {error}") from error
+    read = bind_factory("dataset.factory", config.factory, config.options, arguments=0)
     data = read(**config.options)  # an error in there is a bug, whose traceback is wanted
     if not isinstance(data, Dataset):
         raise UserError(

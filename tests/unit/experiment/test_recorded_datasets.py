@@ -15,11 +15,12 @@ import pytest
 
 from fake_env import SPEC
 from fakes import matching_data
-from mads4.config import AlberdiceDataset, FileDataset, MadtDataset, OgMarlDataset
+from mads4.config import FileDataset
 from mads4.data.convert import convert
 from mads4.data.formats import open_source
-from mads4.data.formats.alberdice import write_alberdice
-from mads4.data.formats.madt import write_madt
+from mads4.data.formats.alberdice import AlberdiceDataset, write_alberdice
+from mads4.data.formats.madt import MadtDataset, write_madt
+from mads4.data.formats.og_marl import OgMarlDataset
 from mads4.data.formats.og_marl_write import write_og_marl
 from mads4.data.registry import find
 from mads4.data.store import read_header, write_dataset
