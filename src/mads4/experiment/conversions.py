@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mads4.data.convert import convert
-from mads4.data.directory import data_directory, locked
+from mads4.data.files import data_directory, locked, source_key
 from mads4.data.formats import Source
-from mads4.data.sources import source_key
 from mads4.io import json_safe
 from mads4.logging import progress_bar
 

@@ -18,7 +18,6 @@ from mads4.config import (
 )
 from mads4.data import registry
 from mads4.data.dataset import Dataset
-from mads4.data.fetch import locate
 from mads4.data.formats import looks_like, open_source
 from mads4.data.observation_layouts import explain_sizes
 from mads4.data.on_demand import open_dataset
@@ -97,7 +96,7 @@ def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry
             )
     else:
         entry = registry.choose(config.name, spec.name, spec.scenario, config.quality)
-    return locate(entry), entry
+    return registry.locate(entry), entry
 
 
 def _require_format(path: Path, kind: str) -> None:

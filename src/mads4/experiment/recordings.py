@@ -15,7 +15,7 @@ from mads4.behavior.registry import BehaviorFactory
 from mads4.config import PLAYERS, GeneratedDataset
 from mads4.data.collect import collect
 from mads4.data.dataset import DatasetHeader
-from mads4.data.directory import data_directory
+from mads4.data.files import data_directory
 from mads4.data.store import read_header
 from mads4.envs.registry import EnvFactory
 from mads4.envs.vector import Incidents

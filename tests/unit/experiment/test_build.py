@@ -13,7 +13,7 @@ import torch
 
 from fakes import SPEC, MatchingEnv, make_batch, matching_data
 from mads4.config import Config, CustomDataset, FileDataset, GeneratedDataset, OfflineTrainerConfig
-from mads4.data.directory import data_directory
+from mads4.data.files import data_directory
 from mads4.data.store import read_header, write_dataset
 from mads4.envs.registry import CustomEnvConfig, EnvFactory
 from mads4.envs.rware import RwareConfig

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mads4.data.bounded import BoundedReader
+from mads4.data.archive import BoundedReader
 from mads4.data.formats.pickle_machine import Machine
 from mads4.data.formats.pickle_names import StorageType, find
 from mads4.data.formats.pickle_source import Source
@@ -44,7 +44,9 @@ class TorchZip:
     def __init__(self, path: Path, file: io.BufferedReader[Any], size: int, budget: Budget) -> None:
         self._path = path
         self._budget = budget
-        bounded = BoundedReader(file, max(1 << 17, budget.left // _MEMBER_BYTES * _LISTED_BYTES))
+        bounded: Any = BoundedReader(
+            file, max(1 << 17, budget.left // _MEMBER_BYTES * _LISTED_BYTES)
+        )
         self._zip = zipfile.ZipFile(bounded)
         bounded.most = None
         members = self._zip.infolist()
