@@ -29,7 +29,7 @@ from mads4.envs.registry import CustomEnvConfig, EnvFactory
 from mads4.envs.rware import RwareConfig
 from mads4.errors import UserError
 from mads4.experiment import components, datasets
-from mads4.experiment.conversions import converted, converted_path
+from mads4.experiment.datasets import converted, converted_path
 from mads4.types import EnvSpec, Episode
 
 ENV = EnvFactory("custom", {"factory": "fakes:MatchingEnv", "options": {}})
@@ -110,7 +110,7 @@ def test_of_two_who_want_the_same_only_one_converts(
         conversions.append(threading.get_ident())
         return convert(*args, **kwargs)
 
-    monkeypatch.setattr("mads4.experiment.conversions.convert", slowly)
+    monkeypatch.setattr("mads4.experiment.datasets.convert", slowly)
     recordings = [open_source("alberdice", folder, SPEC) for _ in range(4)]
     found: list[Path] = []
     threads = [
