@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from mads4.config import AnyConfig
 from mads4.config.compose import Plan
-from mads4.config.dataset import RecordedDataset
 from mads4.data import registry
+from mads4.data.settings import RecordedDataset
 from mads4.envs.smac import SmacConfig, installation
 from mads4.errors import UserError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mads4.data.directory import data_directory
+from mads4.data.files import data_directory
 from mads4.errors import UserError, did_you_mean
 
 REGISTRY_FILE = "registry.yaml"
@@ -141,6 +141,25 @@ def near(name: str) -> str:
 def known(name: str) -> bool:
     """Return whether the registry has a data set called `name`."""
     return any(entry.name.lower() == name.lower() for entry in entries())
+
+
+def locate(entry: Entry) -> Path:
+    """Return what to open of a data set that is here: the folder, or the vault in it.
+
+    Raises:
+        UserError: it is not here, or not complete; with what to do.
+    """
+    if not entry.is_here:
+        raise UserError(f"The data set {entry.name} is not on this machine. {entry.how_to_get()}")
+    if entry.format != "og_marl":
+        return entry.place
+    vaults = sorted(entry.place.rglob(f"{entry.scenario}.vlt"))
+    if not vaults:
+        raise UserError(
+            f"{entry.place} has no folder {entry.scenario}.vlt. Delete it, and: "
+            f"{entry.how_to_get()}"
+        )
+    return vaults[0]
 
 
 def choose(data_format: str, env: str, scenario: str, quality: str) -> Entry:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import hashlib
+import json
 import logging
+import re
 import shlex
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,21 +19,23 @@ from mads4.config import (
     DatasetSettings,
     FileDataset,
     GeneratedDataset,
-    OgMarlDataset,
     RecordedDataset,
 )
 from mads4.data import registry
+from mads4.data.convert import convert
 from mads4.data.dataset import Dataset
-from mads4.data.fetch import locate
-from mads4.data.formats import looks_like, open_source
+from mads4.data.files import data_directory, locked, source_key
+from mads4.data.formats import Source, looks_like, open_source
 from mads4.data.observation_layouts import explain_sizes
 from mads4.data.on_demand import open_dataset
 from mads4.envs.matrix_game import MatrixGame
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
-from mads4.experiment.conversions import converted
 from mads4.experiment.recordings import record
+from mads4.io import json_safe
+from mads4.logging import progress_bar
+from mads4.settings import bind_factory
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
@@ -75,11 +79,8 @@ def _recorded_dataset(
 ) -> tuple[Dataset, str]:
     """Return a data set in somebody's format, read from its conversion, and where it lies."""
     path, entry = _place(config, spec)
-    options: dict[str, Any] = {}
-    if isinstance(config, OgMarlDataset):
-        options = {"uid": config.uid or (entry and entry.uid), "team_reward": config.team_reward}
     about = {"quality": entry.quality, "dataset": entry.name} if entry else None
-    source = open_source(config.name, path, spec, **options)
+    source = open_source(config.name, path, spec, **config.reader_options(entry))
     return open_dataset(converted(source, about, progress), config.in_memory), str(path)
 
 
@@ -103,7 +104,52 @@ def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry
             )
     else:
         entry = registry.choose(config.name, spec.name, spec.scenario, config.quality)
-    return locate(entry), entry
+    return registry.locate(entry), entry
+
+
+def converted_path(source: Source) -> Path:
+    """Return the file that a source's conversion is kept in.
+
+    Its name changes with the reader's version and options, the environment's definitions, and the
+    names, sizes or times of change of the source's files, none of which is read for that.
+    """
+    identity = {
+        "origin": json_safe(source.origin),
+        "spec": source.spec.to_dict(),
+        "source": source_key(source.files),
+    }
+    text = json.dumps(identity, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    stem = re.sub(r"[^\w.-]+", "_", source.name) or "data"
+    return data_directory() / "converted" / f"{stem}-{key}.h5"
+
+
+def converted(
+    source: Source, about: Mapping[str, Any] | None = None, progress: bool = False
+) -> Path:
+    """Return the data set file of a source, made now if it is not there.
+
+    Of two processes that want the same one, one converts while the other waits.
+
+    Args:
+        source: data of any format.
+        about: further facts on the origin for the file's header.
+        progress: show how far it is.
+
+    Raises:
+        UserError: the source is damaged, or the folder cannot be written to.
+    """
+    path = converted_path(source)
+    with locked(path.with_name(f"{path.name}.lock"), f"converts {source.name}"):
+        if path.exists():
+            _LOG.info("data set %s is converted already: %s", source.name, path)
+            return path
+        _LOG.info("converting %s to %s", source.name, path)
+        with progress_bar("converting", None, progress) as advance:
+            header = convert(source, path, about=about, on_progress=advance)
+    for reason, count in header.behavior["skipped"]["reasons"].items():
+        _LOG.warning("%s: %d episodes were left out: %s", source.name, count, reason)
+    return path
 
 
 def _require_format(path: Path, kind: str) -> None:
@@ -172,12 +218,7 @@ def _require_payoff(data: Dataset, game: MatrixGame, source: str) -> None:
 
 
 def _custom_dataset(config: CustomDataset) -> Dataset:
-    module, _, name = config.factory.partition(":")
-    try:
-        read = getattr(importlib.import_module(module), name)
-        inspect.signature(read).bind(**config.options)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"dataset.factory: '{config.factory}' cannot be called: {error}") from error
+    read = bind_factory("dataset.factory", config.factory, config.options, arguments=0)
     data = read(**config.options)  # an error in there is a bug, whose traceback is wanted
     if not isinstance(data, Dataset):
         raise UserError(

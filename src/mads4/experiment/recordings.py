@@ -12,19 +12,33 @@ from typing import Any
 
 from mads4.behavior.quality import MEASURES, noise_range
 from mads4.behavior.registry import BehaviorFactory
-from mads4.config import PLAYERS, GeneratedDataset
-from mads4.data.collect import collect
+from mads4.config import PLAYERS, CollectConfig, GeneratedDataset
+from mads4.data.collect import collect as collect_episodes
 from mads4.data.dataset import DatasetHeader
-from mads4.data.directory import data_directory
+from mads4.data.files import data_directory
 from mads4.data.store import read_header
 from mads4.envs.registry import EnvFactory
 from mads4.envs.vector import Incidents
 from mads4.errors import UserError
-from mads4.experiment.components import env_spec
+from mads4.evaluation.record import RunRecord
+from mads4.experiment.components import env_spec, environment
 from mads4.logging import progress_bar
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
+
+
+def collect(config: CollectConfig, run_dir: Path) -> None:
+    """Record the data set that the configuration describes: `mads4 collect`."""
+    summary: dict[str, Any] = {"name": config.name}
+    path = record(
+        environment(config.env),
+        config.dataset,
+        config.progress,
+        lambda incidents: summary.update(incidents.to_dict()),
+    )
+    RunRecord.of(summary | {"data": read_header(path).summary()}).write(run_dir)
+    _LOG.info("data set: %s (look at it with: mads4 data show %s)", path, path)
 
 
 def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset) -> Path:
@@ -62,7 +76,7 @@ def record(
     workers = config.num_workers or os.cpu_count() or 1
     factory, quality = _behavior(make_env, spec, player, config, workers)
     with progress_bar("recording", config.episodes, progress) as advance:
-        return collect(
+        return collect_episodes(
             make_env,
             factory,
             config.episodes,

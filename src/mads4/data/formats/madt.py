@@ -28,18 +28,19 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mads4.data.formats.base import Format, checked, head, names_of, new_folder
 from mads4.data.formats.madt_episode import MadtEpisode, Sizes, SkippedError
 from mads4.data.observation_layouts import recognized
+from mads4.data.settings import DATASETS, RecordedDataset
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
-__all__ = ["LIMITS", "MadtSource", "open_madt", "write_madt"]
+__all__ = ["LIMITS", "MadtDataset", "MadtSource", "open_madt", "write_madt"]
 
 TORCH_HEADS = (b"PK\x03\x04", b"\x80\x02")
 """First bytes of files by `torch.save`: archives, and pickles before version 1.6."""
@@ -49,6 +50,14 @@ LIMITS: Mapping[str, int] = {name: game.episode_limit for name, game in MAPS.ite
 
 _QUALITIES = ("good", "medium", "poor", "expert", "random", "replay")
 _LOG = logging.getLogger(__name__)
+
+
+@DATASETS.register("madt")
+class MadtDataset(RecordedDataset):
+    """A data set in MADT's layout: a folder with one file of `torch.save` per episode."""
+
+    name: Literal["madt"] = "madt"
+    """Kind of data set."""
 
 
 def open_madt(

@@ -10,7 +10,7 @@ import numpy as np
 
 from mads4.data.content import Array, value_problem
 from mads4.data.formats.pickle_values import RefusedError, as_array, memory_limit, naming
-from mads4.data.formats.safe_pickle import load_data
+from mads4.data.formats.torch_file import load_data
 from mads4.types import EnvSpec, Episode
 
 ENTRIES = ("global_state", "observation", "action", "reward", "done", "available_actions")

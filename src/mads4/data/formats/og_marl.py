@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from mads4.data.content import Array
 from mads4.data.formats.base import Format, Layout, axis_lengths, names_of
 from mads4.data.formats.og_marl_write import write_og_marl
 from mads4.data.formats.vault import METADATA, Vault
+from mads4.data.registry import Entry
+from mads4.data.settings import DATASETS, RecordedDataset
 from mads4.errors import UserError, did_you_mean
 from mads4.types import EnvSpec, Episode, FloatArray
 
@@ -42,6 +44,22 @@ BLOCK_BYTES = 1 << 25
 """About so many bytes are read at once."""
 
 _NUMBERS = "fiub"
+
+
+@DATASETS.register("og_marl")
+class OgMarlDataset(RecordedDataset):
+    """A data set in OG-MARL's layout: a vault, `<scenario>.vlt/<uid>`."""
+
+    name: Literal["og_marl"] = "og_marl"
+    """Kind of data set."""
+    uid: str | None = None
+    """Which recording of the vault, for example Good; null for the one that `quality` names."""
+    team_reward: Literal["sum", "mean"] = "sum"
+    """What the team earns where agents are paid differently: the sum, or their mean."""
+
+    def reader_options(self, entry: Entry | None) -> dict[str, Any]:
+        """Return the recording's uid and the rule for the team's reward."""
+        return {"uid": self.uid or (entry and entry.uid), "team_reward": self.team_reward}
 
 
 def open_og_marl(

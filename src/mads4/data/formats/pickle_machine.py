@@ -11,7 +11,7 @@ who either knows how to build such a value or refuses it. Four more things set i
 - The input is read in blocks, so that the file itself is never in memory.
 - Nothing recurses, and every opcode takes time in proportion to its bytes.
 
-Where values wait and are noted is `pickle_stack`.
+Its stack and memo are `Stack` in `pickle_values`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mads4.data.formats.pickle_source import LONGEST_NAME, Source
-from mads4.data.formats.pickle_stack import Stack
-from mads4.data.formats.pickle_values import Budget, Call, Pending, RefusedError, decode_run
+from mads4.data.formats.pickle_source import Source
+from mads4.data.formats.pickle_values import (
+    LONGEST_NAME,
+    Budget,
+    Call,
+    Pending,
+    RefusedError,
+    Stack,
+    decode_run,
+)
 
 
 class Machine(Stack):
@@ -33,12 +40,7 @@ class Machine(Stack):
         find: dotted name → `Call`, or any value; raises `RefusedError` for what is not allowed.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        budget: Budget,
-        find: Callable[[str], Any],
-    ) -> None:
+    def __init__(self, source: Source, budget: Budget, find: Callable[[str], Any]) -> None:
         super().__init__(budget)
         self.source = source
         self._find = find
@@ -175,9 +177,8 @@ class Machine(Stack):
         """Build a value by an allowed name."""
         arguments, function = self._pop(), self._pop()
         if type(function) is not Call or type(arguments) is not tuple:
-            raise RefusedError(
-                f"it calls a {type(function).__name__}, which is no allowed function"
-            )
+            kind = type(function).__name__
+            raise RefusedError(f"it calls a {kind}, which is no allowed function")
         self._forget(arguments)
         try:
             value = function.build(self, arguments)

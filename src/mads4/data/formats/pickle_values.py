@@ -1,4 +1,8 @@
-"""What the pickle interpreter builds besides Python's own values, and the memory it may take."""
+"""The pickle interpreter's values, memory budget, and stack and memo, whose places are booked, too.
+
+The memo does not keep what picklers never refer to again, arguments of calls and long texts (the
+content of arrays in protocol 2): they would double the memory. A file that does is refused.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,8 @@ Array = npt.NDArray[Any]
 
 SPARE_BYTES = 1 << 24
 """Memory allowed beyond twice a file's size, for the overhead of many small values."""
+LONGEST_NAME = 256
+"""Characters of half a global's name."""
 RUN_ITEMS = 1024
 """Most numbers in a run; picklers write lists in batches of 1000."""
 RUN = re.compile(
@@ -29,6 +35,7 @@ RUN = re.compile(
 )
 """Opcodes of four or more floats, bytes or flags, and the one that adds them to a list."""
 
+_FORGOTTEN = object()
 _FLOATS = np.dtype([("opcode", "u1"), ("value", ">f8")])
 
 
@@ -114,6 +121,84 @@ class Pending:
         self.complete = complete
         self.place = -1
         """Where the memo keeps it, to be replaced by the complete value."""
+
+
+class Stack:
+    """Values under construction, marks between them, and those that may be referred to again.
+
+    Args:
+        budget: memory for the places, and for the values that are pushed.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._clear()
+
+    def _clear(self) -> None:
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: list[Any] = []
+
+    def _result(self) -> Any:
+        """Return the one value that a finished pickle leaves."""
+        if len(self._stack) != 1 or self._marks:
+            raise RefusedError("it ends with an unfinished value")
+        return self._stack[0]
+
+    def push(self, value: Any, size: int = 0) -> None:
+        """Push a new value that takes `size` bytes, beside its place on the stack."""
+        self.budget.book(size + 8)
+        self._stack.append(value)
+
+    def _pop(self) -> Any:
+        self._top()
+        self.budget.free(8)
+        return self._stack.pop()
+
+    def _top(self) -> Any:
+        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+            raise RefusedError("it needs a value where there is none")
+        return self._stack[-1]
+
+    def _since_mark(self) -> list[Any]:
+        if not self._marks:
+            raise RefusedError("a mark is missing")
+        mark = self._marks.pop()
+        items = self._stack[mark:]
+        del self._stack[mark:]
+        self.budget.free(8 * len(items))
+        return items
+
+    def put(self, place: int) -> None:
+        """Note the last value in the memo, in the next place or instead of another."""
+        value = self._top()
+        if place > len(self._memo):
+            raise RefusedError(f"its memo jumps to place {place}, {len(self._memo)} was next")
+        if type(value) is Pending and value.place < 0:
+            value.place = place
+        kept = _FORGOTTEN if type(value) is str and len(value) > LONGEST_NAME else value
+        if place < len(self._memo):
+            self._memo[place] = kept
+        else:
+            self.budget.book(8)
+            self._memo.append(kept)
+
+    def memoize(self) -> None:
+        """Note the last value in the next place."""
+        self.put(len(self._memo))
+
+    def get(self, place: int) -> None:
+        """Push a value from the memo."""
+        if place >= len(self._memo):
+            raise RefusedError(f"its memo has no place {place}")
+        if self._memo[place] is _FORGOTTEN:
+            raise RefusedError("it refers back to a long text or to arguments, as no pickler does")
+        self.push(self._memo[place])
+
+    def _forget(self, value: Any) -> None:
+        """Let go of arguments that were noted last."""
+        if self._memo and self._memo[-1] is value:
+            self._memo[-1] = _FORGOTTEN
 
 
 def decode_run(run: bytes) -> Run:
