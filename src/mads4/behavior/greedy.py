@@ -14,32 +14,25 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mads4.behavior.motion import (
     FORWARD,
     LEFT,
-    NOWHERE,
     RIGHT,
     TOGGLE,
     UNREACHABLE,
     WAIT,
     Leg,
     MotionTables,
-    Way,
-    around,
-    straight,
-    warehouse_of,
+    WarehouseExpert,
+    WarehouseState,
 )
+from mads4.behavior.paths import NOWHERE, Way, around, straight
 from mads4.behavior.registry import register
-from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
-from mads4.envs.rware_state import CLOCKWISE
+from mads4.envs.protocol import MultiAgentEnv
 from mads4.types import IntArray, TimeStep
-
-if TYPE_CHECKING:
-    from rware.warehouse import Agent
 
 PATIENCE = 6
 """Steps that a robot waits for others before it tries a random move."""
@@ -52,8 +45,10 @@ SHARED = -1
 
 
 @register("greedy")
-class Greedy(BehaviorPolicy):
+class Greedy(WarehouseExpert):
     """The greedy expert for `RwareEnv` (a `BehaviorPolicy`)."""
+
+    name = "the greedy expert"
 
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
         """Start an episode; travel times are kept from episode to episode.
@@ -61,9 +56,7 @@ class Greedy(BehaviorPolicy):
         Raises:
             UserError: an environment other than RWARE.
         """
-        self._warehouse = warehouse_of(env, "the greedy expert")
-        self._motion = MotionTables.of(self._warehouse)
-        self._rng = rng
+        super().reset(env, rng)
         self._last = [-1] * self._warehouse.n_agents
         self._waited = [0] * self._warehouse.n_agents
 
@@ -77,50 +70,37 @@ class Greedy(BehaviorPolicy):
         return actions
 
     def _robots(self) -> list[Robot]:
-        """Return all robots with their errands: the nearest pair of robot and cell comes first."""
-        agents = self._warehouse.agents
-        poses = [4 * self._motion.cell(agent) + CLOCKWISE[agent.dir.value] for agent in agents]
+        """Return all robots with their tasks: the nearest pair of robot and cell comes first."""
+        state = self.state()
         legs: dict[int, Leg] = {}
         taken: set[int] = set()
-        for cost, cell, index, leg in sorted(self._choices(poses), key=lambda choice: choice[:3]):
+        for cost, cell, index, leg in sorted(self._choices(state), key=lambda choice: choice[:3]):
             if index not in legs and cell not in taken and cost < UNREACHABLE:
                 legs[index] = leg
                 if cell != SHARED:
                     taken.add(cell)
-        return [self._robot(i, agent, poses[i], legs.get(i)) for i, agent in enumerate(agents)]
+        poses = zip(state.poses, state.loaded, strict=True)
+        return [self._robot(i, pose, load, legs.get(i)) for i, (pose, load) in enumerate(poses)]
 
-    def _choices(self, poses: list[int]) -> list[tuple[int, int, int, Leg]]:
+    def _choices(self, state: WarehouseState) -> list[tuple[int, int, int, Leg]]:
         """Return what each robot may do next: (cost, cell, robot, leg)."""
-        warehouse, motion = self._warehouse, self._motion
-        loads = {id(a.carrying_shelf) for a in warehouse.agents if a.carrying_shelf is not None}
-        requests = [self._motion.cell(s) for s in warehouse.request_queue if id(s) not in loads]
-        empties: list[int] | None = None
+        motion, free_slots = self._motion, state.free_slots
         choices: list[tuple[int, int, int, Leg]] = []
-        for index, (agent, pose) in enumerate(zip(warehouse.agents, poses, strict=True)):
-            deliver = motion.deliver()
-            if agent.carrying_shelf is None:
-                options = [(cell, motion.park(cell)) for cell in requests]
-            elif (
-                agent.carrying_shelf in warehouse.request_queue
-                and deliver.steps(pose) < UNREACHABLE
-            ):
-                options = [(SHARED, deliver)]
+        for index, pose in enumerate(state.poses):
+            if not state.loaded[index]:
+                options = [(cell, motion.park(cell)) for cell in state.open_requests]
+            elif state.delivering[index]:
+                options = [(SHARED, motion.deliver())]
             else:
-                empties = self._empties(loads) if empties is None else empties
-                options = [(cell, motion.put_back(cell)) for cell in empties]
+                options = [(cell, motion.put_back(cell)) for cell in free_slots]
             choices += [(leg.steps(pose), cell, index, leg) for cell, leg in options]
         return choices
 
-    def _empties(self, loads: set[int]) -> list[int]:
-        standing = {self._motion.cell(s) for s in self._warehouse.shelfs if id(s) not in loads}
-        return [cell for cell in self._motion.slot_cells if cell not in standing]
-
-    def _robot(self, index: int, agent: Agent, pose: int, leg: Leg | None) -> Robot:
-        laden = agent.carrying_shelf is not None
-        leg = self._motion.stay(laden) if leg is None else leg
-        # one that has no errand comes last, and makes room for all
-        way = straight(self._motion, leg, pose, LANE if laden else 2) if leg.targets else NOWHERE
-        return Robot(index, pose, laden, leg, way, self._motion.slots[pose >> 2])
+    def _robot(self, index: int, pose: int, loaded: bool, leg: Leg | None) -> Robot:
+        leg = self._motion.stay(loaded) if leg is None else leg
+        # a robot without a task comes last and makes room for all
+        way = straight(self._motion, leg, pose, LANE if loaded else 2) if leg.targets else NOWHERE
+        return Robot(index, pose, loaded, leg, way, self._motion.slots[pose >> 2])
 
     def _unstick(self, robot: Robot, action: int) -> int:
         """Return a random move instead of `action` when the robot has not moved for too long."""
@@ -139,7 +119,7 @@ class Robot:
 
     index: int
     pose: int
-    laden: bool
+    loaded: bool
     leg: Leg
     """Where it wants to go."""
     way: Way
@@ -155,7 +135,7 @@ class Robot:
     @property
     def right_of_way(self) -> tuple[bool, bool, int, int]:
         """Robots that can go fewer ways come first, then those that are nearly there."""
-        return not self.laden, self.laden and not self.in_slot, self.way.cost, self.index
+        return not self.loaded, self.loaded and not self.in_slot, self.way.cost, self.index
 
 
 class Traffic:
@@ -186,7 +166,7 @@ class Traffic:
         leaves = way.action == FORWARD and way.cells
         self._next[robot.cell] = way.cells[0] if leaves else robot.cell
         self._pressed.update(way.cells[:1])
-        if robot.laden:
+        if robot.loaded:
             self._lanes.append((robot.cell, *way.cells))
 
     def _way(self, robot: Robot) -> Way:

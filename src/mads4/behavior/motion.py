@@ -8,15 +8,17 @@ a loaded one only along highways, except into the empty slot that it is bound fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
+from mads4.envs.rware_state import CLOCKWISE
 from mads4.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,45 +29,24 @@ WAIT, FORWARD, LEFT, RIGHT, TOGGLE = range(5)
 UNREACHABLE = 1 << 20
 """Steps to a target that cannot be reached (larger than any true distance)."""
 _STEP = ((0, -1), (1, 0), (0, 1), (-1, 0))
-_ORDER = ((3, FORWARD), (1, LEFT), (2, RIGHT))
-"""Position in `MotionTables.successors` and action, in the order in which ties are broken."""
 _MAX_TABLE_ENTRIES = 1 << 24
 """Numbers kept in all tables of one kind before they are discarded and rebuilt."""
 _MAX_LEGS = 1 << 15
 
 
-def warehouse_of(env: MultiAgentEnv, expert: str) -> Warehouse:
-    """Return the warehouse behind an environment.
-
-    Args:
-        env: the environment.
-        expert: who wants to know, for the error message.
-
-    Raises:
-        UserError: an environment other than RWARE.
-    """
-    warehouse: Warehouse | None = getattr(env, "warehouse", None)
-    if warehouse is None:
-        raise UserError(
-            f"{expert} knows RWARE warehouses only, not {type(env).__name__}; "
-            "choose env=rware or another behavior."
-        )
-    return warehouse
-
-
 @dataclass(frozen=True, eq=False)
 class Leg:
-    """One errand of a robot's route (fetch, deliver, put back …) and everything after it."""
+    """One leg of a robot's route (fetch, deliver, put back …) and the legs after it."""
 
     table: list[int]
     """Steps from each pose to the end of the whole route, less `offset`."""
     offset: int
     loaded: bool
     targets: frozenset[int]
-    """Cells at which the errand is done."""
+    """Cells at which the leg ends."""
     toggles: bool
-    """True if the errand ends with lifting or putting down; else by arriving."""
-    following: Leg | None
+    """True if the leg ends with lifting or putting down; else by arriving."""
+    following: Leg | None = None
     legs: tuple[Leg, ...] = field(init=False)
     """This leg and all that follow."""
 
@@ -101,10 +82,18 @@ class MotionTables:
         self.successors = tuple(self._successors(pose) for pose in range(self.n_poses))
         """For each pose those one step later: waiting, turning left, turning right and, unless
         there is a wall ahead, driving forward."""
-        self._distances: dict[tuple[int, bool], npt.NDArray[np.int32]] = {}
-        self._tables: dict[tuple[bool, tuple[tuple[int, int], ...]], list[int]] = {}
-        self._legs: dict[tuple[object, ...], Leg] = {}
-        self._parking: dict[int, tuple[int, ...]] = {}
+        self._predecessors: list[list[int]] = [[] for _ in range(self.n_poses)]
+        for before, following in enumerate(self.successors):
+            for pose in following[1:]:
+                self._predecessors[pose].append(before)
+        tables = _MAX_TABLE_ENTRIES // self.n_poses
+        self.distances = lru_cache(tables)(self._distances)
+        self.parking_cells = lru_cache(self._parking_cells)
+        self._table = lru_cache(tables)(self._make_table)
+        self._leg = lru_cache(_MAX_LEGS)(self._make_leg)
+        self._stay = [
+            Leg([0] * self.n_poses, 0, load, frozenset(), False) for load in (False, True)
+        ]
 
     @staticmethod
     def of(warehouse: Warehouse) -> MotionTables:
@@ -124,46 +113,30 @@ class MotionTables:
 
     def fetch(self, slot: int) -> Leg:
         """Return the route: drive unloaded to `slot`, lift its shelf, bring it to a goal."""
-        return self._leg(("fetch", slot), False, (slot,), True, self.deliver())
+        return self._leg(False, (slot,), True, self.deliver())
 
     def deliver(self, following: Leg | None = None) -> Leg:
         """Return the route: bring the carried shelf to a goal, then go on as in `following`."""
-        return self._leg(("deliver", following), True, self.goals, False, following)
+        return self._leg(True, self.goals, False, following)
 
     def put_back(self, slot: int, following: Leg | None = None) -> Leg:
         """Return the route: put the carried shelf down in `slot`, then go on with `following`."""
-        return self._leg(("put", slot, following), True, (slot,), True, following)
+        return self._leg(True, (slot,), True, following)
 
     def park(self, cell: int) -> Leg:
         """Return the route: drive unloaded to `cell` and stay."""
-        return self._leg(("park", cell), False, (cell,), False, None)
+        return self._leg(False, (cell,), False, None)
 
     def stay(self, loaded: bool) -> Leg:
         """Return the empty route of a robot that has nowhere to go."""
-        key = ("stay", loaded)
-        if key not in self._legs:
-            self._legs[key] = Leg([0] * self.n_poses, 0, loaded, frozenset(), False, None)
-        return self._legs[key]
+        return self._stay[loaded]
 
-    def parking_cells(self, count: int) -> tuple[int, ...]:
+    def _parking_cells(self, count: int) -> tuple[int, ...]:
         """Return highway cells from which a shelf is near, on average, the best first.
 
         Each is the cell that most shortens the mean way from the nearest of those chosen so far
         to a slot (greedy k-median). There are fewer than `count` where highways are.
         """
-        if count not in self._parking:
-            self._parking[count] = self._choose_parking(count)
-        return self._parking[count]
-
-    def distances(self, target: int, loaded: bool) -> npt.NDArray[np.int32]:
-        """Return the steps from every pose to the pose `target`, (n_poses,), by backward search."""
-        if (target, loaded) not in self._distances:
-            if len(self._distances) * self.n_poses > _MAX_TABLE_ENTRIES:
-                self._distances.clear()
-            self._distances[target, loaded] = self._backward_search(target, loaded)
-        return self._distances[target, loaded]
-
-    def _choose_parking(self, count: int) -> tuple[int, ...]:
         free = [c for c, slot in enumerate(self.slots) if not slot and c not in self.goals]
         ways = np.array([self._unloaded_ways(slot) for slot in self.slot_cells])
         nearest = np.full(len(self.slot_cells), float(UNREACHABLE))
@@ -179,75 +152,47 @@ class MotionTables:
         way = np.min([self.distances(4 * cell + h, False) for h in range(4)], axis=0)
         return np.asarray(way.reshape(-1, 4).mean(axis=1), dtype=np.float64)
 
-    def _leg(
-        self,
-        key: tuple[object, ...],
-        loaded: bool,
-        targets: tuple[int, ...],
-        toggles: bool,
-        following: Leg | None,
+    def _make_leg(
+        self, loaded: bool, targets: tuple[int, ...], toggles: bool, following: Leg | None
     ) -> Leg:
-        leg = self._legs.get(key)
-        if leg is not None:
-            return leg
         ends = [4 * cell + heading for cell in targets for heading in range(4)]
         costs = [int(toggles) + (following.steps(p) if following is not None else 0) for p in ends]
         offset = min(costs)
         kept = tuple((p, c - offset) for p, c in zip(ends, costs, strict=True) if c < UNREACHABLE)
-        leg = Leg(self._table(loaded, kept), offset, loaded, frozenset(targets), toggles, following)
-        if len(self._legs) >= _MAX_LEGS:
-            self._legs.clear()
-        self._legs[key] = leg
-        return leg
+        return Leg(
+            self._table(loaded, kept), offset, loaded, frozenset(targets), toggles, following
+        )
 
-    def _table(self, loaded: bool, ends: tuple[tuple[int, int], ...]) -> list[int]:
+    def _make_table(self, loaded: bool, ends: tuple[tuple[int, int], ...]) -> list[int]:
         """Return min over (pose, cost) in `ends` of the steps to that pose plus its cost."""
         if not ends:
             return [UNREACHABLE] * self.n_poses
-        key = (loaded, ends)
-        if key not in self._tables:
-            if len(self._tables) * self.n_poses > _MAX_TABLE_ENTRIES:
-                self._tables.clear()
-            ways = np.stack([self.distances(pose, loaded) + cost for pose, cost in ends])
-            self._tables[key] = ways.min(axis=0).tolist()
-        return self._tables[key]
+        ways = np.stack([self.distances(pose, loaded) + cost for pose, cost in ends])
+        table: list[int] = ways.min(axis=0).tolist()
+        return table
 
-    def _backward_search(self, target: int, loaded: bool) -> npt.NDArray[np.int32]:
+    def _distances(self, target: int, loaded: bool) -> npt.NDArray[np.int32]:
+        """Return the steps from every pose to the pose `target`, (n_poses,), by backward search."""
         steps = [UNREACHABLE] * self.n_poses
         steps[target] = 0
-        frontier = [target]
-        distance = 0
+        frontier = deque([target])
         while frontier:
-            distance += 1
-            reached = []
-            for pose in frontier:
-                for before in self._predecessors(pose, loaded, target >> 2):
-                    if steps[before] == UNREACHABLE:
-                        steps[before] = distance
-                        reached.append(before)
-            frontier = reached
+            pose = frontier.popleft()
+            cell = pose >> 2
+            closed = loaded and self.slots[cell] and cell != target >> 2
+            for before in self._predecessors[pose]:
+                if steps[before] == UNREACHABLE and not (closed and before >> 2 != cell):
+                    steps[before] = steps[pose] + 1
+                    frontier.append(before)
         return np.asarray(steps, dtype=np.int32)
-
-    def _predecessors(self, pose: int, loaded: bool, target_cell: int) -> list[int]:
-        cell, heading = divmod(pose, 4)
-        before = [4 * cell + (heading + 1) % 4, 4 * cell + (heading - 1) % 4]
-        if not loaded or not self.slots[cell] or cell == target_cell:
-            behind = self._neighbor(cell, (heading + 2) % 4)
-            if behind is not None:
-                before.append(4 * behind + heading)
-        return before
 
     def _successors(self, pose: int) -> tuple[int, ...]:
         cell, heading = divmod(pose, 4)
-        still = (pose, 4 * cell + (heading - 1) % 4, 4 * cell + (heading + 1) % 4)
-        ahead = self._neighbor(cell, heading)
-        return still if ahead is None else (*still, 4 * ahead + heading)
-
-    def _neighbor(self, cell: int, heading: int) -> int | None:
+        stationary = (pose, 4 * cell + (heading - 1) % 4, 4 * cell + (heading + 1) % 4)
         y, x = divmod(cell, self.width)
         x, y = x + _STEP[heading][0], y + _STEP[heading][1]
         inside = 0 <= x < self.width and 0 <= y < self.n_cells // self.width
-        return y * self.width + x if inside else None
+        return (*stationary, 4 * (y * self.width + x) + heading) if inside else stationary
 
 
 @lru_cache(maxsize=8)
@@ -256,86 +201,77 @@ def _tables_of(width: int, slots: tuple[bool, ...], goals: tuple[int, ...]) -> M
 
 
 @dataclass(frozen=True)
-class Way:
-    """The beginning of a way."""
+class WarehouseState:
+    """Robots, shelves and requests of a warehouse at one time step."""
 
-    action: int
-    cost: int
-    """Actions to the way's end."""
-    cells: tuple[int, ...]
-    """Cells that it leads through, the present one not included; at least the next one."""
+    poses: list[int]
+    """Of each robot."""
+    loaded: list[bool]
+    """Whether each robot carries a shelf."""
+    delivering: list[bool]
+    """Whether that shelf is requested and can be brought to a goal from where the robot is."""
+    open_requests: list[int]
+    """Cells of the requested shelves that no robot carries."""
+    occupied: set[int]
+    """Cells in which a shelf stands."""
+    slot_cells: tuple[int, ...]
+    """Cells in which shelves may stand."""
+
+    @classmethod
+    def of(cls, warehouse: Warehouse, motion: MotionTables) -> WarehouseState:
+        """Return the present state of a warehouse with the layout of `motion`."""
+        agents, requests = warehouse.agents, warehouse.request_queue
+        requested = {shelf.id for shelf in requests}
+        carried = {a.carrying_shelf.id for a in agents if a.carrying_shelf is not None}
+        poses = [4 * motion.cell(a) + CLOCKWISE[a.dir.value] for a in agents]
+        goal = motion.deliver()
+        return cls(
+            poses=poses,
+            loaded=[a.carrying_shelf is not None for a in agents],
+            delivering=[
+                a.carrying_shelf is not None
+                and a.carrying_shelf.id in requested
+                and goal.steps(pose) < UNREACHABLE
+                for a, pose in zip(agents, poses, strict=True)
+            ],
+            open_requests=[motion.cell(s) for s in requests if s.id not in carried],
+            occupied={motion.cell(s) for s in warehouse.shelfs if s.id not in carried},
+            slot_cells=motion.slot_cells,
+        )
+
+    @property
+    def free_slots(self) -> list[int]:
+        """Slots in which no shelf stands."""
+        return [cell for cell in self.slot_cells if cell not in self.occupied]
 
 
-NOWHERE = Way(WAIT, UNREACHABLE, ())
+class WarehouseExpert(BehaviorPolicy):
+    """Base of the experts that see the whole warehouse of an `RwareEnv`.
 
-
-def straight(motion: MotionTables, leg: Leg, pose: int, horizon: int) -> Way:
-    """Return a cheapest way along `leg`, its next `horizon` cells at most."""
-    cost = leg.steps(pose)
-    if cost >= UNREACHABLE:
-        return NOWHERE
-    first: int | None = None
-    cells: list[int] = []
-    while pose >> 2 not in leg.targets and len(cells) < horizon:
-        action, following = _descend(motion, leg, pose)
-        first = action if first is None else first
-        if action == FORWARD:
-            cells.append(following >> 2)
-        pose = following
-    return Way(WAIT if first is None else first, cost, tuple(cells))
-
-
-def around(
-    motion: MotionTables, leg: Leg, pose: int, ends: Set[int], blocked: Set[int], limit: int
-) -> Way:
-    """Return a cheapest way to a cell of `ends` that avoids the cells `blocked`.
-
-    Breadth-first; `NOWHERE` if there is none of at most `limit` actions. `leg` says what the
-    robot may enter.
+    Attributes:
+        name: of the expert, for the error message.
     """
-    came: dict[int, tuple[int, int]] = {pose: (pose, WAIT)}
-    frontier, cost = [pose], 0
-    while frontier and cost <= limit:
-        reached: list[int] = []
-        for here in frontier:
-            if here >> 2 in ends:
-                return _trace(came, pose, here, cost)
-            following = motion.successors[here]
-            for position, action in _ORDER[4 - len(following) :]:
-                there = following[position]
-                if there in came:
-                    continue
-                cell = there >> 2
-                if action == FORWARD and (
-                    cell in blocked or not leg.admits(cell, motion.slots[cell])
-                ):
-                    continue
-                came[there] = (here, action)
-                reached.append(there)
-        frontier, cost = reached, cost + 1
-    return NOWHERE
 
+    name: ClassVar[str]
 
-def _descend(motion: MotionTables, leg: Leg, pose: int) -> tuple[int, int]:
-    """Return the first action of a cheapest way along `leg`, and the pose after it."""
-    following = motion.successors[pose]
-    table, wanted = leg.table, leg.table[pose] - 1
-    for position, action in _ORDER[4 - len(following) :]:
-        there = following[position]
-        if table[there] == wanted and (
-            action != FORWARD or leg.admits(there >> 2, motion.slots[there >> 2])
-        ):
-            return action, there
-    raise AssertionError("a pose that reaches the target has a neighbor nearer to it")
+    def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
+        """Start an episode; travel times are kept from episode to episode.
 
+        Raises:
+            UserError: an environment other than RWARE.
+        """
+        warehouse: Warehouse | None = getattr(env, "warehouse", None)
+        if warehouse is None:
+            raise UserError(
+                f"{self.name} knows RWARE warehouses only, not {type(env).__name__}; "
+                "choose env=rware or another behavior."
+            )
+        self._warehouse = warehouse
+        self._motion = MotionTables.of(warehouse)
+        self._rng = rng
 
-def _trace(came: dict[int, tuple[int, int]], start: int, end: int, cost: int) -> Way:
-    cells: list[int] = []
-    action = WAIT
-    here = end
-    while here != start:
-        before, action = came[here]
-        if action == FORWARD:
-            cells.append(here >> 2)
-        here = before
-    return Way(action, cost, tuple(reversed(cells)))
+    def state(self) -> WarehouseState:
+        """Return the present state of the warehouse; `RuntimeError` before the first `reset`."""
+        if not hasattr(self, "_warehouse"):
+            raise RuntimeError(f"{type(self).__name__}.act() was called before reset().")
+        return WarehouseState.of(self._warehouse, self._motion)

@@ -8,21 +8,22 @@ AIIDE 2005).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-from mads4.behavior.motion import TOGGLE, UNREACHABLE, WAIT, Leg, MotionTables, warehouse_of
+from mads4.behavior.motion import (
+    TOGGLE,
+    UNREACHABLE,
+    WAIT,
+    Leg,
+    WarehouseExpert,
+    WarehouseState,
+)
+from mads4.behavior.paths import Reservations, find_path, first_action
 from mads4.behavior.registry import register
-from mads4.behavior.spacetime import Reservations, find_path, first_action
-from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
-from mads4.envs.rware_state import CLOCKWISE
-from mads4.types import TimeStep
-
-if TYPE_CHECKING:
-    from rware.warehouse import Agent, Warehouse
+from mads4.envs.protocol import MultiAgentEnv
+from mads4.types import IntArray, TimeStep
 
 WINDOW = 12
 """Steps that are planned ahead."""
@@ -30,31 +31,18 @@ LOYALTY = 3
 """Steps that a new slot or request must save before a robot changes its mind: without this the
 robots' choices chase each other and none arrives."""
 PATIENCE = 30
-"""Steps without getting nearer after which a robot may give up its errand for a while: a jam in
+"""Steps without getting nearer after which a robot may give up its task for a while: a jam in
 which every order of planning leaves a robot walled in ends only if one makes way."""
 DELIVERING, RETURNING, FETCHING, IDLE = range(4)
 """What a robot is about, in the order in which robots are given way."""
 
 
-_Errand: TypeAlias = tuple[int, int | None, int | None]
+_Task: TypeAlias = tuple[int, int | None, int | None]
 """Task, slot and request of a robot."""
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """What matters of a warehouse's present state."""
-
-    poses: list[int]
-    tasks: list[int]
-    """One of DELIVERING, RETURNING, FETCHING (unloaded, with or without a request) per robot."""
-    free_slots: list[int]
-    """Slots in which no shelf stands."""
-    open_requests: list[int]
-    """Cells of the requested shelves that no robot carries."""
-
-
 @register("planner")
-class CooperativePlanner(BehaviorPolicy):
+class CooperativePlanner(WarehouseExpert):
     """Windowed prioritized space-time A* on the true state of an RWARE warehouse.
 
     Args:
@@ -65,9 +53,10 @@ class CooperativePlanner(BehaviorPolicy):
     shelf is walled in by standing shelves is left alone.
     """
 
+    name = "the cooperative planner"
+
     def __init__(self, window: int = WINDOW) -> None:
         self.window = window
-        self._warehouse: Warehouse | None = None
 
     def reset(self, env: MultiAgentEnv, rng: np.random.Generator) -> None:
         """Start an episode of `env`; `rng` decides only who makes way in a jam.
@@ -75,87 +64,65 @@ class CooperativePlanner(BehaviorPolicy):
         Raises:
             UserError: `env` is no RWARE warehouse.
         """
-        warehouse = warehouse_of(env, "the cooperative planner")
-        self._warehouse = warehouse
-        self._rng = rng
-        self._motion = MotionTables.of(warehouse)
-        n_agents = len(warehouse.agents)
+        super().reset(env, rng)
+        n_agents = len(self._warehouse.agents)
         self._slot: list[int | None] = [None] * n_agents
         self._request: list[int | None] = [None] * n_agents
         self._urgent = [0] * n_agents
         self._yielding = [0] * n_agents
-        self._nearest: list[tuple[_Errand, int]] = [((IDLE, None, None), 0)] * n_agents
+        self._nearest: list[tuple[_Task, int]] = [((IDLE, None, None), 0)] * n_agents
         self._no_nearer = [0] * n_agents
 
-    def act(self, now: TimeStep | None = None) -> npt.NDArray[np.int64]:
+    def act(self, now: TimeStep | None = None) -> IntArray:
         """Return one action per robot, (N,) int64, for the environment's present state."""
-        if self._warehouse is None:
-            raise RuntimeError("CooperativePlanner.act() was called before reset().")
-        scene = self._look(self._warehouse)
-        self._assign_slots(scene)
-        self._assign_requests(scene)
-        routes = self._make_way(scene, self._routes(scene))
-        paths = self._plan(scene, routes)
+        state = self.state()
+        # a robot that cannot get out with its shelf puts it down and starts again from there
+        self._tasks = [
+            DELIVERING if delivering else RETURNING if loaded else FETCHING
+            for loaded, delivering in zip(state.loaded, state.delivering, strict=True)
+        ]
+        self._assign_slots(state)
+        self._assign_requests(state)
+        routes = self._make_way(state, self._routes(state))
+        paths = self._plan(state, routes)
         actions = np.full(len(routes), WAIT, dtype=np.int64)
         for robot, (path, route) in enumerate(zip(paths, routes, strict=True)):
             if path is not None:
                 actions[robot] = first_action(path, route)
-            elif route.toggles and scene.poses[robot] >> 2 in route.targets:
+            elif route.toggles and state.poses[robot] >> 2 in route.targets:
                 actions[robot] = TOGGLE
         return actions
 
-    def _look(self, warehouse: Warehouse) -> _Scene:
-        motion = self._motion
-        requested = {shelf.id for shelf in warehouse.request_queue}
-        carried = {a.carrying_shelf.id for a in warehouse.agents if a.carrying_shelf}
-        standing = {motion.cell(s) for s in warehouse.shelfs if s.id not in carried}
-        poses = [4 * motion.cell(a) + CLOCKWISE[a.dir.value] for a in warehouse.agents]
-
-        def task(agent: Agent, pose: int) -> int:
-            if not agent.carrying_shelf:
-                return FETCHING
-            wanted = agent.carrying_shelf.id in requested
-            # One that cannot get out with its shelf puts it down and starts again from there.
-            reachable = motion.deliver().steps(pose) < UNREACHABLE
-            return DELIVERING if wanted and reachable else RETURNING
-
-        return _Scene(
-            poses=poses,
-            tasks=[task(agent, pose) for agent, pose in zip(warehouse.agents, poses, strict=True)],
-            free_slots=[c for c in motion.slot_cells if c not in standing],
-            open_requests=[motion.cell(s) for s in warehouse.request_queue if s.id not in carried],
-        )
-
-    def _assign_slots(self, scene: _Scene) -> None:
+    def _assign_slots(self, state: WarehouseState) -> None:
         """Give each carrier an empty slot of its own, for the least total travel."""
-        carriers = [i for i, task in enumerate(scene.tasks) if task < FETCHING]
-        still_open = [r if r in scene.open_requests else None for r in self._request]
+        free_slots = state.free_slots
+        carriers = [i for i, task in enumerate(self._tasks) if task < FETCHING]
+        still_open = [r if r in state.open_requests else None for r in self._request]
         self._slot = _match(
             carriers,
-            scene.free_slots,
-            [
-                [self._steps(scene, i, slot, still_open[i]) for slot in scene.free_slots]
-                for i in carriers
-            ],
+            free_slots,
+            [[self._steps(state, i, slot, still_open[i]) for slot in free_slots] for i in carriers],
             self._slot,
         )
 
-    def _assign_requests(self, scene: _Scene) -> None:
+    def _assign_requests(self, state: WarehouseState) -> None:
         """Give each open request to one robot; those that still deliver get what is left."""
-        chosen: list[int | None] = [None] * len(scene.poses)
+        chosen: list[int | None] = [None] * len(state.poses)
         for delivering in (False, True):
-            robots = [i for i, task in enumerate(scene.tasks) if (task == DELIVERING) is delivering]
-            requests = [r for r in scene.open_requests if r not in chosen]
-            costs = [[self._steps(scene, i, self._slot[i], r) for r in requests] for i in robots]
+            robots = [i for i, task in enumerate(self._tasks) if (task == DELIVERING) is delivering]
+            requests = [r for r in state.open_requests if r not in chosen]
+            costs = [[self._steps(state, i, self._slot[i], r) for r in requests] for i in robots]
             given = _match(robots, requests, costs, self._request)
             chosen = [a if a is not None else b for a, b in zip(chosen, given, strict=True)]
         self._request = chosen
 
-    def _steps(self, scene: _Scene, robot: int, slot: int | None, request: int | None) -> int:
-        return self._route(scene, robot, slot, request).steps(scene.poses[robot])
+    def _steps(
+        self, state: WarehouseState, robot: int, slot: int | None, request: int | None
+    ) -> int:
+        return self._route(robot, slot, request).steps(state.poses[robot])
 
-    def _route(self, scene: _Scene, robot: int, slot: int | None, request: int | None) -> Leg:
-        motion, task = self._motion, scene.tasks[robot]
+    def _route(self, robot: int, slot: int | None, request: int | None) -> Leg:
+        motion, task = self._motion, self._tasks[robot]
         fetch = motion.fetch(request) if request is not None else None
         if task == FETCHING:
             return fetch or motion.stay(loaded=False)
@@ -164,12 +131,12 @@ class CooperativePlanner(BehaviorPolicy):
             return motion.deliver(back)
         return back or motion.stay(loaded=True)
 
-    def _routes(self, scene: _Scene) -> list[Leg]:
-        """Return each robot's route; those without an errand wait where requests are near."""
+    def _routes(self, state: WarehouseState) -> list[Leg]:
+        """Return each robot's route; those without a task wait where requests are near."""
         routes = []
-        parking = iter(self._motion.parking_cells(len(scene.poses)))
-        for robot, pose in enumerate(scene.poses):
-            route = self._route(scene, robot, self._slot[robot], self._request[robot])
+        parking = iter(self._motion.parking_cells(len(state.poses)))
+        for robot, pose in enumerate(state.poses):
+            route = self._route(robot, self._slot[robot], self._request[robot])
             if not route.targets and not route.loaded:
                 cell = next(parking, None)
                 route = route if cell is None else self._motion.park(cell)
@@ -178,20 +145,20 @@ class CooperativePlanner(BehaviorPolicy):
             routes.append(route)
         return routes
 
-    def _make_way(self, scene: _Scene, routes: list[Leg]) -> list[Leg]:
-        """Take the errand from robots that have not got nearer for long, for a window's time.
+    def _make_way(self, state: WarehouseState, routes: list[Leg]) -> list[Leg]:
+        """Take the task from robots that have not got nearer for long, for a window's time.
 
-        Without an errand a robot is planned last and driven out of the others' way. A coin
+        Without a task a robot is planned last and driven out of the others' way. A coin
         decides who of those in a jam is first.
         """
         kept = []
-        for robot, (pose, route) in enumerate(zip(scene.poses, routes, strict=True)):
-            errand = (scene.tasks[robot], self._slot[robot], self._request[robot])
+        for robot, (pose, route) in enumerate(zip(state.poses, routes, strict=True)):
+            current = (self._tasks[robot], self._slot[robot], self._request[robot])
             before, nearest = self._nearest[robot]
             steps = route.steps(pose)
             self._no_nearer[robot] += 1
-            if steps == 0 or errand != before or steps < nearest:
-                self._nearest[robot] = (errand, steps)
+            if steps == 0 or current != before or steps < nearest:
+                self._nearest[robot] = (current, steps)
                 self._no_nearer[robot] = 0
             if self._no_nearer[robot] >= PATIENCE and self._rng.random() < 0.5:
                 self._no_nearer[robot], self._urgent[robot] = 0, 0
@@ -200,21 +167,21 @@ class CooperativePlanner(BehaviorPolicy):
             kept.append(self._motion.stay(route.loaded) if self._yielding[robot] else route)
         return kept
 
-    def _plan(self, scene: _Scene, routes: list[Leg]) -> list[list[int] | None]:
+    def _plan(self, state: WarehouseState, routes: list[Leg]) -> list[list[int] | None]:
         """Return a path per robot, None for those that could not be helped.
 
         A robot that finds itself walled in by those before it goes to the head of the queue, and
         stays there for a while lest it be pushed back at once.
         """
-        ranks = [t if r.targets else IDLE for t, r in zip(scene.tasks, routes, strict=True)]
+        ranks = [t if r.targets else IDLE for t, r in zip(self._tasks, routes, strict=True)]
         order = sorted(
             range(len(routes)),
-            key=lambda i: (-self._urgent[i], ranks[i], routes[i].steps(scene.poses[i]), i),
+            key=lambda i: (-self._urgent[i], ranks[i], routes[i].steps(state.poses[i]), i),
         )
         self._urgent = [max(0, left - 1) for left in self._urgent]
         best: list[list[int] | None] = [None] * len(routes)
         for _ in range(len(routes) + 1):
-            paths = self._plan_in(order, scene.poses, routes)
+            paths = self._plan_in(order, state.poses, routes)
             if sum(p is not None for p in paths) > sum(p is not None for p in best):
                 best = paths
             stuck = [i for i in order if paths[i] is None]

@@ -1,5 +1,6 @@
 """Playing episodes: one engine for training, evaluation and recording."""
 
+from mads4.rollout.local import BehaviorEpisode, BehaviorPlan, LocalVector, SeededPlan
 from mads4.rollout.recorder import EpisodeResult
 from mads4.rollout.rollout import (
     Callback,
@@ -10,14 +11,7 @@ from mads4.rollout.rollout import (
     rollout_behavior,
     threads,
 )
-from mads4.rollout.vector import (
-    BehaviorEpisode,
-    BehaviorPlan,
-    LocalVector,
-    SeededPlan,
-    behavior_vector,
-    make_vector,
-)
+from mads4.rollout.vector import behavior_vector, make_vector
 
 __all__ = [
     "BehaviorEpisode",

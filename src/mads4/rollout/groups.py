@@ -5,55 +5,20 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from mads4.envs.protocol import MAX_ATTEMPTS, MultiAgentEnv
-from mads4.envs.seeding import EpisodeStreams, environment_seed
+from mads4.envs.protocol import MAX_ATTEMPTS
 from mads4.envs.vector import IDLE, PLAY, RESET, STEP, VectorEnv, WorkerLost
 from mads4.errors import UserError
+from mads4.rollout.local import BehaviorEpisode, BehaviorPlan, EpisodeVector
 from mads4.rollout.recorder import EpisodeRecorder, EpisodeResult, StepArrays
-from mads4.rollout.vector import BehaviorEpisode, BehaviorPlan, EpisodeVector
-from mads4.types import BoolArray, PolicyInput, PolicyOutput
-
-if TYPE_CHECKING:
-    import torch
+from mads4.types import BoolArray, FloatArray, IntArray
 
 _LOG = logging.getLogger(__name__)
-
-
-class Policy(Protocol):
-    """Decides for several environments in one call; its memory is a state."""
-
-    def initial_state(self, batch: int) -> Any:
-        """Return the state of `batch` environments before their first step."""
-        ...
-
-    def step(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
-        """Decide for one time step and return the next state."""
-        ...
-
-    def reset_rows(self, state: Any, rows: torch.Tensor) -> Any:
-        """Return `state` with the environments where `rows` (B,) is True at their beginning."""
-        ...
-
-
-@dataclass(frozen=True)
-class StepEvent:
-    """One time step of one environment, for callbacks (videos)."""
-
-    index: int
-    step: int
-    env: MultiAgentEnv
-    return_to_go: float
-    metrics: dict[str, float]
-
-
-Callback = Callable[[StepEvent], None]
 
 
 class Queue:
@@ -185,7 +150,7 @@ class StepGroup(EnvGroup):
         self.recorder = EpisodeRecorder(count) if record else None
 
     @abstractmethod
-    def decide(self, running: BoolArray, now: StepArrays) -> npt.NDArray[np.int64]:
+    def decide(self, running: BoolArray, now: StepArrays) -> IntArray:
         """Return actions (R, N); those of environments that are not `running` mean nothing."""
 
     def show(self, rows: npt.NDArray[np.intp]) -> None:
@@ -234,7 +199,7 @@ class StepGroup(EnvGroup):
                 self.recorder.trim(order == STEP)
         return finished
 
-    def add_reward(self, reward: npt.NDArray[np.float64]) -> None:
+    def add_reward(self, reward: FloatArray) -> None:
         """Add the rewards (R,) of a step, 0 for environments that were not stepped."""
         self.episode_return += reward
 
@@ -278,9 +243,9 @@ class BehaviorGroup(StepGroup):
         self.buffers.seed[self.rows.start + row] = episode.seed
         return super().start(row, index)
 
-    def decide(self, running: BoolArray, now: StepArrays) -> npt.NDArray[np.int64]:
+    def decide(self, running: BoolArray, now: StepArrays) -> IntArray:
         """Let each environment's policy act."""
-        action: npt.NDArray[np.int64] = self.buffers.action[self.rows].copy()
+        action: IntArray = self.buffers.action[self.rows].copy()
         for row in np.flatnonzero(running):
             at, episode = self.rows.start + int(row), self._episodes[row]
             env = self.vector.env(at)
@@ -296,96 +261,3 @@ class BehaviorGroup(StepGroup):
         assert recorded is not None and episode is not None
         metrics = result.metrics | episode.behavior.metrics()
         return replace(result, episode=replace(recorded, metrics=metrics))
-
-
-@dataclass(frozen=True)
-class RolloutContext:
-    """What all groups of one policy's rollout have in common; see `rollout`."""
-
-    policy: Policy
-    target_return: Callable[[int], float]
-    deterministic: bool
-    device: torch.device | str
-    message_dropout: npt.NDArray[np.floating[Any]]
-    callback: Callback | None
-    record: bool
-
-
-class PolicyGroup(StepGroup):
-    """Environments that a policy decides for in one call."""
-
-    def __init__(
-        self, vector: VectorEnv, queue: Queue, rows: slice, context: RolloutContext
-    ) -> None:
-        super().__init__(vector, queue, rows, context.record)
-        count = len(self.order)
-        self._context = context
-        self._return_to_go = np.zeros(count)
-        self._streams = EpisodeStreams(queue.seed, count, vector.spec.n_agents)
-        self._state = context.policy.initial_state(count)
-
-    def start(self, row: int, index: int) -> int:
-        """Begin an episode with its seed, random streams and target return."""
-        seed = environment_seed(self.queue.seed, index)
-        self.buffers.seed[self.rows.start + row] = seed
-        self._streams.begin(row, index)
-        self._return_to_go[row] = self._context.target_return(index)
-        return super().start(row, index)
-
-    def add_reward(self, reward: npt.NDArray[np.float64]) -> None:
-        """Subtract the rewards from the return-to-go, too."""
-        super().add_reward(reward)
-        self._return_to_go -= reward
-
-    def decide(self, running: BoolArray, now: StepArrays) -> npt.NDArray[np.int64]:
-        """Return the policy's actions (R, N)."""
-        import torch
-
-        context, streams = self._context, self._streams
-
-        def tensor(values: npt.NDArray[Any]) -> torch.Tensor:
-            return torch.from_numpy(values).to(context.device)
-
-        dropped: npt.NDArray[Any] | None = None
-        uniform = None if context.deterministic else streams.action_numbers(running)
-        if context.message_dropout.any():
-            dropped = streams.message_numbers(running) < context.message_dropout
-        inputs = PolicyInput(
-            observation=tensor(now.observation),
-            state=tensor(now.state),
-            available_actions=tensor(now.available_actions),
-            return_to_go=tensor(self._return_to_go.astype(np.float32)),
-            uniform=None if uniform is None else tensor(uniform),
-            order_key=tensor(streams.order_key.copy()),
-            message_dropped=None if dropped is None else tensor(dropped),
-        )
-        with torch.inference_mode():
-            if self.begun.any():
-                self._state = context.policy.reset_rows(self._state, tensor(self.begun))
-            output, self._state = context.policy.step(inputs, self._state)
-        action: npt.NDArray[np.int64] = output.action.cpu().numpy()
-        self.show(np.flatnonzero(running))
-        return action
-
-    def show(self, rows: npt.NDArray[np.intp]) -> None:
-        """Show those of the environments `rows` that live in this process to the callback."""
-        if self._context.callback is None:
-            return
-        for row in rows:
-            at = self.rows.start + int(row)
-            env = self.vector.env(at)
-            if env is not None:
-                event = StepEvent(
-                    int(self.index[row]),
-                    int(self.length[row]),
-                    env,
-                    float(self._return_to_go[row]),
-                    dict(self.vector.metrics(at)),
-                )
-                self._context.callback(event)
-
-    def result(self, row: int, result: EpisodeResult) -> EpisodeResult:
-        """Add what the episode was conditioned on."""
-        target_return = self._context.target_return(result.index)
-        order_key = self._streams.order_key[row].copy()
-        return replace(result, target_return=target_return, order_key=order_key)

@@ -22,8 +22,8 @@ from typing import Any
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.vector import SharedBuffers, WorkerLost
 from mads4.errors import UserError
+from mads4.rollout.local import BehaviorPlan, EnvRow
 from mads4.rollout.recorder import EpisodeResult
-from mads4.rollout.vector import BehaviorPlan, EnvRow
 from mads4.types import EnvSpec
 
 STOP_SECONDS = 2.0

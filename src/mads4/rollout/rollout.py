@@ -8,46 +8,151 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.seeding import EpisodeStreams, environment_seed
 from mads4.envs.vector import VectorEnv
-from mads4.rollout.groups import (
-    BehaviorGroup,
-    Callback,
-    EnvGroup,
-    EpisodeGroup,
-    Policy,
-    PolicyGroup,
-    Queue,
-    RolloutContext,
-    StepEvent,
-)
-from mads4.rollout.recorder import EpisodeResult
-from mads4.rollout.vector import BehaviorPlan, EpisodeVector, LocalVector
+from mads4.rollout.groups import BehaviorGroup, EnvGroup, EpisodeGroup, Queue, StepGroup
+from mads4.rollout.local import BehaviorPlan, EpisodeVector, LocalVector
+from mads4.rollout.recorder import EpisodeResult, StepArrays
+from mads4.types import BoolArray, FloatArray, IntArray, PolicyInput, PolicyOutput
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = [
-    "Callback",
-    "EpisodeResult",
-    "Policy",
-    "StepEvent",
-    "one_thread",
-    "rollout",
-    "rollout_behavior",
-    "threads",
-]
 
 _ADVICE = (
     "Use evaluator.workers=0 to see what happens, or, if the environment is merely slow, raise "
     "evaluator.worker_timeout (a game's env.supervision.reset_timeout and "
     "env.supervision.step_timeout)."
 )
+
+
+class Policy(Protocol):
+    """Decides for several environments in one call; its memory is a state."""
+
+    def initial_state(self, batch: int) -> Any:
+        """Return the state of `batch` environments before their first step."""
+        ...
+
+    def step(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
+        """Decide for one time step and return the next state."""
+        ...
+
+    def reset_rows(self, state: Any, rows: torch.Tensor) -> Any:
+        """Return `state` with the environments where `rows` (B,) is True at their beginning."""
+        ...
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """One time step of one environment, for callbacks (videos)."""
+
+    index: int
+    step: int
+    env: MultiAgentEnv
+    return_to_go: float
+    metrics: dict[str, float]
+
+
+Callback = Callable[[StepEvent], None]
+
+
+@dataclass(frozen=True)
+class RolloutContext:
+    """What all groups of one policy's rollout have in common; see `rollout`."""
+
+    policy: Policy
+    target_return: Callable[[int], float]
+    deterministic: bool
+    device: torch.device | str
+    message_dropout: npt.NDArray[np.floating[Any]]
+    callback: Callback | None
+    record: bool
+
+
+class PolicyGroup(StepGroup):
+    """Environments that a policy decides for in one call."""
+
+    def __init__(
+        self, vector: VectorEnv, queue: Queue, rows: slice, context: RolloutContext
+    ) -> None:
+        super().__init__(vector, queue, rows, context.record)
+        count = len(self.order)
+        self._context = context
+        self._return_to_go = np.zeros(count)
+        self._streams = EpisodeStreams(queue.seed, count, vector.spec.n_agents)
+        self._state = context.policy.initial_state(count)
+
+    def start(self, row: int, index: int) -> int:
+        """Begin an episode with its seed, random streams and target return."""
+        seed = environment_seed(self.queue.seed, index)
+        self.buffers.seed[self.rows.start + row] = seed
+        self._streams.begin(row, index)
+        self._return_to_go[row] = self._context.target_return(index)
+        return super().start(row, index)
+
+    def add_reward(self, reward: FloatArray) -> None:
+        """Subtract the rewards from the return-to-go, too."""
+        super().add_reward(reward)
+        self._return_to_go -= reward
+
+    def decide(self, running: BoolArray, now: StepArrays) -> IntArray:
+        """Return the policy's actions (R, N)."""
+        import torch
+
+        context, streams = self._context, self._streams
+
+        def tensor(values: npt.NDArray[Any]) -> torch.Tensor:
+            return torch.from_numpy(values).to(context.device)
+
+        dropped: npt.NDArray[Any] | None = None
+        uniform = None if context.deterministic else streams.action_numbers(running)
+        if context.message_dropout.any():
+            dropped = streams.message_numbers(running) < context.message_dropout
+        inputs = PolicyInput(
+            observation=tensor(now.observation),
+            state=tensor(now.state),
+            available_actions=tensor(now.available_actions),
+            return_to_go=tensor(self._return_to_go.astype(np.float32)),
+            uniform=None if uniform is None else tensor(uniform),
+            order_key=tensor(streams.order_key.copy()),
+            message_dropped=None if dropped is None else tensor(dropped),
+        )
+        with torch.inference_mode():
+            if self.begun.any():
+                self._state = context.policy.reset_rows(self._state, tensor(self.begun))
+            output, self._state = context.policy.step(inputs, self._state)
+        action: IntArray = output.action.cpu().numpy()
+        self.show(np.flatnonzero(running))
+        return action
+
+    def show(self, rows: npt.NDArray[np.intp]) -> None:
+        """Show those of the environments `rows` that live in this process to the callback."""
+        if self._context.callback is None:
+            return
+        for row in rows:
+            at = self.rows.start + int(row)
+            env = self.vector.env(at)
+            if env is not None:
+                event = StepEvent(
+                    int(self.index[row]),
+                    int(self.length[row]),
+                    env,
+                    float(self._return_to_go[row]),
+                    dict(self.vector.metrics(at)),
+                )
+                self._context.callback(event)
+
+    def result(self, row: int, result: EpisodeResult) -> EpisodeResult:
+        """Add what the episode was conditioned on."""
+        target_return = self._context.target_return(result.index)
+        order_key = self._streams.order_key[row].copy()
+        return replace(result, target_return=target_return, order_key=order_key)
 
 
 def rollout(

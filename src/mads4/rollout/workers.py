@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from ctypes import c_ubyte
-from dataclasses import replace
 from multiprocessing.connection import wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.sharedctypes import RawArray
@@ -19,12 +18,15 @@ from multiprocessing.sharedctypes import RawArray
 import numpy as np
 
 from mads4.envs.protocol import MultiAgentEnv
-from mads4.envs.vector import PLAY, RESET, Incidents, SharedBuffers, Supervision, WorkerLost
+from mads4.envs.vector import PLAY, RESET, SharedBuffers, Supervision, WorkerLost
 from mads4.errors import UserError
+from mads4.rollout.local import BehaviorPlan, LocalVector
 from mads4.rollout.processes import STOP_SECONDS, Answer, Worker, end_worker, require_picklable
 from mads4.rollout.recorder import EpisodeResult
-from mads4.rollout.vector import TIMEOUT, BehaviorPlan, EnvRow
 from mads4.types import EnvSpec
+
+TIMEOUT = 60.0
+"""Seconds without an answer after which a worker process counts as hung."""
 
 MAX_STARTS = 3
 """Processes that may end in a row without having made their environments."""
@@ -35,8 +37,8 @@ LEAST_TO_SPLIT = 16
 """Environments from which half of them are stepped while the policy decides for the others."""
 
 
-class WorkerVector:
-    """Environments dealt out to worker processes; see `mads4.rollout.vector.EpisodeVector`.
+class WorkerVector(LocalVector):
+    """Environments dealt out to worker processes; see `mads4.rollout.local.EpisodeVector`.
 
     A process that dies, or gives no answer for `timeout` seconds, is replaced; its environments are
     reported by `wait` as lost, as are those that report broken episodes themselves. Under
@@ -73,7 +75,6 @@ class WorkerVector:
             make_env, "The environment", "evaluator.num_workers=0 or dataset.num_workers=1"
         )
         require_picklable(plan, "The behavior policy", "dataset.num_workers=1")
-        self.incidents = Incidents()
         self._supervision = supervision or Supervision(
             reset_timeout=timeout, step_timeout=timeout, pause=0.0
         )
@@ -81,14 +82,12 @@ class WorkerVector:
         self._retired: list[tuple[SpawnProcess, float]] = []
         self._metrics: dict[int, Mapping[str, float]] = {}
         self._results: dict[int, EpisodeResult] = {}
-        self._losses: list[WorkerLost] = []
         self._workers: list[Worker] = []
         with ExitStack() as stack:
             envs = [stack.enter_context(closing(make_env())) for _ in range(local)]
-            self.spec = envs[0].spec if envs else _spec_of(make_env)
+            self._spec = envs[0].spec if envs else _spec_of(make_env)
             buffer = RawArray(c_ubyte, SharedBuffers.size(self.spec, size))
-            self.buffers = SharedBuffers.over(self.spec, size, buffer)
-            self._rows = [EnvRow(env, self.buffers, row, plan) for row, env in enumerate(envs)]
+            super().__init__(envs, plan=plan, buffers=SharedBuffers.over(self.spec, size, buffer))
             measure_memory = self._supervision.memory_mib is not None
             self._job = (make_env, self.spec, size, buffer, measure_memory, plan)
             stack.callback(self._end_workers)
@@ -96,6 +95,11 @@ class WorkerVector:
                 rows = range(local + first, size, workers)
                 self._workers.append(Worker(self._job, rows))
             self._closing = stack.pop_all()
+
+    @property
+    def spec(self) -> EnvSpec:
+        """What all environments have in common."""
+        return self._spec
 
     def groups(self, rows: int) -> list[slice]:
         """Return two halves, taken in turns, if there are enough for the policy not to mind."""
@@ -117,17 +121,13 @@ class WorkerVector:
                 worker = self._retire(number)
             allowed = rules.reset_timeout if begins.any() else rules.step_timeout
             worker.send((rows.start, rows.stop), allowed)
-        for row in self._rows[rows]:
-            _, loss = row.execute()
-            if loss:
-                self.incidents.episodes_broken += 1
-                self._losses.append(loss)
+        super().send(rows)
 
     def wait(self, rows: slice) -> list[WorkerLost]:
         """Wait for the processes' answers; return the environments that were lost."""
         while waiting := [worker for worker in self._workers if worker.owes(rows)]:
             self._receive_any(waiting)
-        return self._take_losses(rows)
+        return super().wait(rows)
 
     def ready(self, rows: Sequence[slice]) -> list[slice]:
         """Wait until processes have answered for any of `rows`; return those."""
@@ -140,17 +140,12 @@ class WorkerVector:
 
     def metrics(self, row: int) -> Mapping[str, float]:
         """Return the sums of an episode's metrics: once it is over, or, in this process, so far."""
-        return self._rows[row].metrics if row < len(self._rows) else self._metrics.get(row, {})
+        here = row < len(self._rows)
+        return super().metrics(row) if here else self._metrics.get(row, {})
 
     def result(self, row: int) -> EpisodeResult:
         """Return, once, the episode that `row` has played."""
-        result = self._rows[row].result if row < len(self._rows) else self._results.pop(row)
-        assert result is not None, "asked for after PLAY"
-        return result
-
-    def env(self, row: int) -> MultiAgentEnv | None:
-        """Return the environment itself if it lives in this process."""
-        return self._rows[row].env if row < len(self._rows) else None
+        return super().result(row) if row < len(self._rows) else self._results.pop(row)
 
     def close(self) -> None:
         """Close the environments and end the processes, those that do not react by force."""
@@ -245,23 +240,7 @@ class WorkerVector:
             self._job, worker.rows, starts, failures, self._supervision.delay(failures)
         )
 
-    def _take_losses(self, rows: slice) -> list[WorkerLost]:
-        """Return what was lost of `rows`; keep the rest until its rows are waited for."""
-        taken, kept = [], []
-        for loss in self._losses:
-            here = _part(loss, lambda row: rows.start <= row < rows.stop)
-            there = _part(loss, lambda row: not rows.start <= row < rows.stop)
-            taken += [here] if here.rows else []
-            kept += [there] if there.rows else []
-        self._losses = kept
-        return taken
-
 
 def _spec_of(make_env: Callable[[], MultiAgentEnv]) -> EnvSpec:
     with closing(make_env()) as env:
         return env.spec
-
-
-def _part(loss: WorkerLost, belongs: Callable[[int], bool]) -> WorkerLost:
-    rows, blamed = filter(belongs, loss.rows), filter(belongs, loss.blamed)
-    return replace(loss, rows=tuple(rows), blamed=tuple(blamed))

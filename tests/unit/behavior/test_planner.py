@@ -9,8 +9,8 @@ import pytest
 from rware.warehouse import Direction, RewardType, Warehouse
 
 from mads4.behavior.motion import UNREACHABLE, MotionTables
+from mads4.behavior.paths import Reservations, find_path
 from mads4.behavior.planner import CooperativePlanner
-from mads4.behavior.spacetime import Reservations, find_path
 from mads4.errors import UserError
 
 CORRIDOR = """

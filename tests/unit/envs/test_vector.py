@@ -13,7 +13,7 @@ from fakes import make_policy
 from mads4.envs.seeding import environment_seed
 from mads4.envs.vector import SharedBuffers
 from mads4.rollout import rollout
-from mads4.rollout.vector import LocalVector
+from mads4.rollout.local import LocalVector
 from mads4.rollout.workers import WorkerVector
 
 

@@ -26,7 +26,7 @@ from mads4.envs.vector import VectorEnv
 from mads4.errors import UserError
 from mads4.models import Mads4Policy
 from mads4.rollout import EpisodeResult, StepEvent, rollout
-from mads4.rollout.vector import LocalVector
+from mads4.rollout.local import LocalVector
 from mads4.rollout.workers import WorkerVector
 from mads4.types import Episode, PolicyInput, PolicyOutput
 

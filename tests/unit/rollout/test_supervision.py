@@ -21,8 +21,9 @@ from mads4.envs.seeding import environment_seed
 from mads4.envs.vector import Incidents, Supervision, VectorEnv
 from mads4.evaluation.metrics import RandomPolicy
 from mads4.rollout import EpisodeResult, rollout
+from mads4.rollout.local import LocalVector
 from mads4.rollout.processes import group_memory
-from mads4.rollout.vector import LocalVector, make_vector
+from mads4.rollout.vector import make_vector
 from mads4.rollout.workers import WorkerVector
 from mads4.types import PolicyInput
 

@@ -23,7 +23,8 @@ from fake_env import HangingParent, MatchingEnv, TroubledEnv
 from mads4.envs.vector import IDLE, RESET, STEP, SharedBuffers, VectorEnv
 from mads4.errors import UserError
 from mads4.rollout import vector
-from mads4.rollout.vector import LocalVector, default_workers, make_vector
+from mads4.rollout.local import LocalVector
+from mads4.rollout.vector import default_workers, make_vector
 from mads4.rollout.workers import WorkerVector
 from mads4.types import TimeStep
 from process_table import PATIENCE, gone, wait_for

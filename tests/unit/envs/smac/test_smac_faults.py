@@ -19,7 +19,8 @@ from mads4.envs.vector import Incidents, Supervision, VectorEnv
 from mads4.errors import UserError
 from mads4.evaluation.metrics import RandomPolicy
 from mads4.rollout import EpisodeResult, rollout
-from mads4.rollout.vector import LocalVector, make_vector
+from mads4.rollout.local import LocalVector
+from mads4.rollout.vector import make_vector
 from mads4.rollout.workers import WorkerVector
 from process_table import assert_gone, end_run, hung
 

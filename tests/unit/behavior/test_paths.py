@@ -6,18 +6,8 @@ import networkx as nx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mads4.behavior.motion import (
-    FORWARD,
-    LEFT,
-    NOWHERE,
-    RIGHT,
-    UNREACHABLE,
-    WAIT,
-    Leg,
-    MotionTables,
-    around,
-    straight,
-)
+from mads4.behavior.motion import FORWARD, LEFT, RIGHT, UNREACHABLE, WAIT, Leg, MotionTables
+from mads4.behavior.paths import NOWHERE, around, straight
 
 STEPS = [(0, -1), (1, 0), (0, 1), (-1, 0)]
 
