@@ -30,7 +30,7 @@ class Sizes:
     actions: int
 
     def bytes_per_step(self) -> int:
-        """Return what a step takes in `_Arrays`."""
+        """Return the bytes that a step takes in `_Arrays`."""
         return self.agents * (4 * (self.state + self.observation) + self.actions + 17)
 
 

@@ -27,13 +27,13 @@ def write_og_marl(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episode]
     """Write episodes as the recording `uid` of a vault, which may have others.
 
     Rewards are given to every agent; ``terminals`` are set at the last step of every episode, also
-    where ``truncations`` mark that the step limit ended it. Metrics and seeds have no place there.
+    where ``truncations`` mark that the step limit ended it. Metrics and seeds are not stored.
 
     Args:
         folder: ``<scenario>.vlt``.
         spec: what every episode has to fit.
         episodes: consumed one at a time; memory holds about a chunk of each array.
-        uid: name of the recording, ``Good`` or ``Expert``, say.
+        uid: name of the recording, for example ``Good`` or ``Expert``.
 
     Returns:
         The recording's folder, which appears complete or not at all.
