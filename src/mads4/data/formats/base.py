@@ -2,6 +2,8 @@
 
 A new format is one module that defines ``FORMAT = Format(open=..., matches=..., write=...)``. In
 `mads4.data.formats` it is found by its name; elsewhere it is given as ``package.module:function``.
+For ``dataset=<name>`` it needs ``conf/dataset/<name>.yaml``, too, and for settings beyond those of
+`mads4.data.settings.RecordedDataset` a subclass of it in the module, registered in `DATASETS`.
 """
 
 from __future__ import annotations
