@@ -1,4 +1,4 @@
-"""Unpacking archives from strangers: plain files inside one folder, of bounded number and size."""
+"""Unpacking untrusted archives: regular files in one folder, of bounded number and size."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from mads4.errors import UserError
 from mads4.io import atomic_folder
 
 MAX_BYTES = 1 << 36
-"""64 GiB: more than any published set, less than a bomb."""
+"""Limit on the unpacked size: 64 GiB, more than any published data set."""
 MAX_MEMBERS = 100_000
 
 _BLOCK = 1 << 18
 _LISTED_BYTES = 256
-"""Bytes that a zip archive's list has for a member, its path of some length included."""
+"""Bytes per member in a zip archive's central directory, with room for a path."""
 _ZIP_END_BYTES = (1 << 16) + 22 + 20 + 56
-"""Most that the records at a zip archive's end take: comment, record, locator, 64-bit record."""
+"""Largest size of a zip archive's end records: comment, record, locator, 64-bit record."""
 _TAR_HEADER_BYTES = 1 << 20
-"""Most that is read at a time of a tar archive, so also of an extended header."""
+"""Most bytes per read of a tar archive: limits an extended header."""
 _MOST_PADDING = 1 << 24
 """Bytes that may follow a tar archive's last member."""
 _FAILURES = (
@@ -50,7 +50,7 @@ Progress = Callable[[int, str], None]
 
 
 class BoundedReader:
-    """Stands for an open file and refuses to return more than `most` bytes at a time.
+    """Wrapper of an open file that raises when more than `most` bytes are read at once.
 
     Python's zip and tar modules read an archive's list of members, or the extended header of one,
     in one go, of whatever length the archive declares.
@@ -59,7 +59,7 @@ class BoundedReader:
     def __init__(self, file: IO[bytes], most: int | None) -> None:
         self._file = file
         self.most = most
-        """Bytes; None for any number."""
+        """Limit in bytes; None for no limit."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
@@ -89,7 +89,7 @@ class _Member(NamedTuple):
 
 
 class _RefusedError(ValueError):
-    """Why an archive or a member is not unpacked."""
+    """An archive or a member that is not unpacked; the message is the reason."""
 
 
 def extract(
@@ -193,8 +193,8 @@ def _zip_members(
     with zipfile.ZipFile(bounded) as opened:
         bounded.most = None
         infos = opened.infolist()
-        if len(infos) != (said := _listed_members(file, len(infos))):
-            raise zipfile.BadZipFile(f"its list has {len(infos)} members, of {said}")
+        if len(infos) != (declared := _listed_members(file, len(infos))):
+            raise zipfile.BadZipFile(f"its list has {len(infos)} members, of {declared}")
         total = sum(info.file_size for info in infos)
         if total > max_bytes:
             raise _RefusedError(f"it says {total} bytes, allowed are {max_bytes}")
@@ -211,11 +211,11 @@ def _zip_members(
 
 
 def _listed_members(file: IO[bytes], found: int) -> int:
-    """Return how many members a zip archive says it lists; Python's module does not compare.
+    """Return the number of members that a zip archive declares; `zipfile` does not compare it.
 
-    The number stands in the record at the archive's end, and where that has no room for it, in the
-    one of the 64-bit format before it (APPNOTE 6.3, sections 4.3.14 to 4.3.16). Some programs never
-    write that one: then it is `found` if it agrees in 16 bits.
+    The number is in the record at the archive's end or, where it needs more than 16 bits, in the
+    64-bit record before that (APPNOTE 6.3, sections 4.3.14 to 4.3.16). Some programs omit the
+    latter: then it is `found` if it agrees in 16 bits.
     """
     file.seek(0, io.SEEK_END)
     file.seek(max(0, file.tell() - _ZIP_END_BYTES))
@@ -231,7 +231,7 @@ def _tar_members(archive: Path, file: IO[bytes]) -> Iterator[_Member]:
     bounded: Any = BoundedReader(file, _TAR_HEADER_BYTES)
     with tarfile.open(fileobj=bounded, mode="r:") as opened:
         while (info := opened.next()) is not None:
-            opened.members.clear()  # type: ignore[attr-defined]  # or it would keep them all
+            opened.members.clear()  # type: ignore[attr-defined]  # it would keep them all
             with _naming(archive, info.name):
                 if info.issparse():
                     raise _RefusedError("it is sparse, which may hide its size")
@@ -242,7 +242,7 @@ def _tar_members(archive: Path, file: IO[bytes]) -> Iterator[_Member]:
 
 @contextmanager
 def _naming(archive: Path, member: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong in unpacking into a `UserError` that names where it was."""
+    """Convert errors of unpacking to a `UserError` that names archive and member."""
     where = f"{archive}, member {member!r:.200}," if member else f"{archive}"
     try:
         yield

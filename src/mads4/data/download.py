@@ -24,22 +24,22 @@ logger = logging.getLogger(__name__)
 BLOCK = 1 << 18
 """Bytes between two reports of progress."""
 LIMIT_BYTES = 100 * 2**30
-"""No published data set is larger."""
+"""Default size limit; no published data set is larger."""
 ATTEMPTS = 4
-"""Attempts at one address without a byte of progress."""
+"""Consecutive attempts at one address without progress."""
 LOCAL = ("localhost", "127.0.0.1", "::1")
-"""Hosts that may be asked without encryption."""
+"""Hosts for which plain http is allowed."""
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are here and those in all, None when the server does not say."""
+"""Called with the bytes received and the total, None where the server does not report it."""
 
 
 class _RefusedError(Exception):
-    """An address that gives no usable file; in words."""
+    """An address that has no usable file; the message is the reason."""
 
 
 class _BrokenOffError(Exception):
-    """A connection that ended early; the rest may be had by asking again."""
+    """A connection that ended early; another request may get the rest."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Downloaded:
     path: Path
     sha256: str
     address: str | None
-    """Where it came from; None when it had been there already."""
+    """URL of the download; None if the file existed already."""
 
 
 def fetch(entry: Entry, on_progress: Progress | None = None) -> Path:
-    """Download and unpack a data set unless it is here; return where its files lie.
+    """Download and unpack a data set unless it is present; return the path to open.
 
     Raises:
-        UserError: it cannot be had; with what to do by hand.
+        UserError: it cannot be downloaded; the message says what to do by hand.
     """
     if not entry.is_here:
         if not entry.addresses:
@@ -82,7 +82,7 @@ def download(
     timeout: float = 30.0,
     on_progress: Progress | None = None,
 ) -> Downloaded:
-    """Download a file from the first of several addresses that gives it.
+    """Download a file from the first of several addresses that works.
 
     What has arrived is kept in ``<path>.part``; another call, or another attempt after a broken
     connection, asks for the rest only. The file appears under its name when it is complete and,
@@ -90,16 +90,16 @@ def download(
     ``sha256sum``; a file that is there already is checked against `sha256`, else against that.
 
     Args:
-        addresses: tried in turn; https only, but for this machine itself.
-        path: the file to be.
-        sha256: of the whole file; None when it is not known.
-        limit_bytes: larger files are refused.
+        addresses: URLs, tried in turn; https only, except for localhost.
+        path: the file to write.
+        sha256: of the whole file; None if unknown.
+        limit_bytes: largest size of the file.
         timeout: seconds without a byte after which a connection counts as broken.
         on_progress: called after every block.
 
     Raises:
-        UserError: no address gives the file, or what is there has changed; with what to do by
-            hand.
+        UserError: no address works, or the existing file has changed; the message says what to
+            do by hand.
     """
     with locked(path.with_name(f"{path.name}.lock"), f"downloads {path}"):
         if path.exists():
@@ -126,10 +126,10 @@ def download(
 
 
 def check_file(path: Path, sha256: str | None = None) -> str:
-    """Return the SHA-256 of a file after comparing it with what is known of it.
+    """Return the SHA-256 of a file after comparing it with the expected one.
 
-    Without `sha256` that is what ``<path>.sha256`` recorded when the file was first seen; where
-    there is no record it is made.
+    Without `sha256` that is the one in ``<path>.sha256``, which is written when the file is first
+    seen.
 
     Raises:
         UserError: it differs.
@@ -155,7 +155,7 @@ def _record(path: Path, sha256: str) -> None:
 
 @dataclass
 class _Part:
-    """The part of a file that has arrived; beside it stands which version it is of."""
+    """A partial download; a JSON file beside it holds its address and version."""
 
     file: Path
     sha256: str | None
@@ -165,7 +165,7 @@ class _Part:
 
     @property
     def size(self) -> int:
-        """Bytes that have arrived."""
+        """Bytes received so far."""
         return self.file.stat().st_size if self.file.exists() else 0
 
     @property
@@ -173,7 +173,7 @@ class _Part:
         return self.file.with_name(f"{self.file.name}.json")
 
     def remove(self) -> None:
-        """Remove what is kept."""
+        """Delete the partial file."""
         self.file.unlink(missing_ok=True)
         self._about.unlink(missing_ok=True)
 
@@ -197,9 +197,9 @@ class _Part:
         return found
 
     def _validator(self, address: str) -> str | None:
-        """Return the server's mark of the version that the part is of.
+        """Return the server's validator (ETag or date) of the partial file.
 
-        None if that is not known, or it came from another address: then nothing can be added.
+        None if unknown or from another address: then the download starts again.
         """
         try:
             about = json.loads(self._about.read_text("utf-8"))
@@ -209,7 +209,7 @@ class _Part:
         return mark if isinstance(mark, str) else None
 
     def _request(self, address: str) -> None:
-        """Ask once for what is missing and append what comes."""
+        """Send one request for the missing bytes and append the response."""
         mark, have = self._validator(address), self.size
         headers = {"User-Agent": "mads4", "Accept-Encoding": "identity"}
         if have and mark:
@@ -219,7 +219,7 @@ class _Part:
             with _OPENER.open(request, timeout=self.timeout) as response:
                 self._receive(address, response, have)
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # what is here is longer than the file: it is of another version
+            if error.code == 416:  # the part is longer than the file: another version
                 self.remove()
             again = error.code in (416, 429) or error.code >= 500
             words = f"the server answered {error.code} {error.reason}"
@@ -231,7 +231,7 @@ class _Part:
             raise _BrokenOffError(words) from error
 
     def _receive(self, address: str, response: http.client.HTTPResponse, have: int) -> None:
-        """Append an answer to the `have` bytes that are here, or begin again if it is the whole."""
+        """Append a response to the first `have` bytes, or start again if it is the whole file."""
         done = 0
         if response.status == 206:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -267,7 +267,7 @@ class _Part:
 
 
 class _SafeAddresses(urllib.request.BaseHandler):
-    """Refuses what could be read or changed on the way, also after a redirection."""
+    """Allows https, and plain http to this machine, after redirections, too."""
 
     def http_request(self, request: urllib.request.Request) -> urllib.request.Request:
         """Return the request if it goes to this machine."""

@@ -19,7 +19,7 @@ from mads4.errors import UserError
 BLOCK = 1 << 22
 """Bytes read at a time."""
 LISTED = 64
-"""So many files are listed one by one; of more only their number and common hash are kept."""
+"""Most files that are listed individually; beyond it only their number and common hash are."""
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
@@ -71,12 +71,12 @@ def locked(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: waiters notice and take a new file
+        path.unlink(missing_ok=True)  # while held: waiting processes notice and create a new file
         lock.release()
 
 
 def file_sha256(path: Path, stop: threading.Event | None = None) -> str:
-    """Return the SHA-256 of a file; cut short, and then of no use, when `stop` is set.
+    """Return the SHA-256 of a file; incomplete, and to be discarded, when `stop` is set.
 
     Raises:
         UserError: the file cannot be read.
@@ -97,8 +97,8 @@ def describe(files: Sequence[Path], stop: threading.Event | None = None) -> dict
     All files are read once more, at 0.5 to 2 GB a second and core (SHA-256).
 
     Args:
-        files: the files; names are told relative to the folder that they share.
-        stop: set to give up early.
+        files: the files; names are relative to their common folder.
+        stop: set to stop early.
 
     Returns:
         ``count``, ``bytes``, ``sha256`` and, of up to `LISTED` files, ``files`` with ``name``,
@@ -120,8 +120,8 @@ def describe(files: Sequence[Path], stop: threading.Event | None = None) -> dict
 def described_aside(files: Sequence[Path]) -> Iterator[Callable[[], dict[str, Any]]]:
     """Hash `files` in a thread while the block does other work; yields what waits for the result.
 
-    Hashing does not hold Python's lock, so on two cores it costs a conversion next to nothing. A
-    block that fails does not wait.
+    Hashing releases the GIL, so on two cores it hardly slows a conversion. It is stopped when the
+    block raises.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
@@ -136,7 +136,7 @@ def source_key(files: Sequence[Path]) -> str:
     """Return a key that changes with names, sizes or times of change, reading no content.
 
     Raises:
-        UserError: a file that is not there.
+        UserError: a file is missing.
     """
     found = hashlib.sha256()
     for name, path in relative_names(files).items():

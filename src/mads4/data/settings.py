@@ -1,4 +1,4 @@
-"""Schemas of the group `dataset`; those of a file format stand in its module of `formats`."""
+"""Schemas of the group `dataset`; a file format's own schema is in its module in `formats`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PLAYERS: dict[str, tuple[str, ...]] = {
     "rware": ("greedy", "planner"),
     "smax": ("focus_fire", "heuristic"),
 }
-"""Environment family → who can play it besides random, first who does unless another is named."""
+"""Environment family → its behavior policies besides random, the default first."""
 
 
 class DatasetSettings(Settings):
@@ -29,7 +29,7 @@ class DatasetSettings(Settings):
     in_memory: bool | None = None
     """Read the steps into memory, or from disk on demand; null: by size and free memory."""
     episodes: Positive | None = None
-    """Take only that many episodes, the first; null for all."""
+    """Use only the first episodes, this many; null for all."""
 
 
 DATASETS: Registry[DatasetSettings] = Registry("dataset", "mads4.data.formats")
@@ -86,7 +86,7 @@ class RecordedDataset(DatasetSettings):
         """Return the keyword arguments of the format's reader besides path and environment.
 
         Args:
-            entry: what the registry says of the data; None for the user's own.
+            entry: the data set's entry in the registry; None for the user's own data.
         """
         return {}
 

@@ -45,7 +45,7 @@ _FLAGS = {
     "reward": "--reward",
     "state_encoding": "--state-encoding",
 }
-"""What foreign formats do not say of an environment → the option of `mads4 data convert`."""
+"""Environment fact that other projects' formats lack → option of `mads4 data convert`."""
 
 
 def dataset(config: DatasetSettings, make_env: EnvFactory, progress: bool) -> Dataset:
@@ -77,7 +77,7 @@ def dataset(config: DatasetSettings, make_env: EnvFactory, progress: bool) -> Da
 def _recorded_dataset(
     config: RecordedDataset, spec: EnvSpec, progress: bool
 ) -> tuple[Dataset, str]:
-    """Return a data set in somebody's format, read from its conversion, and where it lies."""
+    """Return a data set in another project's format, read from its conversion, and its path."""
     path, entry = _place(config, spec)
     about = {"quality": entry.quality, "dataset": entry.name} if entry else None
     source = open_source(config.name, path, spec, **config.reader_options(entry))
@@ -85,7 +85,7 @@ def _recorded_dataset(
 
 
 def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry | None]:
-    """Return where the data lie, and what the registry says about them."""
+    """Return the path of the data, and their entry in the registry if they have one."""
     if config.path is not None:
         given = Path(config.path).expanduser()
         if given.exists():
@@ -127,14 +127,14 @@ def converted_path(source: Source) -> Path:
 def converted(
     source: Source, about: Mapping[str, Any] | None = None, progress: bool = False
 ) -> Path:
-    """Return the data set file of a source, made now if it is not there.
+    """Return the data set file of a source; it is converted if there is none yet.
 
-    Of two processes that want the same one, one converts while the other waits.
+    A lock file makes other processes wait for the first.
 
     Args:
         source: data of any format.
-        about: further facts on the origin for the file's header.
-        progress: show how far it is.
+        about: further provenance for the file's header.
+        progress: show a progress bar.
 
     Raises:
         UserError: the source is damaged, or the folder cannot be written to.
@@ -153,7 +153,7 @@ def converted(
 
 
 def _require_format(path: Path, kind: str) -> None:
-    """Raise `UserError` when what lies at a place looks like another kind of data set."""
+    """Raise `UserError` when a path looks like another kind of data set."""
     found = looks_like(path) if path.exists() else None
     wanted = "file" if found == "hdf5" else found
     if wanted not in (None, kind):
@@ -169,7 +169,7 @@ def _require_fit(data: Dataset, env: MultiAgentEnv, source: str) -> None:
     """
     wrong = data.spec.differences(env.spec)
     if wrong:
-        hints = [explain_sizes(data.spec, env.spec), _ask_for_names(data.spec, env.spec)]
+        hints = [explain_sizes(data.spec, env.spec), _suggest_names(data.spec, env.spec)]
         if data.spec.name == env.spec.name == "rware":
             settings = [
                 f"env.{key}={getattr(data.spec, key)}"
@@ -185,10 +185,10 @@ def _require_fit(data: Dataset, env: MultiAgentEnv, source: str) -> None:
         _require_payoff(data, env, source)
 
 
-def _ask_for_names(data: EnvSpec, env: EnvSpec) -> str:
-    """Return how to say that data were recorded in `env`, where they leave that open in part.
+def _suggest_names(data: EnvSpec, env: EnvSpec) -> str:
+    """Return advice for data that lack some names of the environment that may have recorded them.
 
-    A conversion forgets what the one before it was told: the options are all that are needed.
+    A conversion does not reuse the options of an earlier one, so all are listed.
     """
     known = {name: getattr(data, name) or getattr(env, name) for name in _FLAGS}
     unknown = [name for name, value in known.items() if getattr(data, name) != value]
@@ -202,24 +202,24 @@ def _ask_for_names(data: EnvSpec, env: EnvSpec) -> str:
 
 
 def _require_payoff(data: Dataset, game: MatrixGame, source: str) -> None:
-    """Raise `UserError` when some reward of the data is not what the game pays for the actions."""
+    """Raise `UserError` when some reward differs from the game's payoff for the actions."""
     actions = data.action.astype(np.int64)
     known = (actions < game.payoff.shape).all(axis=-1)
-    paid = np.full(len(actions), np.nan)
-    paid[known] = game.rewards(actions[known])
-    wrong = np.flatnonzero(~np.isclose(data.reward, paid))
+    payoff = np.full(len(actions), np.nan)
+    payoff[known] = game.rewards(actions[known])
+    wrong = np.flatnonzero(~np.isclose(data.reward, payoff))
     if len(wrong):
         row = wrong[0]
         raise UserError(
             f"env.payoff: {source} was recorded in another game: joint action "
             f"{actions[row].tolist()} earned {data.reward[row]:g} there, here it earns "
-            f"{paid[row]:g}."
+            f"{payoff[row]:g}."
         )
 
 
 def _custom_dataset(config: CustomDataset) -> Dataset:
     read = bind_factory("dataset.factory", config.factory, config.options, arguments=0)
-    data = read(**config.options)  # an error in there is a bug, whose traceback is wanted
+    data = read(**config.options)  # an error in it is a bug: show the traceback
     if not isinstance(data, Dataset):
         raise UserError(
             f"dataset.factory: '{config.factory}' returned {type(data).__name__}, expected "

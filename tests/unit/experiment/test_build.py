@@ -103,7 +103,7 @@ def test_a_recording_is_made_once(data_dir: Path, caplog: pytest.LogCaptureFixtu
     assert header.behavior == {"name": "random", "seed": 0, "options": {"masked": False}}
     with caplog.at_level(logging.INFO):
         assert recordings.record(make_env, RANDOM, progress=False) == path
-    assert "is there already" in caplog.text
+    assert "reusing the data set" in caplog.text
     assert path.stat().st_mtime_ns == written
 
 

@@ -1,6 +1,6 @@
-"""The pickle interpreter's values, memory budget, and stack and memo, whose places are booked, too.
+"""The pickle interpreter's values, its memory budget, and its stack and memo.
 
-The memo does not keep what picklers never refer to again, arguments of calls and long texts (the
+The memo does not store what picklers never refer to again, arguments of calls and long texts (the
 content of arrays in protocol 2): they would double the memory. A file that does is refused.
 """
 
@@ -40,7 +40,7 @@ _FLOATS = np.dtype([("opcode", "u1"), ("value", ">f8")])
 
 
 class RefusedError(ValueError):
-    """Why a pickle is not read: damage, a name that is not allowed, or too much memory."""
+    """A pickle that is not read: damage, a name that is not allowed, or too much memory."""
 
 
 _NUMBERS = (bool, int, float)
@@ -53,7 +53,7 @@ _FAILURES = (
 
 @contextmanager
 def naming(path: Path, member: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong in reading a file into a `UserError` that names it."""
+    """Convert errors of reading a file to a `UserError` that names it."""
     where = f"{path}, member {member}," if member else f"{path}"
     advice = "Restore the file from its source, or leave it out"
     try:
@@ -76,14 +76,14 @@ def memory_limit(size: int) -> int:
 
 
 class Budget:
-    """Bytes that what is built may take in all."""
+    """Memory limit, in bytes, for all values that are built."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.left = limit
 
-    def book(self, size: int) -> None:
-        """Take `size` bytes off; raise `RefusedError` when there are not as many."""
+    def reserve(self, size: int) -> None:
+        """Reserve `size` bytes; raise `RefusedError` when fewer are left."""
         self.left -= size
         if self.left < 0:
             raise RefusedError(
@@ -92,18 +92,18 @@ class Budget:
             )
 
     def free(self, size: int) -> None:
-        """Give back `size` bytes that were booked for a moment."""
+        """Release `size` reserved bytes."""
         self.left += size
 
 
 class Run(np.ndarray):
-    """Consecutive numbers of a list (float64, uint8 or bool), standing in it in their place."""
+    """Array of consecutive numbers of a list (float64, uint8 or bool), in place of them."""
 
     __slots__ = ()
 
 
 class Call:
-    """A name that is allowed, and how it builds a value from its arguments."""
+    """An allowed name and the function that builds its value from arguments."""
 
     __slots__ = ("build", "name")
 
@@ -120,14 +120,14 @@ class Pending:
     def __init__(self, complete: Callable[[Machine, Any], Any]) -> None:
         self.complete = complete
         self.place = -1
-        """Where the memo keeps it, to be replaced by the complete value."""
+        """Index in the memo, whose entry is replaced by the complete value."""
 
 
 class Stack:
-    """Values under construction, marks between them, and those that may be referred to again.
+    """Values under construction, marks between them, and the memo.
 
     Args:
-        budget: memory for the places, and for the values that are pushed.
+        budget: memory for the entries, and for the values that are pushed.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -146,8 +146,8 @@ class Stack:
         return self._stack[0]
 
     def push(self, value: Any, size: int = 0) -> None:
-        """Push a new value that takes `size` bytes, beside its place on the stack."""
-        self.budget.book(size + 8)
+        """Push a new value that takes `size` bytes in addition to its entry."""
+        self.budget.reserve(size + 8)
         self._stack.append(value)
 
     def _pop(self) -> Any:
@@ -170,7 +170,7 @@ class Stack:
         return items
 
     def put(self, place: int) -> None:
-        """Note the last value in the memo, in the next place or instead of another."""
+        """Store the last value in the memo, as the next entry or in place of another."""
         value = self._top()
         if place > len(self._memo):
             raise RefusedError(f"its memo jumps to place {place}, {len(self._memo)} was next")
@@ -180,11 +180,11 @@ class Stack:
         if place < len(self._memo):
             self._memo[place] = kept
         else:
-            self.budget.book(8)
+            self.budget.reserve(8)
             self._memo.append(kept)
 
     def memoize(self) -> None:
-        """Note the last value in the next place."""
+        """Store the last value as the next entry."""
         self.put(len(self._memo))
 
     def get(self, place: int) -> None:
@@ -196,7 +196,7 @@ class Stack:
         self.push(self._memo[place])
 
     def _forget(self, value: Any) -> None:
-        """Let go of arguments that were noted last."""
+        """Drop arguments that were stored last."""
         if self._memo and self._memo[-1] is value:
             self._memo[-1] = _FORGOTTEN
 

@@ -1,12 +1,12 @@
-"""Reading files of ``torch.save`` and ``pickle`` from strangers: data comes out, no code runs.
+"""Reading untrusted files of ``torch.save`` and ``pickle``: no code runs.
 
-``torch.load(weights_only=True)`` with NumPy's names allowed was tried first and falls short: it
+``torch.load(weights_only=True)`` with NumPy's names allowed is not enough: it
 builds every list as Python objects (3 to 5 times the file's size in memory, where twice is
 allowed), trusts declared sizes, calls NumPy's own functions with the file's arguments (object
 arrays, any codec by name), and needs torch 2.5 for `safe_globals`. So pickles are interpreted by
 `mads4.data.formats.pickle_machine`, and of torch's file formats only the containers are read.
 
-What comes back differs from what was saved in a few ways, all for the sake of memory:
+The result differs from what was saved in a few ways, to save memory:
 
 - Of four or more floats, small whole numbers or flags in a list, `Run` arrays stand in the list in
   their place; `as_array` makes one array of such a list.
@@ -38,15 +38,15 @@ from mads4.data.formats.pickle_values import Budget, RefusedError, memory_limit,
 Array = npt.NDArray[Any]
 
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-"""A number, pickled, at which files of torch before 1.6 are known: it stands in their first pickle,
-behind the protocol (and a frame)."""
+"""Pickled number that identifies files of torch before 1.6: it is in their first pickle, after the
+protocol (and a frame)."""
 _LEGACY_HEAD = 24
 """Bytes within which `_LEGACY_MAGIC` ends."""
 _LEGACY_PROTOCOL = 1001
 _MEMBER_BYTES = 1024
-"""Memory that Python's zip module takes for a member, generously."""
+"""Upper bound on the memory that `zipfile` takes for a member."""
 _LISTED_BYTES = 46
-"""Least length of a member's entry in the archive's list of members."""
+"""Least length of a member's entry in the central directory."""
 
 
 def load_data(path: Path | str) -> Any:
@@ -67,7 +67,7 @@ def load_data(path: Path | str) -> Any:
 
 
 def _load(path: Path, file: io.BufferedReader[Any]) -> Any:
-    """Tell the formats apart by their first bytes."""
+    """Recognize the format by its first bytes."""
     size = os.fstat(file.fileno()).st_size
     start = file.peek(_LEGACY_HEAD)[:_LEGACY_HEAD]
     budget = Budget(memory_limit(size))
@@ -85,7 +85,7 @@ def _load(path: Path, file: io.BufferedReader[Any]) -> Any:
 
 
 class _Reference(NamedTuple):
-    """What a pickle says of a storage that stands outside it."""
+    """A pickle's reference to a storage outside it."""
 
     dtype: np.dtype[Any]
     key: str
@@ -105,7 +105,7 @@ class _TorchZip:
         bounded.most = None
         members = self._zip.infolist()
         self._members = {info.filename: info for info in members}
-        budget.book(_MEMBER_BYTES * len(members))
+        budget.reserve(_MEMBER_BYTES * len(members))
         if len(self._members) < len(members):
             raise RefusedError("two members have one name")
         if sum(info.file_size for info in members) > size:
@@ -137,7 +137,7 @@ class _TorchZip:
                 raise RefusedError(f"its numbers are in {order!r} order; read is b'little'")
 
     def _open(self, name: str) -> Any:
-        """Open a member that is stored as it is: compressed ones are never torch's."""
+        """Open a member, which must be uncompressed, as torch writes all."""
         if name not in self._members:
             raise RefusedError("there is no such member")
         info = self._members[name]
@@ -155,7 +155,7 @@ class _TorchZip:
                 stored = self._members[name].file_size
                 if stored != size * dtype.itemsize:
                     raise RefusedError(f"it has {stored} bytes for {size} numbers of type {dtype}")
-                machine.budget.book(stored + 256)
+                machine.budget.reserve(stored + 256)
                 content = Source(member, stored).take(stored)
                 _verify(member)
                 self._storages[key] = np.frombuffer(content, dtype)
@@ -166,7 +166,7 @@ def _load_legacy(machine: Machine) -> Any:
     """Return the content of a file in torch's older format: pickles, then the storages.
 
     Args:
-        machine: at the second pickle, behind the one with `_LEGACY_MAGIC`.
+        machine: at the second pickle, after the one with `_LEGACY_MAGIC`.
     """
     if machine.load() != _LEGACY_PROTOCOL:
         raise RefusedError("it is in a version of torch's older format that was never released")
@@ -180,7 +180,7 @@ def _load_legacy(machine: Machine) -> Any:
         if key not in storages:
             if size * dtype.itemsize > machine.source.left:
                 raise RefusedError(f"storage {key} is larger than the rest of the file")
-            machine.budget.book(size * dtype.itemsize + 256)
+            machine.budget.reserve(size * dtype.itemsize + 256)
             storages[key] = np.zeros(size, dtype)
         return _same_type(storages[key], dtype, key)
 
@@ -197,7 +197,7 @@ def _load_legacy(machine: Machine) -> Any:
 
 
 def _storage_reference(reference: Any) -> _Reference:
-    """Return what a persistent reference says, after checking its form."""
+    """Return a persistent reference after checking its form."""
     if type(reference) is not tuple or len(reference) not in (5, 6) or reference[0] != "storage":
         raise RefusedError("it refers to something outside that is no storage of a tensor")
     _, kind, key, _, size = reference[:5]
@@ -215,6 +215,6 @@ def _same_type(storage: Array, dtype: np.dtype[Any], key: str) -> Array:
 
 
 def _verify(member: Any) -> None:
-    """Read on to the member's end, where its checksum is compared."""
+    """Read to the member's end, where `zipfile` compares its checksum."""
     if member.read(1):
         raise RefusedError("it is longer than it says")
