@@ -151,7 +151,7 @@ def training(
         iterations=99,
     )
     playing = [0.0]
-    play = online.collector.play
+    play = online.collector.collect
 
     def timed(*given: Any) -> Any:
         began = time.perf_counter()
@@ -160,7 +160,7 @@ def training(
         finally:
             playing[0] += time.perf_counter() - began
 
-    online.collector.play = timed  # type: ignore[method-assign,assignment]
+    online.collector.collect = timed  # type: ignore[method-assign,assignment]
     with closing(online):
         online.update(0)  # starts the processes
         before, playing[0] = online.tracker.environment_steps, 0.0
@@ -177,7 +177,7 @@ def updates(make_env: EnvFactory, args: Any) -> dict[str, float]:
     for view in ("convolutional", "recurrent"):
         online = trainer(make_env, args, unroll_mode=view, num_workers=0)
         with closing(online):
-            played = online.collector.play(online.policy, 0, 1.0)[:2]
+            played = online.collector.collect(online.policy, 0, 1.0)[:2]
         part = online.algorithm.assess(Episodes.of(played, random_order=False))
         times = []
         for _ in range(5):

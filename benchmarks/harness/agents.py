@@ -22,7 +22,6 @@ from mads4.models import Mads4Policy, TransformerPolicy
 from mads4.models.base import parameter_count
 from mads4.models.communication import MESSAGES
 from mads4.models.state import leaves
-from mads4.models.transformer import of_size
 from mads4.types import EnvSpec, PolicyInput, SequenceBatch
 
 TRAINING, DECISION = "training", "decision"
@@ -137,10 +136,26 @@ def policy_of(cell: AgentCell) -> Mads4Policy | TransformerPolicy:
     elif cell.policy == TRANSFORMER:
         target = parameter_count(Mads4Policy(spec, **sizes))
         width = max(1, 2 * cell.channels // 3 // HEADS) * HEADS
-        policy = of_size(spec, target, d_model=width, **attention)
+        policy = transformer_of_size(spec, target, d_model=width, **attention)
     else:
         policy = Mads4Policy(spec, **sizes, **MESSAGES_OF[cell.policy])
     return policy.to(cell.device)
+
+
+def transformer_of_size(spec: EnvSpec, parameters: int, **options: Any) -> TransformerPolicy:
+    """Return the transformer whose feed-forward width brings it closest to so many parameters.
+
+    Args:
+        spec: the environment's sizes.
+        parameters: wanted.
+        **options: fields of `TransformerConfig` other than `feed_forward`.
+    """
+    least, per_unit = (
+        parameter_count(TransformerPolicy(spec, feed_forward=units, **options)) for units in (1, 2)
+    )
+    per_unit -= least
+    units = max(1, 1 + round((parameters - least) / per_unit))
+    return TransformerPolicy(spec, feed_forward=units, **options)
 
 
 def agent_workload(cell: AgentCell) -> Workload:
@@ -186,13 +201,11 @@ def _sequences(cell: AgentCell) -> SequenceBatch:
 
 def _deciding(cell: AgentCell, policy: Mads4Policy | TransformerPolicy) -> Action:
     """Return an action that decides once, always at the same time step."""
-    inputs = _one_step(cell)
+    inputs, state = _one_step(cell), policy.initial_state(cell.batch)
     if isinstance(policy, TransformerPolicy):
-        policy.in_place = True  # to repeat a step writes the same again
-        memory = policy.memory_after(cell.steps, cell.batch, cell.steps + 1)
-        remembered = {**policy.initial_state(cell.batch), "memory": memory}
-        return lambda: policy.step(inputs, remembered)
-    state = policy.initial_state(cell.batch)
+        policy.in_place = True  # repeating a step writes the same values again
+        state["memory"]["steps"].fill_(cell.steps)  # a step's cost does not depend on the contents
+        return lambda: policy.step(inputs, state)
     with torch.inference_mode():
         for _ in range(cell.steps):
             _, state = policy.step(inputs, state)

@@ -18,7 +18,7 @@ from mads4.training import checkpoint
 
 Cli = Callable[..., int]
 Start = Callable[..., "subprocess.Popen[str]"]
-PATIENCE = 60.0
+PATIENCE = 300.0
 GAME = (
     *("train", "env=matrix_game", "env.episode_limit=6", "evaluator.target_returns=[3]"),
     *("evaluator.episodes=2", "evaluator.baselines=false", "evaluator.num_workers=0"),

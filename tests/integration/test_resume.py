@@ -18,7 +18,7 @@ from mads4.training import checkpoint
 Cli = Callable[..., int]
 Start = Callable[..., "subprocess.Popen[str]"]
 STEPS = 250
-PATIENCE = 60.0
+PATIENCE = 300.0
 KEEP_AT_ONCE = """
 from mads4.data.collect import collect
 collect.__kwdefaults__["flush_seconds"] = 0.0

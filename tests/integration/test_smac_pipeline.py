@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from mads4.data.collect import STREAM
 from mads4.data.formats.madt import write_madt
 from mads4.envs.registry import EnvFactory
+from mads4.envs.seeding import environment_seed
 from mads4.evaluation.metrics import RandomPolicy
 from mads4.rollout import rollout
 from mads4.rollout.vector import make_vector
@@ -163,10 +165,16 @@ def test_data_of_the_other_builder_are_refused_and_both_are_named(
 def test_random_battles_are_recorded_under_supervision(
     cli: Cli, game: tuple[str, ...], tmp_path: Path
 ) -> None:
-    faults = "env.extra_options.faults=[{how: hang, at: 2}, {how: die, at: 3}, {how: crash, at: 4}]"
-    limits = ("env.supervision.step_timeout=2", "env.supervision.reset_timeout=20")
+    """One fault in each episode: an episode that met three of them would be given up."""
+    seeds = [environment_seed(STREAM, index) for index in range(3)]
+    placed = zip(("hang, at: 2", "die, at: 3", "crash, at: 4"), seeds, strict=True)
+    faults = ", ".join(f"{{how: {what}, seed: {seed}}}" for what, seed in placed)
+    faults = f"env.extra_options.faults=[{faults}]"
     data = ("dataset.behavior_policy=random", "dataset.episodes=3", "dataset.path=data.h5")
-    assert cli("collect", *game, faults, *limits, *data, "hydra.run.dir=run") == 0
+    assert (
+        cli("collect", *game, faults, "env.supervision.step_timeout=4", *data, "hydra.run.dir=run")
+        == 0
+    )
     summary = results(tmp_path / "run")
     assert summary["data"]["episodes"] == 3
     assert (summary["processes_lost"], summary["episodes_broken"]) == (2, 1)

@@ -30,7 +30,7 @@ ALLOWED = {
     "behavior": PLAYED,
     "data": PLAYED,
     "algorithms": FOUNDATION | {"nn", "models", "data", "rollout"},
-    "config": FOUNDATION | {"envs", "kernels", "models", "algorithms"},
+    "config": FOUNDATION | {"envs", "kernels", "models", "algorithms", "data"},
     "training": PLAYED | {"models", "algorithms", "data", "config", "logging"},
     "evaluation": PLAYED | {"models", "algorithms", "data", "behavior", "config", "logging"},
     "report": FOUNDATION | {"evaluation", "logging"},

@@ -40,7 +40,7 @@ def test_everything_is_named(tmp_path: Path) -> None:
 def test_commit_and_dirty_flag(tmp_path: Path) -> None:
     def git(*arguments: str) -> None:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, timeout=20)
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, timeout=120)
 
     source = tmp_path / "module.py"
     source.write_text("x = 1\n")

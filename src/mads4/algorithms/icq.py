@@ -19,8 +19,7 @@ from mads4.algorithms.base import ALGORITHMS, Context, OfflineAlgorithm, Offline
 from mads4.algorithms.losses import batch_softmax, chosen, log_probabilities, masked_mean, td_lambda
 from mads4.models import SequencePolicy
 from mads4.models.base import PolicySequence
-from mads4.models.mixing import NormalizedMixing
-from mads4.models.values import ActionValues
+from mads4.models.critic import ActionValues, NormalizedMixing
 from mads4.settings import Positive, Rate, Share
 from mads4.types import EnvSpec, SequenceBatch
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mads4.data import registry
-from mads4.data.directory import data_directory
-from mads4.data.fetch import fetch
+from mads4.data.download import fetch
+from mads4.data.files import data_directory
 from mads4.data.store import read_header
 from mads4.errors import UserError
 from mads4.logging import progress_bar

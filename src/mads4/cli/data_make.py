@@ -14,7 +14,7 @@ from mads4.cli.data_open import Selected, open_selected
 from mads4.data import edit
 from mads4.data.convert import convert as write_converted
 from mads4.data.dataset import DatasetHeader
-from mads4.data.directory import locked
+from mads4.data.files import locked
 from mads4.data.formats import Source, formats, looks_like
 from mads4.errors import UserError, did_you_mean
 from mads4.logging import Advance, progress_bar

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mads4.data import registry
-from mads4.data.fetch import locate
 from mads4.data.formats import Source, guess_format, open_source
 from mads4.data.formats.vault import METADATA
 from mads4.envs.registry import EnvFactory
@@ -47,7 +46,7 @@ def open_selected(args: argparse.Namespace) -> Selected:
     given, entry = Path(args.source).expanduser(), None
     if not given.exists() and registry.known(args.source):
         entry = registry.find(args.source)
-        given = locate(entry)
+        given = registry.locate(entry)
     data_format = args.format or (entry and entry.format) or _guessed(given)
     if data_format == "hdf5":
         _refuse_names(args)

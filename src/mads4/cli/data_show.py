@@ -14,7 +14,7 @@ from mads4.data.content import MisfitError, step_columns
 from mads4.data.convert import skipped_summary
 from mads4.data.dataset import DatasetHeader, EpisodeRow, EpisodeTable
 from mads4.data.download import check_file
-from mads4.data.sources import describe
+from mads4.data.files import describe
 from mads4.data.store import read_header
 from mads4.errors import UserError
 from mads4.io import json_safe

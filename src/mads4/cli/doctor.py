@@ -162,7 +162,7 @@ def caches() -> list[Facts]:
     """
     given, places = os.environ.get, dict[tuple[str, str], Path]()
     with contextlib.suppress(ImportError):  # a required package is missing
-        from mads4.data.directory import data_directory
+        from mads4.data.files import data_directory
 
         places["data sets", "MADS4_DATA_DIR"] = data_directory()
     if keops := version("pykeops"):

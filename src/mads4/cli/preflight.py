@@ -1,4 +1,4 @@
-"""Checks that games, simulators and data sets are installed, before a command starts.
+"""Checks that games, simulators, data sets and checkpoints are there, before a command starts.
 
 Otherwise a run would train for hours and then fail to evaluate, or a sweep would stop halfway at
 the first missing data set.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mads4.config import AnyConfig
+from mads4.config import AnyConfig, Config
 from mads4.config.compose import Plan
-from mads4.config.dataset import RecordedDataset
 from mads4.data import registry
+from mads4.data.settings import RecordedDataset
 from mads4.envs.smac import SmacConfig, installation
 from mads4.errors import UserError
 
@@ -22,7 +22,10 @@ def require_present(plan: Plan) -> None:
     Packages of the environments are located, not imported, save for SMAC's.
     """
     problems = [
-        line for check in (_env, _data) for config in plan.configs for line in check(config)
+        line
+        for check in (_env, _data, _checkpoint)
+        for config in plan.configs
+        for line in check(config)
     ]
     if problems:
         count = len(plan.configs)
@@ -50,3 +53,14 @@ def _data(config: AnyConfig) -> Iterable[str]:
         return
     if not entry.is_here:
         yield f"the data set {entry.name} is not on this machine. {entry.how_to_get()}"
+
+
+def _checkpoint(config: AnyConfig) -> Iterable[str]:
+    """Yield what is wrong with the checkpoint that a new run starts from."""
+    if isinstance(config, Config) and config.init_from is not None and config.resume is None:
+        from mads4.experiment.sources import policy_checkpoint  # imports torch
+
+        try:
+            policy_checkpoint(config.init_from)
+        except UserError as error:
+            yield f"init_from: {error}"

@@ -12,22 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, SerializeAsAny
 
-from mads4.config.dataset import (
-    PLAYERS,
-    AlberdiceDataset,
-    CustomDataset,
-    DatasetSettings,
-    FileDataset,
-    GeneratedDataset,
-    MadtDataset,
-    OgMarlDataset,
-    RecordedDataset,
-)
 from mads4.config.trainer import (
     OfflineOnlineTrainerConfig,
     OfflineTrainerConfig,
     OnlineTrainerConfig,
     TrainerSettings,
+)
+from mads4.data.settings import (
+    PLAYERS,
+    CustomDataset,
+    DatasetSettings,
+    FileDataset,
+    GeneratedDataset,
+    RecordedDataset,
 )
 from mads4.envs.registry import EnvSettings
 from mads4.kernels.backends import KernelConfig, KernelSettings
@@ -51,7 +48,6 @@ else:  # their modules import torch, which takes a second; `validation` knows th
 
 __all__ = [
     "PLAYERS",
-    "AlberdiceDataset",
     "AnyConfig",
     "CollectConfig",
     "Command",
@@ -63,10 +59,8 @@ __all__ = [
     "FileDataset",
     "GeneratedDataset",
     "LoggerConfig",
-    "MadtDataset",
     "OfflineOnlineTrainerConfig",
     "OfflineTrainerConfig",
-    "OgMarlDataset",
     "OnlineTrainerConfig",
     "ProbeConfig",
     "RecordedDataset",
@@ -76,7 +70,7 @@ __all__ = [
 
 REGISTRIES = {
     "algorithm": "mads4.algorithms.base:ALGORITHMS",
-    "dataset": "mads4.config.dataset:DATASETS",
+    "dataset": "mads4.data.settings:DATASETS",
     "env": "mads4.envs.registry:ENVS",
     "kernel": "mads4.kernels.backends:KERNELS",
     "model": "mads4.models:MODELS",

@@ -1,4 +1,4 @@
-"""Recording a data set with a behavior policy, in parallel, without losing finished episodes."""
+"""Recording a data set with a behavior policy: parallel, resumable."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from mads4.types import EnvSpec, Episode
 _LOG = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 5.0
-"""At most this much work is lost when the process is killed."""
+"""Interval between writes: the most work that is lost when the process is killed."""
 
 FLUSH_BYTES = 1 << 26
-"""Finished episodes in memory before they are written, whatever the time."""
+"""Size of finished episodes in memory at which they are written before the interval ends."""
 
 Progress = Callable[[int, int], None]
-"""Called with (finished episodes, all episodes), first with those of earlier calls."""
+"""Called with (finished episodes, all episodes); the first call counts earlier recordings."""
 
 STREAM = int.from_bytes(b"data", "big") << 32
 """Added to the seed, so that no evaluation starts from a recorded episode's initial state."""
@@ -95,14 +95,14 @@ def collect(
     parts = Parts(path, settings)
     if not _is_complete(path, settings, episodes):
         with parts.locked(), _sigterm_as_exit():
-            # Whoever held the lock before may have completed the file meanwhile.
+            # Another process may have completed the file while this one waited for the lock.
             if not _is_complete(path, settings, episodes):
                 parts.open()
                 missing = parts.missing(episodes)
-                keeper = _Keeper(parts, missing, episodes, on_progress, flush_seconds)
+                buffer = _EpisodeBuffer(parts, missing, episodes, on_progress, flush_seconds)
                 if missing:
                     plan = SeededPlan(make_behavior, seed, STREAM)
-                    _play(make_env, plan, missing, workers, keeper, on_incidents)
+                    _play(make_env, plan, missing, workers, buffer, on_incidents)
                 parts.join(path, episodes, name)
     parts.remove()
     return path
@@ -130,8 +130,8 @@ def _is_complete(path: Path, settings: Settings, episodes: int) -> bool:
     return True
 
 
-class _Keeper:
-    """Takes finished episodes and writes them to parts now and then."""
+class _EpisodeBuffer:
+    """Buffers finished episodes and writes them to parts at intervals."""
 
     def __init__(
         self,
@@ -145,14 +145,14 @@ class _Keeper:
         self._done, self._total = total - len(missing), total
         self._on_progress = on_progress or (lambda done, total: None)
         self._flush_seconds = flush_seconds
-        self._waiting: list[Episode] = []
+        self._episodes: list[Episode] = []
         self._bytes = 0
         self._written_at = time.monotonic()
         self._on_progress(self._done, total)
 
-    def take(self, episode: Episode) -> None:
-        """Count a finished episode, and write it if it is time."""
-        self._waiting.append(episode)
+    def add(self, episode: Episode) -> None:
+        """Add a finished episode; write the buffer when it is due."""
+        self._episodes.append(episode)
         self._bytes += episode.observation.nbytes + episode.state.nbytes
         self._done += 1
         self._on_progress(self._done, self._total)
@@ -161,14 +161,14 @@ class _Keeper:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits."""
-        if self._waiting:
-            self._parts.write(self._waiting)
-            self._waiting, self._bytes = [], 0
+        """Write the buffered episodes."""
+        if self._episodes:
+            self._parts.write(self._episodes)
+            self._episodes, self._bytes = [], 0
         self._written_at = time.monotonic()
 
     def stop(self) -> None:
-        """Write what waits, and say how to go on."""
+        """Write the buffered episodes and log how to continue."""
         self.flush()
         _LOG.warning(
             "Stopped: %d of %d episodes are kept in %s; the same command goes on from there.",
@@ -183,18 +183,18 @@ def _play(
     plan: SeededPlan,
     missing: list[int],
     workers: int,
-    keeper: _Keeper,
+    buffer: _EpisodeBuffer,
     on_incidents: Callable[[Incidents], None] | None,
 ) -> None:
-    """Play the missing episodes; whatever happens, keep those that are finished."""
+    """Play the missing episodes; finished ones are kept on any error."""
     with closing(behavior_vector(make_env, plan, len(missing), workers)) as vector:
         try:
             for result in rollout_behavior(plan, vector, missing, seed=plan.seed, advice=_ADVICE):
                 assert result.episode is not None, "behavior policies are recorded"
-                keeper.take(result.episode)
-            keeper.flush()
+                buffer.add(result.episode)
+            buffer.flush()
         except BaseException:
-            keeper.stop()
+            buffer.stop()
             raise
         finally:
             if workers > 0 and getattr(make_env, "supervision", None) is not None:
@@ -211,7 +211,7 @@ def _report(incidents: Incidents, on_incidents: Callable[[Incidents], None] | No
 
 @contextmanager
 def _sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, as Ctrl-C does, where this thread may decide that."""
+    """Raise `SystemExit` on SIGTERM; only the main thread can set signal handlers."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

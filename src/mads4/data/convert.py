@@ -11,8 +11,8 @@ from typing import Any
 
 from mads4.data.content import MisfitError
 from mads4.data.dataset import DatasetHeader
+from mads4.data.files import described_aside
 from mads4.data.formats import Source
-from mads4.data.sources import described_aside
 from mads4.data.store import write_dataset
 from mads4.errors import UserError
 from mads4.types import Episode
@@ -38,7 +38,7 @@ def convert(
     The header's ``behavior`` then holds the source's own origin (``format``,
     ``reader_version`` …), `about`, and
 
-    * ``source``: names, sizes and SHA-256 of the files (`mads4.data.sources.describe`), hashed in
+    * ``source``: names, sizes and SHA-256 of the files (`mads4.data.files.describe`), hashed in
       a thread alongside, which reads every file a second time;
     * ``reward_definition``; ``limit``; ``skipped``: how many episodes were left out, and why.
 

@@ -1,8 +1,8 @@
-"""Sizes by which one recognizes who built an environment's observations and states.
+"""Recognizing the encoding of observations and states by their sizes.
 
-The same map of StarCraft is seen in different ways: oxwhirl's SMAC gives what it says itself, while
-the wrapper of MAPPO's authors, with which MADT's data were recorded, adds the agent's number, its
-own place and more. A policy that learned on one sees nonsense in the other.
+The same map of StarCraft has several encodings: oxwhirl's SMAC has its own, while the wrapper of
+MAPPO's authors, with which MADT's data were recorded, adds the agent's index, its own position and
+more. A policy trained on one encoding cannot use the other.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ MAPPO = "MAPPO's StarCraft wrapper, with which MADT's data were recorded"
 OXWHIRL = "SMAC itself (oxwhirl)"
 
 OPTION: Mapping[str, str] = {MAPPO: "env.observation=mappo", OXWHIRL: "env.observation=smac"}
-"""Builder → the setting that chooses it."""
+"""Encoding → the setting that selects it."""
 
 _FEATURES = {MAPPO: BUILDERS["mappo"], OXWHIRL: BUILDERS["smac"]}
 
 
 def builder(env: str, scenario: str, obs_dim: int) -> str | None:
-    """Return in words who makes observations of this size, None when that is not known."""
+    """Return a description of the encoding with observations of this size, None if unknown."""
     if env != "smac" or scenario not in MAPS:
         return None
     for words, features in _FEATURES.items():
@@ -35,11 +35,11 @@ def builder(env: str, scenario: str, obs_dim: int) -> str | None:
 def recognized(
     scenario: str, n_agents: int, obs_dim: int, state_dim: int, n_actions: int
 ) -> dict[str, str]:
-    """Return what environment gives each agent a state of its own, in these sizes, on a map.
+    """Return which environment has these sizes on a map, with a state for each agent.
 
     Returns:
         Its ``name``, ``scenario``, ``reward`` (a recording's is the map's usual one) and
-        ``state_encoding``, as in `EnvSpec`; nothing where the sizes are no environment's of ours.
+        ``state_encoding``, as in `EnvSpec`; empty where the sizes are unknown.
     """
     game = MAPS.get(scenario)
     if game is None or (n_agents, n_actions) != (game.n_agents, game.n_actions):
@@ -55,8 +55,8 @@ def explain_sizes(data: EnvSpec, env: EnvSpec, learned: str = "the data") -> str
     """Return, in sentences, why observations of the data do not fit the environment's.
 
     Args:
-        data: what a policy learns from, or has learned from.
-        env: where it is to be played.
+        data: spec of the training data.
+        env: spec of the environment that the policy is to act in.
         learned: what to call `data`, for example "the policy".
 
     Returns:

@@ -16,7 +16,7 @@ import numpy as np
 
 from mads4.data.content import LAST_ARRAYS, STEP_ARRAYS
 from mads4.data.dataset import Dataset, DatasetHeader
-from mads4.data.directory import data_directory, locked
+from mads4.data.files import data_directory, locked
 from mads4.data.store import write_dataset
 from mads4.data.store_read import (
     check_returns,

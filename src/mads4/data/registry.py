@@ -1,4 +1,4 @@
-"""Published data sets by name: what they are, where they come from and where they belong here."""
+"""Registry of published data sets: metadata, download URLs and local folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from mads4.data.directory import data_directory
+from mads4.data.files import data_directory
 from mads4.errors import UserError, did_you_mean
 
 REGISTRY_FILE = "registry.yaml"
@@ -44,36 +44,36 @@ class Entry:
     """As published."""
     license: str
     addresses: tuple[str, ...]
-    """Archives, tried in turn; empty when the files have to be put in place by hand."""
+    """URLs of the archive, tried in turn; empty when the files must be copied by hand."""
     folder: str
-    """Place below ``<data directory>/sources``; the archive is unpacked there."""
+    """Folder below ``<data directory>/sources``; the archive is unpacked there."""
     origin: str
-    """Who published it."""
+    """Publisher."""
 
     @property
     def place(self) -> Path:
-        """Where the files belong on this machine."""
+        """Folder of the files on this machine."""
         return data_directory() / "sources" / self.folder
 
     @property
     def archive(self) -> Path:
-        """Where the archive is downloaded to; sets of one archive share it."""
+        """File that the archive is downloaded to; data sets in one archive share it."""
         suffix = Path(self.addresses[0]).suffix if self.addresses else ".zip"
         return data_directory() / "downloads" / f"{self.folder}{suffix}"
 
     @property
     def is_here(self) -> bool:
-        """Whether the files are in place (an archive's are unpacked whole or not at all)."""
+        """Whether the files are present (an archive is unpacked completely or not at all)."""
         return self.place.is_dir() and any(self.place.iterdir())
 
     def how_to_get(self) -> str:
-        """Return what a user does to have the files, as a sentence."""
+        """Return how to obtain the files, as a sentence."""
         if self.addresses:
             return f"Get it with: mads4 data download {self.name}"
         return f"It cannot be downloaded; ask {self.origin}, and put the folder at {self.place}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, with where the files belong and whether they are there."""
+        """Return JSON values, with the folder of the files and whether they are present."""
         return asdict(self) | {"place": str(self.place), "here": self.is_here}
 
 
@@ -122,7 +122,7 @@ def find(name: str) -> Entry:
     """Return the data set called `name`, in whichever case.
 
     Raises:
-        UserError: there is none; the nearest name is suggested.
+        UserError: unknown name; the message suggests the nearest.
     """
     named = {entry.name.lower(): entry for entry in entries()}
     if name.lower() not in named:
@@ -143,11 +143,30 @@ def known(name: str) -> bool:
     return any(entry.name.lower() == name.lower() for entry in entries())
 
 
+def locate(entry: Entry) -> Path:
+    """Return the path to open of a downloaded data set: its folder, or the vault in it.
+
+    Raises:
+        UserError: it is missing or incomplete; the message says what to do.
+    """
+    if not entry.is_here:
+        raise UserError(f"The data set {entry.name} is not on this machine. {entry.how_to_get()}")
+    if entry.format != "og_marl":
+        return entry.place
+    vaults = sorted(entry.place.rglob(f"{entry.scenario}.vlt"))
+    if not vaults:
+        raise UserError(
+            f"{entry.place} has no folder {entry.scenario}.vlt. Delete it, and: "
+            f"{entry.how_to_get()}"
+        )
+    return vaults[0]
+
+
 def choose(data_format: str, env: str, scenario: str, quality: str) -> Entry:
     """Return the one data set in a format for an environment, a scenario and a quality.
 
     Raises:
-        UserError: there is none, or several; with what there is.
+        UserError: no data set matches, or several do; the message lists the alternatives.
     """
     fitting = [entry for entry in entries() if entry.format == data_format and entry.env == env]
     what = f"in the format {data_format} for env {env}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mads4.data.dataset import Dataset, DatasetHeader
-from mads4.data.directory import locked
+from mads4.data.files import locked
 from mads4.data.store import read_dataset, read_header, write_dataset
 from mads4.errors import UserError
 from mads4.io import json_safe, write_json

@@ -81,12 +81,13 @@ class SharedBuffers:
 
         An environment that has written none yet, because its process died before, has zeros.
         """
-        binary, states = self.binary[rows], self.state[rows]
+        binary, states = self.binary[rows], np.array(self.state[rows])
         if not binary.any():
-            return states.copy()
-        result = self.binary_state[rows].copy()
+            return states
+        result = np.array(self.binary_state[rows])
         if states[~binary].any():  # some write floats
-            return np.where(binary[:, None, None], result, states)
+            states[binary] = result[binary]
+            return states
         result[~binary] = 0
         return result
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import hashlib
+import json
 import logging
+import re
 import shlex
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,21 +19,23 @@ from mads4.config import (
     DatasetSettings,
     FileDataset,
     GeneratedDataset,
-    OgMarlDataset,
     RecordedDataset,
 )
 from mads4.data import registry
+from mads4.data.convert import convert
 from mads4.data.dataset import Dataset
-from mads4.data.fetch import locate
-from mads4.data.formats import looks_like, open_source
+from mads4.data.files import data_directory, locked, source_key
+from mads4.data.formats import Source, looks_like, open_source
 from mads4.data.observation_layouts import explain_sizes
 from mads4.data.on_demand import open_dataset
 from mads4.envs.matrix_game import MatrixGame
 from mads4.envs.protocol import MultiAgentEnv
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
-from mads4.experiment.conversions import converted
 from mads4.experiment.recordings import record
+from mads4.io import json_safe
+from mads4.logging import progress_bar
+from mads4.settings import bind_factory
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
@@ -41,7 +45,7 @@ _FLAGS = {
     "reward": "--reward",
     "state_encoding": "--state-encoding",
 }
-"""What foreign formats do not say of an environment → the option of `mads4 data convert`."""
+"""Environment fact that other projects' formats lack → option of `mads4 data convert`."""
 
 
 def dataset(config: DatasetSettings, make_env: EnvFactory, progress: bool) -> Dataset:
@@ -73,18 +77,15 @@ def dataset(config: DatasetSettings, make_env: EnvFactory, progress: bool) -> Da
 def _recorded_dataset(
     config: RecordedDataset, spec: EnvSpec, progress: bool
 ) -> tuple[Dataset, str]:
-    """Return a data set in somebody's format, read from its conversion, and where it lies."""
+    """Return a data set in another project's format, read from its conversion, and its path."""
     path, entry = _place(config, spec)
-    options: dict[str, Any] = {}
-    if isinstance(config, OgMarlDataset):
-        options = {"uid": config.uid or (entry and entry.uid), "team_reward": config.team_reward}
     about = {"quality": entry.quality, "dataset": entry.name} if entry else None
-    source = open_source(config.name, path, spec, **options)
+    source = open_source(config.name, path, spec, **config.reader_options(entry))
     return open_dataset(converted(source, about, progress), config.in_memory), str(path)
 
 
 def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry | None]:
-    """Return where the data lie, and what the registry says about them."""
+    """Return the path of the data, and their entry in the registry if they have one."""
     if config.path is not None:
         given = Path(config.path).expanduser()
         if given.exists():
@@ -103,11 +104,56 @@ def _place(config: RecordedDataset, spec: EnvSpec) -> tuple[Path, registry.Entry
             )
     else:
         entry = registry.choose(config.name, spec.name, spec.scenario, config.quality)
-    return locate(entry), entry
+    return registry.locate(entry), entry
+
+
+def converted_path(source: Source) -> Path:
+    """Return the file that a source's conversion is kept in.
+
+    Its name changes with the reader's version and options, the environment's definitions, and the
+    names, sizes or times of change of the source's files, none of which is read for that.
+    """
+    identity = {
+        "origin": json_safe(source.origin),
+        "spec": source.spec.to_dict(),
+        "source": source_key(source.files),
+    }
+    text = json.dumps(identity, sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    stem = re.sub(r"[^\w.-]+", "_", source.name) or "data"
+    return data_directory() / "converted" / f"{stem}-{key}.h5"
+
+
+def converted(
+    source: Source, about: Mapping[str, Any] | None = None, progress: bool = False
+) -> Path:
+    """Return the data set file of a source; it is converted if there is none yet.
+
+    A lock file makes other processes wait for the first.
+
+    Args:
+        source: data of any format.
+        about: further provenance for the file's header.
+        progress: show a progress bar.
+
+    Raises:
+        UserError: the source is damaged, or the folder cannot be written to.
+    """
+    path = converted_path(source)
+    with locked(path.with_name(f"{path.name}.lock"), f"converts {source.name}"):
+        if path.exists():
+            _LOG.info("data set %s is converted already: %s", source.name, path)
+            return path
+        _LOG.info("converting %s to %s", source.name, path)
+        with progress_bar("converting", None, progress) as advance:
+            header = convert(source, path, about=about, on_progress=advance)
+    for reason, count in header.behavior["skipped"]["reasons"].items():
+        _LOG.warning("%s: %d episodes were left out: %s", source.name, count, reason)
+    return path
 
 
 def _require_format(path: Path, kind: str) -> None:
-    """Raise `UserError` when what lies at a place looks like another kind of data set."""
+    """Raise `UserError` when a path looks like another kind of data set."""
     found = looks_like(path) if path.exists() else None
     wanted = "file" if found == "hdf5" else found
     if wanted not in (None, kind):
@@ -123,7 +169,7 @@ def _require_fit(data: Dataset, env: MultiAgentEnv, source: str) -> None:
     """
     wrong = data.spec.differences(env.spec)
     if wrong:
-        hints = [explain_sizes(data.spec, env.spec), _ask_for_names(data.spec, env.spec)]
+        hints = [explain_sizes(data.spec, env.spec), _suggest_names(data.spec, env.spec)]
         if data.spec.name == env.spec.name == "rware":
             settings = [
                 f"env.{key}={getattr(data.spec, key)}"
@@ -139,10 +185,10 @@ def _require_fit(data: Dataset, env: MultiAgentEnv, source: str) -> None:
         _require_payoff(data, env, source)
 
 
-def _ask_for_names(data: EnvSpec, env: EnvSpec) -> str:
-    """Return how to say that data were recorded in `env`, where they leave that open in part.
+def _suggest_names(data: EnvSpec, env: EnvSpec) -> str:
+    """Return advice for data that lack some names of the environment that may have recorded them.
 
-    A conversion forgets what the one before it was told: the options are all that are needed.
+    A conversion does not reuse the options of an earlier one, so all are listed.
     """
     known = {name: getattr(data, name) or getattr(env, name) for name in _FLAGS}
     unknown = [name for name, value in known.items() if getattr(data, name) != value]
@@ -156,29 +202,24 @@ def _ask_for_names(data: EnvSpec, env: EnvSpec) -> str:
 
 
 def _require_payoff(data: Dataset, game: MatrixGame, source: str) -> None:
-    """Raise `UserError` when some reward of the data is not what the game pays for the actions."""
+    """Raise `UserError` when some reward differs from the game's payoff for the actions."""
     actions = data.action.astype(np.int64)
     known = (actions < game.payoff.shape).all(axis=-1)
-    paid = np.full(len(actions), np.nan)
-    paid[known] = game.rewards(actions[known])
-    wrong = np.flatnonzero(~np.isclose(data.reward, paid))
+    payoff = np.full(len(actions), np.nan)
+    payoff[known] = game.rewards(actions[known])
+    wrong = np.flatnonzero(~np.isclose(data.reward, payoff))
     if len(wrong):
         row = wrong[0]
         raise UserError(
             f"env.payoff: {source} was recorded in another game: joint action "
             f"{actions[row].tolist()} earned {data.reward[row]:g} there, here it earns "
-            f"{paid[row]:g}."
+            f"{payoff[row]:g}."
         )
 
 
 def _custom_dataset(config: CustomDataset) -> Dataset:
-    module, _, name = config.factory.partition(":")
-    try:
-        read = getattr(importlib.import_module(module), name)
-        inspect.signature(read).bind(**config.options)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UserError(f"dataset.factory: '{config.factory}' cannot be called: {error}") from error
-    data = read(**config.options)  # an error in there is a bug, whose traceback is wanted
+    read = bind_factory("dataset.factory", config.factory, config.options, arguments=0)
+    data = read(**config.options)  # an error in it is a bug: show the traceback
     if not isinstance(data, Dataset):
         raise UserError(
             f"dataset.factory: '{config.factory}' returned {type(data).__name__}, expected "

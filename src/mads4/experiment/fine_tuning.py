@@ -88,7 +88,7 @@ def _with_model_of(config: Config, before: Mapping[str, Any]) -> Config:
 
 def _measure_inputs(model: SequencePolicy, collector: Collector) -> None:
     """Give a fresh policy the statistics of what it meets when it plays as it is."""
-    played = collector.play(model.eval(), 0, best_return=0.0)
+    played = collector.collect(model.eval(), 0, best_return=0.0)
     episodes = [one.episode for one in played if one.episode is not None]
     components.normalize(model, Dataset.from_episodes(model.spec, episodes), least_return=1.0)
 

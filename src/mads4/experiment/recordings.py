@@ -1,4 +1,4 @@
-"""Data sets that are recorded on demand: which file holds one, and how it is made."""
+"""Data sets that are generated on demand, and their files: dataset=generated, `mads4 collect`."""
 
 from __future__ import annotations
 
@@ -12,26 +12,40 @@ from typing import Any
 
 from mads4.behavior.quality import MEASURES, noise_range
 from mads4.behavior.registry import BehaviorFactory
-from mads4.config import PLAYERS, GeneratedDataset
-from mads4.data.collect import collect
+from mads4.config import PLAYERS, CollectConfig, GeneratedDataset
+from mads4.data.collect import collect as collect_episodes
 from mads4.data.dataset import DatasetHeader
-from mads4.data.directory import data_directory
+from mads4.data.files import data_directory
 from mads4.data.store import read_header
 from mads4.envs.registry import EnvFactory
 from mads4.envs.vector import Incidents
 from mads4.errors import UserError
-from mads4.experiment.components import env_spec
+from mads4.evaluation.record import RunRecord
+from mads4.experiment.components import env_spec, environment
 from mads4.logging import progress_bar
 from mads4.types import EnvSpec
 
 _LOG = logging.getLogger(__name__)
 
 
+def collect(config: CollectConfig, run_dir: Path) -> None:
+    """Record the data set that the configuration describes: `mads4 collect`."""
+    summary: dict[str, Any] = {"name": config.name}
+    path = record(
+        environment(config.env),
+        config.dataset,
+        config.progress,
+        lambda incidents: summary.update(incidents.to_dict()),
+    )
+    RunRecord.of(summary | {"data": read_header(path).summary()}).write(run_dir)
+    _LOG.info("data set: %s (look at it with: mads4 data show %s)", path, path)
+
+
 def generated_path(make_env: EnvFactory, spec: EnvSpec, config: GeneratedDataset) -> Path:
-    """Return the file of a recorded data set; its name tells one recording from another."""
+    """Return the file of a generated data set; its name depends on all settings."""
     if config.path is not None:
         return Path(config.path).expanduser()
-    player = _player(spec, config)
+    player = _policy_name(spec, config)
     who = player if player == "random" else f"{player.replace(':', '.')}-{config.quality}"
     stem = (
         f"{spec.name}-{spec.scenario}-{who}-{config.episodes}-seed{config.seed}"
@@ -49,20 +63,20 @@ def record(
     progress: bool,
     on_incidents: Callable[[Incidents], None] | None = None,
 ) -> Path:
-    """Record a data set, or go on with one, or find it complete; return its file.
+    """Record a data set, resume one, or reuse a complete one; return its file.
 
-    `on_incidents` is told how often supervised environments have failed, if any have played.
+    `on_incidents` is called with the failures of supervised environments, if there are any.
     """
     spec = env_spec(make_env)
-    path, player = generated_path(make_env, spec, config), _player(spec, config)
+    path, player = generated_path(make_env, spec, config), _policy_name(spec, config)
     options = make_env.arguments.get("options", {})
-    if path.exists() and _answers(read_header(path), spec, options, config):
-        _LOG.info("data set %s is there already", path)
+    if path.exists() and _matches(read_header(path), spec, options, config):
+        _LOG.info("reusing the data set %s", path)
         return path
     workers = config.num_workers or os.cpu_count() or 1
     factory, quality = _behavior(make_env, spec, player, config, workers)
     with progress_bar("recording", config.episodes, progress) as advance:
-        return collect(
+        return collect_episodes(
             make_env,
             factory,
             config.episodes,
@@ -78,7 +92,7 @@ def record(
 def _behavior(
     make_env: EnvFactory, spec: EnvSpec, player: str, config: GeneratedDataset, workers: int
 ) -> tuple[BehaviorFactory, dict[str, Any]]:
-    """Return who plays, with as much noise as the quality takes, and facts on that."""
+    """Return the behavior policy with the noise for its quality, and facts for the header."""
     if player == "random":
         return BehaviorFactory(player), {}
     _LOG.info("measuring how much noise makes '%s' data", config.quality)
@@ -101,8 +115,8 @@ def _behavior(
     return BehaviorFactory(player, plan.low, plan.high), facts
 
 
-def _player(spec: EnvSpec, config: GeneratedDataset) -> str:
-    """Return who plays, which may be left to the environment."""
+def _policy_name(spec: EnvSpec, config: GeneratedDataset) -> str:
+    """Return the name of the behavior policy; by default the environment's."""
     players: tuple[str, ...] = PLAYERS.get(spec.name, ())
     if config.behavior_policy is None and not players:
         raise UserError(
@@ -112,15 +126,15 @@ def _player(spec: EnvSpec, config: GeneratedDataset) -> str:
     return config.behavior_policy or players[0]
 
 
-def _answers(
+def _matches(
     header: DatasetHeader, spec: EnvSpec, options: Mapping[str, Any], config: GeneratedDataset
 ) -> bool:
-    """Whether a complete file holds what `config` asks for (`collect` names differences)."""
+    """Whether a complete file matches `config` (`collect` reports the differences)."""
     behavior = header.behavior
     return (
         not header.spec.differences(spec)
         and len(header) == config.episodes
-        and behavior.get("name") == _player(spec, config)
+        and behavior.get("name") == _policy_name(spec, config)
         and behavior.get("seed") == config.seed
         and behavior.get("options") == options
         and behavior.get("quality", config.quality) == config.quality

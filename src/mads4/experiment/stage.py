@@ -23,8 +23,8 @@ from mads4.logging import Tracker, progress_bar
 from mads4.provenance import PROVENANCE_FILE, collect_provenance
 from mads4.settings import Settings
 from mads4.training import checkpoint
+from mads4.training.checkpoint import TrainState
 from mads4.training.loop import Checkpoints, Intervals, Trainer, fit
-from mads4.training.state import TrainState
 from mads4.types import EnvSpec
 
 PERIODIC_SEED = 1_000_003

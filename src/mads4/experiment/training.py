@@ -19,7 +19,7 @@ from mads4.experiment.stage import Stage, run_stage
 from mads4.logging import Tracker
 from mads4.models.base import parameter_count
 from mads4.training import checkpoint
-from mads4.training.state import TrainState
+from mads4.training.checkpoint import TrainState
 
 OFFLINE_FOLDER = "offline"
 """Directory of the first part of ``trainer=offline_online``, within the run's."""

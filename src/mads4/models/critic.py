@@ -1,4 +1,4 @@
-"""The critic of online training: what the rest of an episode is worth, for each agent."""
+"""Critics: state values (online training), action values and their mixing (offline training)."""
 
 from __future__ import annotations
 
@@ -118,3 +118,66 @@ class Critic(nn.Module):
             hidden = norm(functional.relu(layer(hidden)))
         values: Tensor = self.value(hidden)
         return values
+
+
+class ActionValues(nn.Module):
+    """Q_i(s, o_i, ·) for each agent: a feed-forward network on state, observation and agent id.
+
+    Args:
+        spec: the environment's sizes.
+        width: features of the hidden layers.
+        n_layers: layers behind the embedding, ReLU between them.
+        normalization: ``shared`` or ``per_agent``, as the policy's, whose statistics it takes.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, *, width: int = 256, n_layers: int = 1, normalization: str = "shared"
+    ) -> None:
+        super().__init__()
+        self.embedding = InputEmbedding(
+            spec,
+            width,
+            return_conditioning=False,
+            use_previous_action=False,
+            normalization=normalization,
+        )
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(n_layers))
+        self.head = nn.Linear(width, spec.n_actions)
+
+    def forward(self, batch: SequenceBatch) -> Tensor:
+        """Return the values (B, T, N, n_actions), those of unavailable actions included."""
+        hidden = functional.relu(
+            self.embedding(
+                batch.observation, batch.state, batch.previous_action, batch.return_to_go
+            )
+        )
+        for layer in self.hidden:
+            hidden = functional.relu(layer(hidden))
+        values: Tensor = self.head(hidden)
+        return values
+
+
+class NormalizedMixing(nn.Module):
+    """Q_tot = Σ_i k_i(s) Q_i with k_i ≥ 0 that sum to 1 (ICQ-MA, Yang et al. 2021, equation 16).
+
+    Args:
+        spec: the environment's sizes.
+        width: features of the hidden layer that computes the weights from the state.
+    """
+
+    def __init__(self, spec: EnvSpec, width: int = 64) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(spec.state_dim, width)
+        self.weights = nn.Linear(width, spec.n_agents)
+
+    def forward(self, values: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the team's value (B, T), and the weights k (B, T, N).
+
+        Args:
+            values: (B, T, N).
+            state: (B, T, N or 1, state_dim), normalized; agents' own views are averaged.
+        """
+        hidden = functional.relu(self.hidden(state.mean(dim=-2)))
+        raw = self.weights(hidden).abs() + 1e-10
+        weights: Tensor = raw / raw.sum(dim=-1, keepdim=True)
+        return torch.sum(weights * values, dim=-1), weights

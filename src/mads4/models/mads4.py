@@ -2,20 +2,17 @@
 
 Within a time step, agent i reads its own inputs and what its immediate predecessor sent (a message,
 the action it took), and sends something to its successor; all agents share the weights, and
-gradients of agent i's loss reach agent i - 1 through the message. `Mads4Policy.advance` is the one
-place where an agent's input is put together and the network is run; `sequence` uses it over whole
-sequences (S4's convolutional view), `step` over one time step (its recurrent view), both by way of
-`mads4.models.chain`.
+gradients of agent i's loss reach agent i - 1 through the message. `Mads4Policy.run_rows` is the
+network of one agent; `mads4.models.chain` applies it to all agents, over whole sequences (S4's
+convolutional view) and over one time step (its recurrent view).
 
-Agents that need not wait for each other run as one batch: over sequences all of them unless there
-is a message (actions are known from the data), in a time step all of them if nothing is sent
-within it. Axes: ``B`` batch, ``T`` time, ``N`` agents, or positions in the order of decisions.
+Axes: ``B`` batch, ``T`` time, ``N`` agents, or positions in the order of decisions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
@@ -24,19 +21,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mads4.errors import UserError
+from mads4.models import chain
 from mads4.models.base import (
     MODELS,
     NetworkSettings,
     PolicySequence,
     SequencePolicy,
     mask_unavailable,
-    no_action,
 )
-from mads4.models.chain import run_sequences, run_step
 from mads4.models.communication import MessageChannel
 from mads4.models.state import State
 from mads4.nn.blocks import S4Stack, StackOutput, StackState
-from mads4.nn.ssm import TRAINABLE
 from mads4.settings import Positive, Rate, Share
 from mads4.types import EnvSpec, PolicyInput, PolicyOutput, SequenceBatch
 
@@ -100,16 +95,12 @@ class Mads4Config(NetworkSettings):
     def problems(self, where: str) -> list[str]:
         """Return one line for each combination of values that cannot work."""
         problems = []
-        if self.parameterization == "dplr":
-            if self.discretization == "zoh":
+        for option, needed in (("discretization", "bilinear"), ("initialization", "legs")):
+            given = getattr(self, option)
+            if self.parameterization == "dplr" and given != needed:
                 problems.append(
-                    f"{where}.discretization: 'zoh' does not go with "
-                    f"{where}.parameterization=dplr; use {where}.discretization=bilinear"
-                )
-            if self.initialization != "legs":
-                problems.append(
-                    f"{where}.initialization: '{self.initialization}' does not go with "
-                    f"{where}.parameterization=dplr; use {where}.initialization=legs"
+                    f"{where}.{option}: '{given}' does not go with "
+                    f"{where}.parameterization=dplr; use {where}.{option}={needed}"
                 )
         if self.n_ssm is not None and self.d_model % self.n_ssm:
             problems.append(
@@ -124,8 +115,8 @@ class Mads4Config(NetworkSettings):
 
 
 @dataclass(frozen=True)
-class Advanced:
-    """Result of running the network once; … is T, or nothing in a single step."""
+class AgentOutput:
+    """Output of the network for one agent in each row; … is T, or nothing in a single step."""
 
     logits: Tensor
     """(rows, …, n_actions)."""
@@ -134,17 +125,16 @@ class Advanced:
     message: Tensor | None
     """(rows, …, M) to send."""
     state: StackState | None
-    """S4 states afterwards, if `run` returned them."""
+    """S4 states afterwards, if the stack returned them."""
 
 
 class Mads4Policy(SequencePolicy):
-    """A shared S4 network for all agents, with something sent from each agent to the next.
+    """A shared S4 network for all agents; each sends a message or its action to the next one.
 
     Args:
         spec: the environment's sizes.
-        backend: who computes the S4 kernels, see `mads4.nn.S4Layer`.
+        backend: of the S4 kernels, see `mads4.nn.S4Layer`.
         mixing: of the blocks' channels, see `mads4.nn.S4Stack`.
-        trainable: state-space parameters that receive gradients.
         **options: fields of `Mads4Config`.
 
     Raises:
@@ -154,13 +144,7 @@ class Mads4Policy(SequencePolicy):
     channel: MessageChannel
 
     def __init__(
-        self,
-        spec: EnvSpec,
-        *,
-        backend: str = "auto",
-        mixing: str = "gelu",
-        trainable: Sequence[str] = TRAINABLE,
-        **options: Any,
+        self, spec: EnvSpec, *, backend: str = "auto", mixing: str = "gelu", **options: Any
     ) -> None:
         super().__init__()
         config = Mads4Config(**options)
@@ -177,7 +161,6 @@ class Mads4Policy(SequencePolicy):
             mixing,
             readout=config.message == "state" and not alone,
             backend=backend,
-            trainable=trainable,
             **config.model_dump(include=SSM_OPTIONS),
         )
         self.norm = nn.LayerNorm(config.d_model)
@@ -193,12 +176,12 @@ class Mads4Policy(SequencePolicy):
 
     @property
     def waits_in_sequences(self) -> bool:
-        """Whether an agent's whole sequence needs its predecessor's to be computed before."""
+        """Whether agents run one after another over sequences, else as one batch."""
         return self.channel.width > 0
 
     @property
     def waits_in_steps(self) -> bool:
-        """Whether an agent's decision needs its predecessor's of the same step."""
+        """Whether agents run one after another within a time step, else as one batch."""
         return self.channel.is_open and self.message_delay == 0
 
     def sequence(
@@ -211,8 +194,7 @@ class Mads4Policy(SequencePolicy):
         return_state: bool = False,
     ) -> PolicySequence:
         """Return logits and latents of sequences; see `SequencePolicy.sequence`."""
-        found = run_sequences(self, batch, order, dropped, state, return_state)
-        return replace(found, logits=mask_unavailable(found.logits, batch.available_actions))
+        return chain.run_sequences(self, batch, order, dropped, state, return_state)
 
     def draw(
         self, action: Tensor, order: Tensor | None = None, dropped: Tensor | None = None
@@ -225,89 +207,68 @@ class Mads4Policy(SequencePolicy):
             dropped = torch.rand(action.shape, device=action.device) < self.message_dropout
         return order, dropped
 
-    def advance(
+    def run_rows(
         self,
         embedded: Tensor,
         message: Tensor | None,
         action: Tensor | None,
         dropped: Tensor | None,
-        run: Callable[[Tensor], StackOutput],
-    ) -> Advanced:
-        """Put an agent's input together, run the network, and write its message.
+        stack: Callable[[Tensor], StackOutput],
+    ) -> AgentOutput:
+        """Combine an agent's inputs, run the network, and write its message.
 
         Args:
             embedded: (rows, …, H), the agent's own inputs; … is T, or nothing in a single step.
             message: (rows, …, M) from the predecessor, None for the first agent.
-            action: (rows, …) the predecessor's, -1 for none.
-            dropped: (rows, …), where neither of them arrived.
-            run: runs the stack.
+            action: (rows, …) of the predecessor, -1 for none; None if it is not sent.
+            dropped: (rows, …), True where neither of them arrived; None if they all did.
+            stack: applies the S4 stack, in either view.
         """
-        output = run(functional.relu(embedded + self.channel.read(message, action, dropped)))
+        output = stack(functional.relu(embedded + self.channel.read(message, action, dropped)))
         latent = self.norm(output.y)
         logits = self.head(latent)
         outgoing = self.channel.write(latent, output.readout, logits)
-        return Advanced(logits, latent, outgoing, output.state)
+        return AgentOutput(logits, latent, outgoing, output.state)
 
-    def decide(
+    def step_rows(
         self,
         embedded: Tensor,
         message: Tensor | None,
         action: Tensor | None,
         dropped: Tensor | None,
         available_actions: Tensor,
-        stack: StackState,
+        state: StackState,
     ) -> tuple[Tensor, Tensor | None, StackState]:
-        """Take one time step of agents that do not wait for each other, one in each row.
+        """Take one time step of an agent in each row.
 
         Args:
-            embedded: (rows, H), each agent's own inputs.
-            message: (rows, M) from its predecessor, None where there is none.
-            action: (rows,) its predecessor's, -1 for none.
-            dropped: (rows,), where neither of them arrived; None if they all did.
+            embedded: (rows, H), see `run_rows`.
+            message: (rows, M), likewise.
+            action: (rows,), likewise.
+            dropped: (rows,), likewise.
             available_actions: (rows, n_actions).
-            stack: S4 states, (rows, H, N_state) a block.
+            state: S4 states, (rows, H, N_state) a block.
 
         Returns:
-            Logits (rows, n_actions), -inf where unavailable, the message (rows, M) to send if
-            there are any, and the S4 states after the step.
+            Logits (rows, n_actions), -inf where unavailable; the message (rows, M) to send, None
+            without; and the S4 states after the step.
         """
 
-        def run(inputs: Tensor) -> StackOutput:
-            output, after = self.stack.step(inputs, stack)
+        def stack(inputs: Tensor) -> StackOutput:
+            output, after = self.stack.step(inputs, state)
             return StackOutput(output, self.stack.read(after), after)
 
-        now = self.advance(embedded, message, action, dropped, run)
-        assert now.state is not None, "a step returns the state"
-        return mask_unavailable(now.logits, available_actions), now.message, now.state
+        output = self.run_rows(embedded, message, action, dropped, stack)
+        assert output.state is not None, "a step returns the state"
+        return mask_unavailable(output.logits, available_actions), output.message, output.state
 
     def initial_state(self, batch: int) -> State:
-        """Return the state of `batch` environments before their first step.
-
-        A dictionary: ``stacks``, the S4 states, (B, H, N_state) a block for each position where
-        agents wait for each other within a step, else (B, N, H, N_state) a block;
-        ``previous_action`` (B, N) by agent; ``message`` (B, N, M) by position, what each sent in
-        the last step, None unless it is read a step later.
-        """
-        weight, n_agents = self.head.weight, self.spec.n_agents
-        message = None
-        if self.message_delay and self.channel.width:
-            message = weight.new_zeros(batch, n_agents, self.channel.width)
-        rows = batch if self.waits_in_steps else batch * n_agents
-        positions = [
-            self.stack.initial_state(rows, weight.device, weight.dtype)
-            for _ in range(n_agents if self.waits_in_steps else 1)
-        ]
-        return {
-            "stacks": tuple(positions)
-            if self.waits_in_steps
-            else tuple(block.view(batch, n_agents, *block.shape[1:]) for block in positions[0]),
-            "previous_action": no_action(batch, self.spec, weight.device),
-            "message": message,
-        }
+        """Return the state of `batch` environments before their first step; see `chain`."""
+        return chain.initial_state(self, batch)
 
     def step(self, inputs: PolicyInput, state: State) -> tuple[PolicyOutput, State]:
-        """Decide for one time step of B environments; equals `forward` step by step."""
-        return run_step(self, inputs, state)
+        """Select the actions of one time step; see `SequencePolicy.step`."""
+        return chain.run_step(self, inputs, state)
 
     def agent_memory(self, state: State, number: int) -> State:
         """Return one agent's S4 states, (B, H, N_state) a block, where agents decide in order."""
@@ -333,7 +294,7 @@ class Mads4Policy(SequencePolicy):
         )
         received = (inputs.get("message"), inputs.get("predecessor_action"))
         available = inputs["available_actions"]
-        return self.decide(embedded.squeeze(1), *received, None, available, memory)
+        return self.step_rows(embedded.squeeze(1), *received, None, available, memory)
 
     def exportable(self) -> SequencePolicy:
         """Return a copy with discretized systems for constants; see `SequencePolicy.exportable`."""

@@ -58,7 +58,7 @@ class S4Layer(Recurrent):
         backend: Who computes kernels: ``auto``, ``torch``, ``keops`` or ``cuda``; looked up when
             a kernel is made, so that the layer may move between devices.
         **ssm: Options of `mads4.nn.ssm.StateSpace`: ``parameterization``, ``discretization``,
-            ``initialization``, ``n_ssm``, ``dt_min``, ``dt_max``, ``trainable``, ``stateless``,
+            ``initialization``, ``n_ssm``, ``dt_min``, ``dt_max``, ``stateless``,
             ``readout``. With ``readout`` each channel has a second output, C' x_{t+1}: a learned
             linear function of its state, in either view (`read_sequence`, `read`).
 

@@ -9,7 +9,6 @@ GradScaler and `torch.compile` understand.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -21,9 +20,9 @@ from mads4.nn.hippo import S4D_INITIALIZATIONS, legs_nplr, s4d_diagonal
 PARAMETERIZATIONS = ("diagonal", "dplr")
 DISCRETIZATIONS = ("zoh", "bilinear")
 INITIALIZATIONS = (*S4D_INITIALIZATIONS, "random")
-TRAINABLE = ("A", "B", "C", "dt", "D")
+SYMBOLS = ("A", "B", "C", "dt", "D")
 
-GROUPS = {
+SYMBOL_OF = {
     "log_decay": "A",
     "frequency": "A",
     "low_rank": "A",
@@ -33,7 +32,7 @@ GROUPS = {
     "log_dt": "dt",
     "feedthrough": "D",
 }
-"""Parameter of `StateSpace` → its name in `TRAINABLE` and in learning rates."""
+"""Parameter of `StateSpace` → its group, in learning rates and ``algorithm.freeze``."""
 
 
 class StateSpace(nn.Module):
@@ -51,7 +50,6 @@ class StateSpace(nn.Module):
             H; None for one per channel.
         dt_min: Smallest initial step size Δ; Δ is log-uniform over the channels.
         dt_max: Largest initial step size.
-        trainable: Which of A (with P), B, C, dt, D receive gradients.
         stateless: Replace Ā by zero, which leaves only the kernel's first tap in either view.
         readout: Have a second output vector C' besides C, see `S4Layer`.
 
@@ -87,12 +85,11 @@ class StateSpace(nn.Module):
         n_ssm: int | None = None,
         dt_min: float = 1e-3,
         dt_max: float = 1e-1,
-        trainable: Sequence[str] = TRAINABLE,
         stateless: bool = False,
         readout: bool = False,
     ) -> None:
         super().__init__()
-        _check_choices(parameterization, discretization, initialization, trainable)
+        _check_choices(parameterization, discretization, initialization)
         copies = d_model if n_ssm is None else n_ssm
         if copies < 1 or d_model % copies:
             raise ValueError(f"n_ssm={n_ssm} must divide the {d_model} channels (d_model).")
@@ -104,19 +101,19 @@ class StateSpace(nn.Module):
         self.stateless = stateless
 
         eigenvalues, low_rank, column = _initial(parameterization, initialization, copies, d_state)
-        self._add("log_decay", torch.log(-eigenvalues.real), trainable)
+        self._add("log_decay", torch.log(-eigenvalues.real))
         if not self.real:
-            self._add("frequency", eigenvalues.imag, trainable)
+            self._add("frequency", eigenvalues.imag)
         if low_rank is not None:
-            self._add("low_rank", low_rank, trainable)
-        self._add("column", column, trainable)
+            self._add("low_rank", low_rank)
+        self._add("column", column)
         modes = column.shape[-1]
-        self._add("row", self._random_row(modes), trainable)
+        self._add("row", self._random_row(modes))
         ratio = math.log(dt_max / dt_min)
-        self._add("log_dt", torch.rand(d_model) * ratio + math.log(dt_min), trainable)
-        self._add("feedthrough", torch.randn(d_model), trainable)
+        self._add("log_dt", torch.rand(d_model) * ratio + math.log(dt_min))
+        self._add("feedthrough", torch.randn(d_model))
         if readout:
-            self._add("readout", self._random_row(modes), trainable)
+            self._add("readout", self._random_row(modes))
         else:
             self.register_parameter("readout", None)
 
@@ -126,12 +123,12 @@ class StateSpace(nn.Module):
             return torch.randn(self.d_model, modes)
         return torch.view_as_complex(torch.randn(self.d_model, modes, 2) * math.sqrt(0.5))
 
-    def _add(self, name: str, values: Tensor, trainable: Sequence[str]) -> None:
+    def _add(self, name: str, values: Tensor) -> None:
         """Register a parameter in the default dtype; complex values become real pairs."""
         if values.is_complex():
             values = torch.view_as_real(values.resolve_conj())
         values = values.to(torch.get_default_dtype()).contiguous()
-        self.register_parameter(name, nn.Parameter(values, requires_grad=GROUPS[name] in trainable))
+        self.register_parameter(name, nn.Parameter(values))
 
     def _double(self, pairs: Tensor) -> Tensor:
         """Return B, C or P for all channels in double precision, (H, modes)."""
@@ -206,9 +203,7 @@ def _bilinear_feedback(resolvent: Tensor, low_rank: Tensor, dt: Tensor) -> Feedb
     return Feedback(column=-2.0 * gain * resolvent * low_rank, row=low_rank.conj() * resolvent)
 
 
-def _check_choices(
-    parameterization: str, discretization: str, initialization: str, trainable: Sequence[str]
-) -> None:
+def _check_choices(parameterization: str, discretization: str, initialization: str) -> None:
     """Raise `ValueError` for names that are not known or do not go together."""
     for what, given, allowed in (
         ("parameterization", parameterization, PARAMETERIZATIONS),
@@ -217,9 +212,6 @@ def _check_choices(
     ):
         if given not in allowed:
             raise ValueError(f"Unknown {what} {given!r}; allowed: {', '.join(allowed)}.")
-    unknown = [name for name in trainable if name not in TRAINABLE]
-    if unknown:
-        raise ValueError(f"trainable={unknown} is unknown; allowed: {', '.join(TRAINABLE)}.")
     if parameterization == "dplr" and discretization == "zoh":
         raise ValueError(
             "parameterization=dplr cannot be discretized by zoh; take discretization=bilinear, "
@@ -232,14 +224,14 @@ def _check_choices(
 
 
 def ssm_parameters(module: nn.Module) -> dict[str, list[nn.Parameter]]:
-    """Return the parameters of every state-space model inside `module` by group, see `TRAINABLE`.
+    """Return the parameters of every state-space model inside `module` by group, see `SYMBOL_OF`.
 
     A, B and dt belong in optimizer groups of their own: no weight decay (which would pull the time
     constants towards one value) and often a lower rate.
     """
-    groups: dict[str, list[nn.Parameter]] = {name: [] for name in TRAINABLE}
+    groups: dict[str, list[nn.Parameter]] = {name: [] for name in SYMBOLS}
     for space in module.modules():
         if isinstance(space, StateSpace):
             for name, value in space.named_parameters():
-                groups[GROUPS[name]].append(value)
+                groups[SYMBOL_OF[name]].append(value)
     return groups

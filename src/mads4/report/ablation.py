@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mads4.evaluation.record import EnvFigures
-from mads4.io import atomic_path
-from mads4.report.drawing import FAINT, INK, quiet
+from mads4.evaluation.record import EnvFigures, Result
+from mads4.report.drawing import FAINT, INK, draw_bars, new_figure, quiet, write_png
 from mads4.report.table import interval
 from mads4.types import FloatArray
 
@@ -111,22 +110,16 @@ def probe_picture(result: Mapping[str, Any], path: Path) -> None:
         result: what ``probe.json`` holds.
         path: the PNG to write.
     """
-    from matplotlib.figure import Figure
-
     most = max(len(result["cut"]), len(result["order"]))
-    figure = Figure(figsize=(12.5, max(8.5, 5.5 + 0.55 * most)), layout="constrained")
-    figure.set_facecolor("white")
-    figure.get_layout_engine().set(w_pad=0.2, h_pad=0.15)  # type: ignore[union-attr,call-arg]
-    figure.suptitle(headline(result), fontsize=15, fontweight="bold", color=INK)
+    height = max(8.5, 5.5 + 0.55 * most)
+    figure = new_figure(height, headline(result), _small_print(result))
     (losses, cuts), (orders, gradients) = figure.subplots(2, 2)
     ends = _ends(result)
     _draw_losses(losses, result["message_loss"], ends)
     _draw_bars(cuts, result["cut"], "… and with the chain cut", ends)
     _draw_bars(orders, result["order"], "… and in other orders of deciding", ends)
     _draw_gradients(gradients, result)
-    figure.supxlabel(_small_print(result), fontsize=8.5, color=FAINT)
-    with atomic_path(path) as beside:
-        figure.savefig(beside, format="png", dpi=130)
+    write_png(figure, path)
 
 
 def headline(result: Mapping[str, Any]) -> str:
@@ -176,23 +169,13 @@ def _draw_bars(
 ) -> None:
     """Draw one bar for each entry, the first of which is the undisturbed policy."""
     quiet(axes, title)
-    positions = np.arange(len(entries))[::-1]
-    mean = np.array([one["return_mean"] for one in entries])
-    reach = np.abs(np.array([one["return_ci95"] for one in entries]).T - mean)
+    results = [
+        Result("policy", one["label"], one["return_mean"], *one["return_ci95"]) for one in entries
+    ]
     colors = [_INTACT] + [_DISTURBED] * (len(entries) - 1)
-    axes.barh(positions, mean, height=0.62, color=colors)
-    style: dict[str, Any] = {"fmt": "none", "color": INK, "capsize": 4, "linewidth": 1.3}
-    axes.errorbar(mean, positions, xerr=reach, **style)
-    for position, one in zip(positions, entries, strict=True):
-        end = max(0.0, one["return_ci95"][1])
-        place_at: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK}
-        axes.annotate(f"{one['return_mean']:.1f}", (end, position), (6, 0), **place_at)
-    axes.set_yticks(positions, [one["label"] for one in entries])
-    axes.tick_params(axis="y", length=0, labelcolor=INK)
+    draw_bars(axes, results, colors, [f"{result.mean:.1f}" for result in results])
     axes.set_xlim(ends[0], ends[1] + 0.1 * (ends[1] - ends[0]))
-    axes.grid(visible=False, axis="y")
-    axes.axvline(mean[0], color=_INTACT, linestyle="--", linewidth=1.2)
-    axes.axvline(0.0, color=INK, linewidth=0.8)
+    axes.axvline(results[0].mean, color=_INTACT, linestyle="--", linewidth=1.2)
 
 
 def _draw_gradients(axes: Axes, result: Mapping[str, Any]) -> None:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mads4.evaluation.record import Figures, Result, RunRecord
-from mads4.io import atomic_path
-from mads4.report.drawing import FAINT, INK, draw_learning, grouped, leave_empty, quiet
+from mads4.report.drawing import (
+    FAINT,
+    INK,
+    draw_bars,
+    draw_interval,
+    draw_learning,
+    grouped,
+    leave_empty,
+    new_figure,
+    quiet,
+    write_png,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,19 +56,13 @@ def result_picture(
         title: The headline; one that states the result in words is made when absent.
         extra: Further bars by label, for example an ablation's.
     """
-    from matplotlib.figure import Figure
-
     results = record.results(extra)
-    height = max(5.0, 2.6 + 0.55 * len(results))
-    figure = Figure(figsize=(12.5, height), layout="constrained", facecolor="white")
-    figure.get_layout_engine().set(w_pad=0.25, h_pad=0.12)  # type: ignore[union-attr,call-arg]
-    figure.suptitle(title or headline(record), fontsize=15, fontweight="bold", color=INK)
+    height = max(5.4, 3.0 + 0.55 * len(results))
+    figure = new_figure(height, title or headline(record), _small_print(record, results))
     learning, returns = figure.subplots(1, 2, width_ratios=(1, 1.15))
     draw_learning(learning, record, metrics)
     _draw_returns(returns, results, record.unit)
-    figure.supxlabel(_small_print(record, results), fontsize=8.5, color=FAINT)
-    with atomic_path(path) as beside:
-        figure.savefig(beside, format="png", dpi=130)
+    write_png(figure, path)
 
 
 def headline(record: RunRecord) -> str:
@@ -103,7 +107,7 @@ def target_figure(record: RunRecord) -> Figure:
         color = _COLORS["data"]
         axes.axvspan(low, high, color=color, alpha=0.16, lw=0, label="returns in the data")
     for result, target in zip(results, asked, strict=True):
-        _whisker(axes, target, result, upright=True)
+        draw_interval(axes, target, result, upright=True)
     label, color = f"{record.policy}, 95% interval", _COLORS["policy"]
     axes.plot(asked, reached, "o", color=color, markersize=7, label=label)
     axes.set(xlim=limits, ylim=limits, xlabel=f"target return: {record.unit}", ylabel="achieved")
@@ -118,35 +122,14 @@ def _draw_returns(axes: Axes, results: list[Result], unit: str) -> None:
     if not results:
         leave_empty(axes, "no results yet")
         return
-    positions = list(range(len(results)))[::-1]
-    for position, result in zip(positions, results, strict=True):
-        axes.barh(position, result.mean, height=0.62, color=_COLORS[result.kind])
-        _whisker(axes, position, result, upright=False)
-        end = max(result.mean, result.high or result.mean, 0.0)
+    texts = []
+    for result in results:
         score = "" if result.score is None else f"  score {result.score:.2f}"
-        score += "" if result.win_rate is None else f"  won {result.win_rate:.0%}"
-        axes.annotate(
-            f"$\\bf{{{_rounded(result.mean)}}}${score}", (end, position), (6, 0),
-            textcoords="offset points", va="center", color=INK, fontsize=10.5,
-        )  # fmt: skip
-    axes.set_yticks(positions, [result.label for result in results], fontsize=10.5)
-    axes.tick_params(axis="y", length=0, labelcolor=INK)
+        won = "" if result.win_rate is None else f"  won {result.win_rate:.0%}"
+        texts.append(f"$\\bf{{{_rounded(result.mean)}}}${score}{won}")
+    draw_bars(axes, results, [_COLORS[result.kind] for result in results], texts)
     ends = [value for r in results for value in (r.mean, r.low, r.high) if value is not None]
     axes.set_xlim(min(0.0, 1.1 * min(ends)), 1.45 * max([*ends, 1e-9]))
-    axes.grid(visible=False, axis="y")
-    axes.axvline(0, color=INK, linewidth=0.8)
-
-
-def _whisker(axes: Axes, position: float, result: Result, upright: bool) -> None:
-    """Draw the interval around a mean, when there is one."""
-    if result.low is None or result.high is None:
-        return
-    reach = np.array([[result.mean - result.low], [result.high - result.mean]])
-    style: dict[str, Any] = {"color": INK, "capsize": 4, "linewidth": 1.3, "fmt": "none"}
-    if upright:
-        axes.errorbar([position], [result.mean], yerr=reach, **style)
-    else:
-        axes.errorbar([result.mean], [position], xerr=reach, **style)
 
 
 def _small_print(record: RunRecord, results: list[Result]) -> str:

@@ -1,8 +1,9 @@
-"""Checkpoints: written atomically, read without ever running code that a file brings along.
+"""Checkpoints: written atomically, and read without running code from the file.
 
 A checkpoint is a PyTorch zip archive of one dictionary ``{"format", "schema", "payload"}`` whose
 payload consists of plain containers, plain values and tensors, so that
-``torch.load(weights_only=True)`` reads it.
+``torch.load(weights_only=True)`` reads it. Beyond weights and optimizer, resuming exactly needs a
+`TrainState` and the random streams.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +90,54 @@ def find(path: Path, which: Which = "best") -> Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(f"{path} has no {' or '.join(names)} in {FOLDER}/. {_what_exists(path)}")
+
+
+@dataclass
+class TrainState:
+    """Progress of a training. Batches are a function of (seed, step), so no sampler is stored."""
+
+    step: int = 0
+    """Optimizer steps taken."""
+    best_step: int = 0
+    """Step of the best weights so far; 0 before the first validation."""
+    best_criterion: float = float("inf")
+    """Their criterion, lower is better: offline the validation loss, in nats per agent-step;
+    online minus the return of the training episodes."""
+    seconds: float = 0.0
+    """Wall-clock time spent on the steps taken, over all processes of the run."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainState:
+        """Restore what `to_dict` returned.
+
+        Raises:
+            UserError: another version of mads4 wrote it.
+        """
+        if set(values) != {field.name for field in fields(cls)}:
+            raise UserError(
+                "The run was begun by another version of mads4. Go on with that version, or start "
+                "a new run (in a new directory, with init_from=<this run> to keep the weights)."
+            )
+        return cls(**values)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return PyTorch's random streams (dropout draws from them)."""
+    streams: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        streams["cuda"] = torch.cuda.get_rng_state(device)
+    return streams
+
+
+def restore_random_state(streams: Mapping[str, Any], device: torch.device) -> None:
+    """Set PyTorch's random streams to what `random_state` returned."""
+    torch.set_rng_state(streams["cpu"])
+    if device.type == "cuda" and "cuda" in streams:
+        torch.cuda.set_rng_state(streams["cuda"], device)
 
 
 def _what_exists(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Playing the episodes of on-policy training, one iteration at a time or one ahead."""
+"""Collecting the episodes of on-policy training, in turn with learning or in parallel with it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from mads4.rollout.vector import make_vector
 from mads4.types import PolicyInput, PolicyOutput
 
 STREAM = 0x0A11E
-"""Keeps the episodes of training apart from those of data and evaluations of the same seed."""
+"""Separates the episodes of training from those of data and evaluations of the same seed."""
 
 
 class Collector:
-    """Plays episodes with the policy as it is; episode k depends on (seed, k) and the policy only.
+    """Collects episodes with a policy; episode k depends on (seed, k) and the policy only.
 
-    Nothing of an environment outlives an iteration, so that exact resume needs but the number of
-    the next episode.
+    No environment keeps state from one iteration to the next, so that exact resume needs only the
+    number of the next episode.
 
     Args:
         make_env: makes one environment; picklable.
-        config: how many episodes at a time, in which processes, and what they are asked for.
+        config: number of episodes and processes, and the target returns.
         seed: of the run.
-        device: where the policy computes.
+        device: of the policy.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Collector:
         self._device = device
         self._envs: VectorEnv | None = None
 
-    def play(
+    def collect(
         self, policy: SequencePolicy, iteration: int, best_return: float
     ) -> list[EpisodeResult]:
         """Return an iteration's recorded episodes, in the order of their numbers.
@@ -61,7 +61,7 @@ class Collector:
         Args:
             policy: in evaluation mode.
             iteration: from 0.
-            best_return: best return known; what is asked for follows from it.
+            best_return: best return so far, which the target returns are relative to.
         """
         count = self._config.episodes
         with one_thread():
@@ -75,7 +75,7 @@ class Collector:
                 device=self._device,
                 record=True,
             )
-            return sorted(episodes, key=lambda played: played.index)
+            return sorted(episodes, key=lambda result: result.index)
 
     def close(self) -> None:
         """End the environments and their processes."""
@@ -84,7 +84,7 @@ class Collector:
                 self._envs = None
 
     def _environments(self) -> VectorEnv:
-        """Return the environments, made when they are first needed."""
+        """Return the environments, created at the first call."""
         if self._envs is None:
             keep_freed_memory()
             config = self._config
@@ -97,89 +97,89 @@ class Collector:
         return self._envs
 
     def _target(self, episode: int, best_return: float) -> float:
-        """Return episode k's target return: a factor of the best, less a uniform spread."""
+        """Return episode k's target return: a multiple of the best, minus a uniform spread."""
         highest = self._config.target_return_scale * best_return
         drawn = np.random.default_rng([self._seed, episode, 2]).random()
         return float(highest - abs(highest) * self._config.target_return_spread * drawn)
 
 
 @dataclass(frozen=True)
-class Turn:
-    """An iteration's episodes, and who played them."""
+class Rollout:
+    """The episodes of one iteration, and the policy that collected them."""
 
     policy: SequencePolicy
-    """As it played; nothing has been learned since."""
+    """With the weights that acted."""
     weights: Weights
-    """Of all networks when it began."""
-    played: list[EpisodeResult]
+    """Of all networks at the start."""
+    episodes: list[EpisodeResult]
 
 
 class AsyncCollector:
-    """Plays the next iteration with a copy of the policy; `take` waits for it.
+    """Collects the next iteration with a copy of the policy; `result` waits for it.
 
-    What it computes on the CPU it does with one thread: other cores step the environments.
+    The policy computes with one CPU thread: other cores step the environments.
 
     Args:
-        collector: plays; not to be used elsewhere between `begin` and `take`.
+        collector: not to be used elsewhere between `start` and `result`.
     """
 
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
-        self._thread = ThreadPoolExecutor(1, "player", _use_one_core)
-        self._left = threading.Event()
+        self._thread = ThreadPoolExecutor(1, "collector", _use_one_core)
+        self._stopped = threading.Event()
         self._pending: tuple[SequencePolicy, Weights, Future[list[EpisodeResult]]] | None = None
 
     @property
     def weights(self) -> Weights | None:
-        """Those that are playing; None where nothing has begun."""
+        """Those that are acting; None where no iteration has been started."""
         return None if self._pending is None else self._pending[1]
 
-    def begin(
+    def start(
         self, policy: SequencePolicy, weights: Weights, iteration: int, best_return: float
     ) -> None:
-        """Start to play `iteration` with what `weights` makes of a copy of `policy`."""
+        """Start to collect `iteration` with a copy of `policy` that has these weights."""
         acting = copy.deepcopy(policy)
         acting.load_state_dict(weights["policy"])
-        player: Any = _Leaving(acting, self._left)
-        future = self._thread.submit(self._collector.play, player, iteration, best_return)
+        stoppable: Any = _StoppablePolicy(acting, self._stopped)
+        future = self._thread.submit(self._collector.collect, stoppable, iteration, best_return)
         self._pending = acting, weights, future
 
-    def take(self) -> Turn:
-        """Return what was begun; raises what went wrong in it."""
-        assert self._pending is not None, "nothing has begun"
+    def result(self) -> Rollout:
+        """Return the iteration that was started; raises the exception that ended it, if any."""
+        assert self._pending is not None, "no iteration has been started"
         policy, weights, future = self._pending
         self._pending = None
-        return Turn(policy, weights, future.result())
+        return Rollout(policy, weights, future.result())
 
     def close(self) -> None:
         """Abandon the rollout at its next time step."""
-        self._left.set()
+        self._stopped.set()
         self._thread.shutdown(cancel_futures=True)
 
 
 def _use_one_core() -> None:
-    """Let what this thread computes have one CPU thread."""
-    torch.get_num_threads()  # a thread's first question sets its number to the process's
+    """Limit PyTorch to one CPU thread in this thread."""
+    torch.get_num_threads()  # a thread's first call sets its number to the process's
     torch.set_num_threads(1)
 
 
-class _GivenUpError(Exception):
+class _StoppedError(Exception):
     """Ends a rollout whose result is not needed."""
 
 
 @dataclass(frozen=True)
-class _Leaving:
-    """A policy that stops acting once `left` is set."""
+class _StoppablePolicy:
+    """A policy that stops acting once `stopped` is set."""
 
     policy: SequencePolicy = field(repr=False)
-    left: threading.Event
+    stopped: threading.Event
 
     def initial_state(self, batch: int) -> Any:
         return self.policy.initial_state(batch)
 
     def step(self, inputs: PolicyInput, state: Any) -> tuple[PolicyOutput, Any]:
-        if self.left.is_set():
-            raise _GivenUpError
+        if self.stopped.is_set():
+            raise _StoppedError
         return self.policy.step(inputs, state)
 
     def reset_rows(self, state: Any, rows: torch.Tensor) -> Any:

@@ -20,7 +20,7 @@ from mads4.errors import UserError
 from mads4.logging import Tracker
 from mads4.models import SequencePolicy
 from mads4.training import checkpoint
-from mads4.training.state import TrainState, random_state, restore_random_state
+from mads4.training.checkpoint import TrainState, random_state, restore_random_state
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler, held_out_batches
 from mads4.models import SequencePolicy
 from mads4.models.base import PolicySequence
+from mads4.training.checkpoint import TrainState
 from mads4.training.prefetch import DeviceBatches
-from mads4.training.state import TrainState
 from mads4.training.tbptt import TruncatedBPTT
 from mads4.types import SequenceBatch
 

@@ -1,8 +1,8 @@
-"""The online phase: play whole episodes, compare policies by their returns, learn from them.
+"""The online phase: collect whole episodes, compare policies by their returns, learn from them.
 
-Episodes are played in the recurrent view and learned from in the convolutional one, in segments,
-from the states that the policy was in when they began. With `overlap` the next ones are played
-meanwhile, so that each iteration's have been played by the weights of one iteration before.
+Episodes are collected in the recurrent view and learned from in the convolutional one, in segments
+that start from the policy's recorded states. With ``async_rollout`` the next iteration is collected
+meanwhile, by the weights before the present update.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from mads4.models import SequencePolicy
 from mads4.models.base import unroll
 from mads4.rollout import EpisodeResult, threads
 from mads4.training.best_tracker import BestTracker
-from mads4.training.collector import AsyncCollector, Collector, Turn
-from mads4.training.state import TrainState
+from mads4.training.checkpoint import TrainState
+from mads4.training.collector import AsyncCollector, Collector, Rollout
 
 PARITY_EPISODES, PARITY_STEPS = 2, 100
-"""How much is played through both views before training begins."""
+"""Episodes and their first time steps on which both views are compared before training."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class OnlineTrainer:
-    """One iteration of online training, and all that a checkpoint must hold of it.
+    """One iteration of online training, and the state that a checkpoint holds.
 
     Args:
-        algorithm: the policy, and how it learns.
-        collector: plays the episodes.
-        config: episodes, targets and tolerances.
-        best_return: best return known, of the data or none (0).
-        device: where tensors live.
+        algorithm: the policy and its updates.
+        collector: of the episodes.
+        config: episodes, target returns and tolerances.
+        best_return: best return so far, of the data; 0 without.
+        device: of the tensors.
     """
 
     phase = "online"
@@ -61,72 +61,74 @@ class OnlineTrainer:
         self.device = device
         self.tracker = BestTracker(best_return, config.return_window, config.rollback_tolerance)
         self._best = algorithm.weights()
-        self._played = self._best
+        self._acted = self._best
         self._async = AsyncCollector(collector) if config.async_rollout else None
-        self._unplayed: Weights | None = None
-        self._parity_known = False
+        self._next_weights: Weights | None = None
+        self._parity_checked = False
 
     @property
     def policy(self) -> SequencePolicy:
-        """The policy that acts and learns."""
+        """The policy that acts and is trained."""
         return self.algorithm.policy
 
     def agent_steps(self, step: int) -> int:
-        """Return how many decisions have been learned from so far."""
+        """Return the number of actions learned from so far."""
         return self.tracker.environment_steps * self.policy.spec.n_agents
 
     def update(self, step: int) -> dict[str, Tensor]:
-        """Play and learn from iteration `step` (from 0); return its metrics as 0-d tensors.
+        """Collect and learn from iteration `step` (from 0); return its metrics as 0-d tensors.
 
         Raises:
-            UserError: the policy's two views disagree, so that learning in the one would not be
-                learning what the other does.
+            UserError: the policy's two views disagree, so that training in the one would optimize
+                another policy than the one that acts.
         """
-        turn = self._turn(step)
-        episodes = Episodes.of(turn.played, self.policy.agent_order == "random").to(self.device)
+        rollout = self._collect(step)
+        random_order = self.policy.agent_order == "random"
+        episodes = Episodes.of(rollout.episodes, random_order).to(self.device)
         self._require_parity(episodes)
-        self._played = turn.weights
-        metrics = self._compare(turn.played)
-        self._play_ahead(step + 1)
+        self._acted = rollout.weights
+        metrics = self._compare(rollout.episodes)
+        self._start_next(step + 1)
         if not metrics["rolled_back"]:
             with self._threads():
-                metrics |= self.algorithm.learn(self.algorithm.assess(episodes, turn.policy), step)
+                experience = self.algorithm.assess(episodes, rollout.policy)
+                metrics |= self.algorithm.learn(experience, step)
         return {name: torch.as_tensor(float(value)) for name, value in metrics.items()}
 
-    def _turn(self, step: int) -> Turn:
-        """Return iteration `step` as it was, or is now, played."""
+    def _collect(self, step: int) -> Rollout:
+        """Return the episodes of iteration `step`, collected now or in the meantime."""
         if self._async is None:
             weights = self.algorithm.weights()
-            played = self.collector.play(self.policy, step, self.tracker.best_return)
-            return Turn(self.policy, weights, played)
+            episodes = self.collector.collect(self.policy, step, self.tracker.best_return)
+            return Rollout(self.policy, weights, episodes)
         if self._async.weights is None:
-            self._begin(self._async, self._unplayed or self.algorithm.weights(), step)
-        return self._async.take()
+            self._start(self._async, self._next_weights or self.algorithm.weights(), step)
+        return self._async.result()
 
-    def _play_ahead(self, step: int) -> None:
-        """Start iteration `step`; beyond the last one, only keep the weights that would play it."""
+    def _start_next(self, step: int) -> None:
+        """Start iteration `step`; beyond the last one, only keep the weights that would act."""
         if self._async is not None:
-            self._unplayed = self.algorithm.weights()
+            self._next_weights = self.algorithm.weights()
             if step < self.config.iterations:
-                self._begin(self._async, self._unplayed, step)
+                self._start(self._async, self._next_weights, step)
 
     def _threads(self) -> AbstractContextManager[None]:
-        """Use half of the CPU threads while the next episodes are played."""
+        """Use half of the CPU threads while the next episodes are collected."""
         if self._async is None or self._async.weights is None:
             return nullcontext()
         return threads(max(1, torch.get_num_threads() // 2))
 
-    def _begin(self, collector: AsyncCollector, weights: Weights, step: int) -> None:
-        collector.begin(self.policy, weights, step, self.tracker.best_return)
-        self._unplayed = None
+    def _start(self, collector: AsyncCollector, weights: Weights, step: int) -> None:
+        collector.start(self.policy, weights, step, self.tracker.best_return)
+        self._next_weights = None
 
-    def _compare(self, played: list[EpisodeResult]) -> dict[str, float]:
+    def _compare(self, episodes: list[EpisodeResult]) -> dict[str, float]:
         """Record the returns; keep the weights if they are the best, roll back if they degraded."""
-        self.algorithm.buffer.keep(played)
-        change = self.tracker.update(played)
-        if change == "best":
-            self._best = self._played
-        elif change == "degraded":
+        self.algorithm.buffer.keep(episodes)
+        verdict = self.tracker.update(episodes)
+        if verdict == "best":
+            self._best = self._acted
+        elif verdict == "degraded":
             _LOG.warning(
                 "return %.3g is more than %.0f%% below the best, %.3g: rolling back to its weights",
                 self.tracker.average,
@@ -134,39 +136,39 @@ class OnlineTrainer:
                 self.tracker.best_average,
             )
             self.algorithm.restore(self._best)
-        returns = np.array([one.episode_return for one in played])
+        returns = np.array([one.episode_return for one in episodes])
         return {
             "return_mean": float(returns.mean()),
             "return_max": float(returns.max()),
-            "target_return": float(np.mean([one.target_return for one in played])),
+            "target_return": float(np.mean([one.target_return for one in episodes])),
             "environment_steps": float(self.tracker.environment_steps),
-            "rolled_back": float(change == "degraded"),
+            "rolled_back": float(verdict == "degraded"),
         }
 
     @torch.no_grad()
     def _require_parity(self, episodes: Episodes) -> None:
-        """Compare both views on the beginning of the first episodes, once in a process."""
-        if self._parity_known:
+        """Compare both views on the start of the first episodes, once in a process."""
+        if self._parity_checked:
             return
         part = episodes.batch.map(lambda values: values[:PARITY_EPISODES, :PARITY_STEPS])
         order = None if episodes.order is None else episodes.order[:PARITY_EPISODES]
         views = self.policy.sequence(part, order=order).logits, unroll(self.policy, part, order)
         one, other = (view.log_softmax(-1) for view in views)
-        known = part.available_actions & part.mask[..., None, None]
-        apart = float((one - other)[known].abs().max())
-        if not apart <= self.config.parity_tolerance:
+        valid = part.available_actions & part.mask[..., None, None]
+        difference = float((one - other)[valid].abs().max())
+        if not difference <= self.config.parity_tolerance:
             raise UserError(
-                f"The policy's convolutional and recurrent views differ by {apart:.2g} in "
+                f"The policy's convolutional and recurrent views differ by {difference:.2g} in "
                 "log-probability, more than trainer.parity_tolerance="
                 f"{self.config.parity_tolerance:g}: what is learned in the one would not be what "
                 "the other does. Use another kernel backend (kernel=torch), a diagonal "
                 "parameterization, or a larger tolerance if you know why."
             )
-        _LOG.info("the policy's views differ by at most %.1e in log-probability", apart)
-        self._parity_known = True
+        _LOG.info("the policy's views differ by at most %.1e in log-probability", difference)
+        self._parity_checked = True
 
     def validate(self) -> dict[str, float]:
-        """Return the average return of the weights that played last."""
+        """Return the average return of the weights that acted last."""
         return {"return_average": self.tracker.average}
 
     def criterion(self, metrics: Mapping[str, float]) -> float:
@@ -174,11 +176,11 @@ class OnlineTrainer:
         return -metrics["return_average"] if self.tracker.settled else float("inf")
 
     def validated_policy(self) -> dict[str, Any]:
-        """Return the weights that played the latest episodes."""
-        return self._played["policy"]
+        """Return the weights that acted in the latest episodes."""
+        return self._acted["policy"]
 
     def facts(self) -> dict[str, Any]:
-        """Return what targets are relative to from now on: the best return, the latest average."""
+        """Return the returns that target returns are relative to: best, latest average, lowest."""
         tracker = self.tracker
         return {
             "returns": {
@@ -189,7 +191,7 @@ class OnlineTrainer:
         }
 
     def summary(self, state: TrainState) -> dict[str, Any]:
-        """Return what the training has seen, and what the best weights were chosen by."""
+        """Return the counters of the training, and the criterion of the best weights."""
         return {
             "best_average_return": self.tracker.best_average,
             "last_average_return": self.tracker.average,
@@ -199,18 +201,18 @@ class OnlineTrainer:
         }
 
     def progress(self, metrics: Mapping[str, float]) -> str:
-        """Say what is returned."""
+        """Return the latest returns for the progress bar."""
         words = [f"return {metrics['return_mean']:.1f}"] if "return_mean" in metrics else []
         if self.tracker.settled:
             words.append(f"best average {self.tracker.best_average:.1f}")
         return ", ".join(words)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that an exact continuation needs."""
+        """Return the state that resuming exactly needs."""
         return {
             **self.algorithm.state_dict(),
             "best_weights": self._best,
-            "playing": None if self._async is None else self._async.weights or self._unplayed,
+            "playing": None if self._async is None else self._async.weights or self._next_weights,
             "tracker": self.tracker.state_dict(),
         }
 
@@ -218,11 +220,11 @@ class OnlineTrainer:
         """Restore what `state_dict` returned."""
         self.algorithm.load_state_dict(values)
         self._best = values["best_weights"]
-        self._unplayed = values.get("playing")
+        self._next_weights = values.get("playing")
         self.tracker.load_state_dict(values["tracker"])
 
     def close(self) -> None:
-        """Give up what is being played, and end the environments."""
+        """Stop collecting, and close the environments."""
         try:
             if self._async is not None:
                 self._async.close()

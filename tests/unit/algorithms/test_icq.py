@@ -15,7 +15,7 @@ from mads4.algorithms.icq import ICQ, ICQConfig
 from mads4.algorithms.losses import batch_softmax, td_lambda
 from mads4.data.dataset import Dataset
 from mads4.data.sampler import SequenceSampler
-from mads4.models.mixing import NormalizedMixing
+from mads4.models.critic import NormalizedMixing
 from mads4.models.mlp import MlpConfig
 from mads4.types import EnvSpec, Episode, SequenceBatch
 

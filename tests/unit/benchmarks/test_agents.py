@@ -25,6 +25,7 @@ from harness.agents import (
     policy_of,
     prepared,
     remembered_bytes,
+    transformer_of_size,
 )
 from harness.agents_rows import AgentRow, fit, growth, growth_text
 from harness.agents_suite import AgentGrid, AgentSettings, AgentSuite
@@ -32,7 +33,6 @@ from harness.measure import Effort
 from mads4.models import TransformerPolicy
 from mads4.models.base import parameter_count, unroll
 from mads4.models.state import leaves
-from mads4.models.transformer import of_size
 from mads4.types import EnvSpec, PolicyInput, SequenceBatch
 
 CELL = AgentCell(TRAINING, "output", 3, 6, 2, 8, 4, "diagonal", "cpu")
@@ -125,9 +125,9 @@ def test_an_odd_width_is_refused() -> None:
 
 
 def test_a_transformer_of_about_so_many_parameters() -> None:
-    assert parameter_count(of_size(SPEC, 60_000, n_layers=3, d_model=32)) == pytest.approx(
-        60_000, rel=0.005
-    )
+    assert parameter_count(
+        transformer_of_size(SPEC, 60_000, n_layers=3, d_model=32)
+    ) == pytest.approx(60_000, rel=0.005)
     like = policy_of(replace(CELL, policy=TRANSFORMER, channels=96, state=96))
     assert parameter_count(like) == pytest.approx(
         parameter_count(policy_of(replace(CELL, channels=96, state=96))), rel=0.005
@@ -168,10 +168,9 @@ def test_what_is_remembered_is_the_size_of_the_state() -> None:
     assert remembered_bytes(replace(cell, steps=100)) == remembered_bytes(cell)
     attending = replace(cell, policy=TRANSFORMER)
     grown = remembered_bytes(replace(attending, steps=100)) - remembered_bytes(attending)
-    policy = policy_of(attending)
+    policy = policy_of(replace(attending, steps=93))  # a cache of 94 steps
     assert isinstance(policy, TransformerPolicy)
-    kept = policy.memory_after(94, 1, 94)["cache"]
-    assert grown == sum(cache.nbytes for cache in leaves(kept))
+    assert grown == sum(cache.nbytes for cache in leaves(policy.initial_memory(1)["cache"]))
 
 
 def test_a_prepared_training_step_runs() -> None:

@@ -20,14 +20,14 @@ def test_quantiles_are_those_of_the_runs() -> None:
 
 
 def test_time_is_that_of_the_action() -> None:
-    timing = measure_time(lambda: time.sleep(0.005), Effort(5, 0.0, 1.0), CPU)
+    timing = measure_time(lambda: time.sleep(0.005), Effort(5, 0.0, 60.0), CPU)
     assert timing.runs == 5
-    assert 5.0 <= timing.minimum <= timing.median < 50.0
+    assert 5.0 <= timing.minimum <= timing.median < 500.0
 
 
 def test_runs_go_on_for_the_shortest_time() -> None:
-    timing = measure_time(lambda: time.sleep(0.002), Effort(1, 0.05, 1.0), CPU)
-    assert sum(timing.milliseconds) >= 50.0
+    timing = measure_time(lambda: time.sleep(0.002), Effort(1, 0.25, 60.0), CPU)
+    assert sum(timing.milliseconds) >= 250.0
     assert timing.runs > 5
 
 

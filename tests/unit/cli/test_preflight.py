@@ -73,6 +73,21 @@ def test_an_unknown_version_is_reported_before_training(
     assert not [line for line in found if "map" in line]
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"), [(None, "There is no start.pt"), (b"text", "not a MADS4 checkpoint")]
+)
+def test_a_checkpoint_to_start_from_is_read_before_anything_is_recorded(
+    content: bytes | None, reason: str, cli: Cli, capsys: Output, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "start.pt").write_bytes(content)
+    before = list(tmp_path.iterdir())
+    assert cli("train", "-m", "experiment=smoke", "seed=0,1", "init_from=start.pt") == 2
+    (found,) = lines(capsys)[1:]
+    assert "init_from: " in found and reason in found
+    assert list(tmp_path.iterdir()) == before
+
+
 def test_an_unknown_quality_is_reported(cli: Cli, capsys: Output) -> None:
     assert cli("train", "experiment=smac_2c_vs_64zg_poor", "dataset.quality=awful") == 2
     assert "dataset.quality: got 'awful'" in lines(capsys)[-1]

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ValidationError
 from mads4.algorithms.bc import BCConfig
 from mads4.algorithms.mappo import MAPPOConfig
 from mads4.config import (
-    AlberdiceDataset,
     CollectConfig,
     Config,
     CustomDataset,
@@ -24,6 +23,7 @@ from mads4.config import (
 )
 from mads4.config.messages import fields, suggest
 from mads4.config.validation import ConfigError, concrete, parse, validate
+from mads4.data.formats.alberdice import AlberdiceDataset
 from mads4.envs.matrix_game import MatrixGameConfig
 from mads4.envs.registry import CustomEnvConfig
 from mads4.envs.rware import RwareConfig

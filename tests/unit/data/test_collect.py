@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from mads4.data.store import read_dataset, read_header
 from mads4.envs.seeding import environment_seed
 from mads4.errors import UserError
 from mads4.types import IntArray, TimeStep
+from process_table import PATIENCE, gone, wait_for
 from recorded import record_episode
 
 EPISODES = 12
@@ -139,29 +139,13 @@ def test_interrupted_and_resumed_is_as_if_undisturbed(
 
 
 def run_script(path: Path, workers: int, pids: Path) -> subprocess.Popen[bytes]:
-    arguments = [str(path), str(EPISODES), "3", str(workers), "0.1", str(pids)]
+    arguments = [str(path), str(EPISODES), "3", str(workers), "0.5", str(pids)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, recording_fakes.__file__, *arguments],
         env=environment,
         stderr=subprocess.PIPE,
     )
-
-
-def wait_until(condition: object, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] == "Z")
 
 
 @pytest.mark.parametrize(
@@ -174,13 +158,13 @@ def test_killed_and_resumed_is_as_if_undisturbed(
     pids.mkdir()
     process = run_script(path, workers, pids)
     folder = tmp_path / "walk.h5.parts"
-    wait_until(lambda: len(list(folder.glob("episodes-*.h5"))) >= 3)
+    wait_for(lambda: len(list(folder.glob("episodes-*.h5"))) >= 3)
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + 15)
     assert not path.exists()
     # No worker outlives its parent, however that ended.
-    wait_until(lambda: not any(alive(int(pid)) for pid in names(pids)))
+    wait_for(lambda: all(gone(int(pid)) for pid in names(pids)))
     started: list[int] = []
     record(path, workers=workers, on_progress=lambda done, total: started.append(done))
     assert started[0] >= 3
@@ -282,7 +266,7 @@ def test_a_second_process_waits_for_the_first(undisturbed: Path, tmp_path: Path)
         assert process.stderr is not None and b"waiting" in process.stderr.readline()
         assert names(pids) == []
         path.write_bytes(undisturbed.read_bytes())
-    process.communicate(timeout=20)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     assert names(pids) == []
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import smac_remains
+import process_table
 from mads4.behavior.registry import BehaviorFactory
-from mads4.data.collect import collect
+from mads4.data.collect import STREAM, collect
 from mads4.envs.protocol import BehaviorPolicy
 from mads4.envs.registry import EnvFactory
+from mads4.envs.seeding import environment_seed
 from mads4.envs.vector import Incidents, Supervision
 from mads4.errors import UserError
-from smac_remains import assert_gone, end_run, hung
+from process_table import assert_gone, end_run, hung
 
-EPISODES = 4
+EPISODES, SEED = 4, 5
 RANDOM = BehaviorFactory("random")
-RULES = Supervision(processes=2, reset_timeout=3.0, step_timeout=2.0, pause=0.01)
+RULES = Supervision(processes=2, pause=0.01)
 
 
 def record(
@@ -43,7 +45,7 @@ def record(
         EnvFactory("smac", arguments, rules),
         make_behavior,
         EPISODES,
-        5,
+        SEED,
         folder / "data.h5",
         behavior={"name": "random"},
         workers=workers,
@@ -61,16 +63,27 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_games_that_hang_die_and_fail_are_replaced(
     undisturbed: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faults = ({"how": "die", "at": 1}, {"how": "hang", "at": 2}, {"how": "protocol", "at": 3})
+    """One fault in each episode: an episode that met three of them would be given up."""
+    faults = (
+        {"how": "die", "at": 1},
+        {"how": "hang", "at": 2},
+        {"how": "protocol", "at": 3},
+        {"how": "hang_reset"},
+    )
+    placed = [
+        fault | {"seed": environment_seed(STREAM + SEED, index)}
+        for index, fault in enumerate(faults)
+    ]
+    hasty = replace(RULES, reset_timeout=6.0, step_timeout=4.0)
     with caplog.at_level(logging.WARNING, "mads4"):
-        path, told = record(tmp_path, *faults, {"how": "hang_reset"})
+        path, told = record(tmp_path, *placed, rules=hasty)
     assert path.read_bytes() == undisturbed.read_bytes()
     assert told == [Incidents(processes_lost=3, episodes_broken=1)]
     text = caplog.text
-    assert "A worker process died (exit code -9); playing episode" in text
-    assert "A worker process gave no answer for 2 s; playing episode" in text
-    assert "A worker process gave no answer for 3 s; playing episode" in text
-    assert "An environment lost its game in the middle of an episode; playing episode" in text
+    assert "A worker process died (exit code -9); playing episodes 0 again." in text
+    assert "A worker process gave no answer for 4 s; playing episodes 1 again." in text
+    assert "An environment lost its game in the middle of an episode; playing episodes 2" in text
+    assert "A worker process gave no answer for 6 s; playing episodes 3 again." in text
     assert "environments: processes_lost 3, episodes_broken 1, planned_restarts 0" in text
 
 
@@ -82,7 +95,7 @@ def test_one_worker_is_enough_for_supervision(undisturbed: Path, tmp_path: Path)
 
 
 def test_a_growing_game_is_replaced_between_episodes(undisturbed: Path, tmp_path: Path) -> None:
-    rules = Supervision(processes=1, memory_mib=250.0, reset_timeout=20.0)
+    rules = Supervision(processes=1, memory_mib=250.0)
     path, told = record(tmp_path, {"how": "leak", "mib": 300}, rules=rules)
     assert path.read_bytes() == undisturbed.read_bytes()
     assert told == [Incidents(planned_restarts=EPISODES - 1)]
@@ -126,7 +139,7 @@ if __name__ == "__main__":
 def test_nothing_outlives_a_recording_whose_games_hang(
     number: signal.Signals, code: int, undisturbed: Path, tmp_path: Path
 ) -> None:
-    paths = [str(Path(file).parent) for file in (smac_remains.__file__, __file__)]
+    paths = [str(Path(file).parent) for file in (process_table.__file__, __file__)]
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(paths=paths, folder=str(tmp_path)), encoding="utf-8")
     assert end_run(script, tmp_path, number, lambda: hung(tmp_path)) == code

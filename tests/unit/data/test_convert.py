@@ -13,9 +13,9 @@ from recording_fakes import SPEC, make_episodes
 
 from mads4.data.convert import convert
 from mads4.data.dataset import Dataset
+from mads4.data.files import describe
 from mads4.data.formats import open_source
 from mads4.data.formats.alberdice import write_alberdice
-from mads4.data.sources import describe
 from mads4.data.store import read_dataset, read_header
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode

@@ -1,4 +1,4 @@
-"""Formats are told by what lies there, and what is none is said to be none."""
+"""Recognizing formats by names and first bytes, and schemas of plug-in formats."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mads4.data.formats import formats, guess_format, looks_like
 from mads4.data.formats.alberdice import write_alberdice
 from mads4.data.formats.madt import write_madt
 from mads4.data.observation_layouts import MAPPO, OXWHIRL, builder, recognized
+from mads4.data.settings import DATASETS, RecordedDataset
 from mads4.data.store import write_dataset
 from mads4.errors import UserError
 
@@ -67,6 +68,12 @@ def test_what_recorded_a_map_is_recognized_by_all_sizes() -> None:
 def test_a_module_with_a_format_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "walks.py").write_text(
         "from mads4.data.formats.base import Format\n"
+        "from mads4.data.settings import DATASETS, RecordedDataset\n"
+        "@DATASETS.register('walks')\n"
+        "class WalksDataset(RecordedDataset):\n"
+        "    gait: str = 'slow'\n"
+        "    def reader_options(self, entry):\n"
+        "        return {'gait': self.gait}\n"
         "FORMAT = Format(open, lambda path: path.suffix == '.walk', 'a .walk file')\n"
     )
     (tmp_path / "helper.py").write_text("FORMAT = 'no format'\n")
@@ -74,10 +81,14 @@ def test_a_module_with_a_format_is_one(tmp_path: Path, monkeypatch: pytest.Monke
     formats.cache_clear()
     try:
         (tmp_path / "a.walk").touch()
+        schema = DATASETS.schema("walks")
+        assert issubclass(schema, RecordedDataset)
+        assert schema(name="walks").reader_options(None) == {"gait": "slow"}
         assert "walks" in formats() and "helper" not in formats()
         assert guess_format(tmp_path / "a.walk") == "walks"
     finally:
         formats.cache_clear()
+        DATASETS._schemas.pop("walks", None)
         for name in ("walks", "helper"):
             sys.modules.pop(f"{package.__name__}.{name}", None)
             vars(package).pop(name, None)

@@ -13,7 +13,7 @@ import torch
 
 from fakes import SPEC, MatchingEnv, make_batch, matching_data
 from mads4.config import Config, CustomDataset, FileDataset, GeneratedDataset, OfflineTrainerConfig
-from mads4.data.directory import data_directory
+from mads4.data.files import data_directory
 from mads4.data.store import read_header, write_dataset
 from mads4.envs.registry import CustomEnvConfig, EnvFactory
 from mads4.envs.rware import RwareConfig
@@ -103,7 +103,7 @@ def test_a_recording_is_made_once(data_dir: Path, caplog: pytest.LogCaptureFixtu
     assert header.behavior == {"name": "random", "seed": 0, "options": {"masked": False}}
     with caplog.at_level(logging.INFO):
         assert recordings.record(make_env, RANDOM, progress=False) == path
-    assert "is there already" in caplog.text
+    assert "reusing the data set" in caplog.text
     assert path.stat().st_mtime_ns == written
 
 
@@ -149,14 +149,14 @@ def test_files_and_readers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("no_such_module:read", "cannot be called: No module named 'no_such_module'"),
-        ("fakes:read", "cannot be called: module 'fakes' has no attribute 'read'"),
-        ("fakes:matching_episode", "cannot be called: missing a required argument: 'index'"),
+        ("no_such_module:read", "cannot import 'no_such_module' .*No module named"),
+        ("fakes:read", "'fakes' has no function 'read'"),
+        ("fakes:matching_episode", "refuses {}: TypeError: missing a required argument: 'index'"),
         ("fakes:make_batch", "returned SequenceBatch, expected mads4.data.dataset.Dataset"),
     ],
 )
 def test_readers_that_are_none(factory: str, message: str) -> None:
-    with pytest.raises(UserError, match=f"dataset.factory: '{factory}' {message}"):
+    with pytest.raises(UserError, match=f"dataset.factory.*{message}"):
         datasets.dataset(
             CustomDataset(factory=factory), components.environment(OWN), progress=False
         )

@@ -15,11 +15,12 @@ import pytest
 
 from fake_env import SPEC
 from fakes import matching_data
-from mads4.config import AlberdiceDataset, FileDataset, MadtDataset, OgMarlDataset
+from mads4.config import FileDataset
 from mads4.data.convert import convert
 from mads4.data.formats import open_source
-from mads4.data.formats.alberdice import write_alberdice
-from mads4.data.formats.madt import write_madt
+from mads4.data.formats.alberdice import AlberdiceDataset, write_alberdice
+from mads4.data.formats.madt import MadtDataset, write_madt
+from mads4.data.formats.og_marl import OgMarlDataset
 from mads4.data.formats.og_marl_write import write_og_marl
 from mads4.data.registry import find
 from mads4.data.store import read_header, write_dataset
@@ -28,7 +29,7 @@ from mads4.envs.registry import CustomEnvConfig, EnvFactory
 from mads4.envs.rware import RwareConfig
 from mads4.errors import UserError
 from mads4.experiment import components, datasets
-from mads4.experiment.conversions import converted, converted_path
+from mads4.experiment.datasets import converted, converted_path
 from mads4.types import EnvSpec, Episode
 
 ENV = EnvFactory("custom", {"factory": "fakes:MatchingEnv", "options": {}})
@@ -109,7 +110,7 @@ def test_of_two_who_want_the_same_only_one_converts(
         conversions.append(threading.get_ident())
         return convert(*args, **kwargs)
 
-    monkeypatch.setattr("mads4.experiment.conversions.convert", slowly)
+    monkeypatch.setattr("mads4.experiment.datasets.convert", slowly)
     recordings = [open_source("alberdice", folder, SPEC) for _ in range(4)]
     found: list[Path] = []
     threads = [

@@ -141,14 +141,6 @@ def test_step_sizes_lie_in_their_range() -> None:
     assert 0.16 < dt.max() <= 0.2
 
 
-def test_only_the_named_groups_are_trained() -> None:
-    space = StateSpace(
-        2, 4, parameterization="dplr", discretization="bilinear", trainable=("B", "C")
-    )
-    trained = {name for name, value in space.named_parameters() if value.requires_grad}
-    assert trained == {"column", "row"}
-
-
 def test_parameters_are_grouped_by_their_symbol() -> None:
     stack = S4Stack(4, 6, 2, parameterization="dplr", discretization="bilinear")
     names = {id(value): name.rsplit(".", 1)[-1] for name, value in stack.named_parameters()}
@@ -201,7 +193,6 @@ def test_real_modes_are_real_all_the_way() -> None:
         ({"parameterization": "dplr", "discretization": "zoh"}, "dplr.*zoh.*bilinear"),
         ({"parameterization": "dense"}, "diagonal, dplr"),
         ({"discretization": "euler"}, "zoh, bilinear"),
-        ({"trainable": ("A", "E")}, "A, B, C, dt, D"),
         ({"initialization": "zero"}, "legs, lin, inv, real, random"),
         ({"n_ssm": 3}, "n_ssm=3.*2 channels"),
         (

@@ -31,7 +31,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def words(axes: Any) -> str:
-    return " | ".join(text.get_text() for text in axes.texts)
+    legend = axes.get_legend()
+    texts = [*axes.texts, *([] if legend is None else legend.get_texts())]
+    return " | ".join(text.get_text() for text in texts)
 
 
 def test_picture_states_the_result(
@@ -49,7 +51,24 @@ def test_picture_states_the_result(
     assert labels[2] == "MADS4, target 29.7" and labels[4] == "no memory"
     assert "16.0" in words(returns) and "score 0.64" in words(returns)
     assert returns.get_xlabel() == "deliveries per 500-step episode"
-    assert "step 400, error 0.568" in words(learning)
+    assert "step 400, loss 0.568" in words(learning)
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_periodic_evaluations_share_a_legend_that_hides_no_curve(
+    record: RunRecord, metrics: pd.DataFrame, tmp_path: Path, drawn: list[Figure], online: bool
+) -> None:
+    values = np.where(metrics["step"] % 200 == 0, metrics["step"] / 40.0, np.nan)
+    if online:
+        returns = {f"online/return_{name}": metrics["step"] / 50.0 for name in ("mean", "average")}
+        metrics = metrics.assign(**returns, **{"online/environment_steps": metrics["step"]})
+    result_picture(record, metrics.assign(**{"eval/return_mean": values}), tmp_path / "result.png")
+    learning, _, evaluations = drawn[0].axes
+    assert evaluations.get_legend() is None
+    assert "periodic evaluation" in words(learning)
+    legend, place = learning.get_legend(), learning.get_window_extent()
+    assert legend.get_window_extent().y1 < place.y0
+    np.testing.assert_allclose(evaluations.lines[0].get_ydata(), [5.0, 10.0, 15.0])
 
 
 def test_headline_does_not_choose_by_achievement(summary: dict[str, Any]) -> None:

@@ -371,10 +371,11 @@ def test_what_is_filmed_stays_in_this_process() -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"), [("kill", r"died \(exit code -9\)"), ("hang", "gave no answer for 1 s")]
+    ("how", "timeout", "reason"),
+    [("kill", 60.0, r"died \(exit code -9\)"), ("hang", 3.0, "gave no answer for 3 s")],
 )
 def test_a_lost_process_changes_nothing(
-    how: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    how: str, timeout: float, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     policy = make_policy()
     before = multiprocessing.active_children()
@@ -382,7 +383,7 @@ def test_a_lost_process_changes_nothing(
     make_env = partial(TroubledEnv, how, environment_seed(5, 4), str(tmp_path), 2)
     with (
         caplog.at_level(logging.WARNING),
-        closing(WorkerVector(make_env, 17, 2, timeout=1.0)) as envs,
+        closing(WorkerVector(make_env, 17, 2, timeout=timeout)) as envs,
     ):
         played = play_in(policy, envs, 20, record=True)
     assert played == expected

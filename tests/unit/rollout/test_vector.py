@@ -9,12 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from mads4.rollout.local import LocalVector
 from mads4.rollout.vector import default_workers, make_vector
 from mads4.rollout.workers import WorkerVector
 from mads4.types import TimeStep
+from process_table import PATIENCE, gone, wait_for
 
 SIZE = 5
 
@@ -165,15 +165,15 @@ def test_what_cannot_be_sent_to_a_process_is_refused() -> None:
 def test_a_simulator_that_an_environment_started_ends_with_it(tmp_path: Path) -> None:
     """A hung process is killed together with what it has started."""
     make = partial(HangingParent, str(tmp_path))
-    with closing(WorkerVector(make, 1, 1, timeout=0.5)) as envs:
+    with closing(WorkerVector(make, 1, 1, timeout=3.0)) as envs:
         rows = slice(0, 1)
         envs.buffers.order[rows] = RESET
         envs.send(rows)
         (loss,) = envs.wait(rows)
     assert loss.rows == loss.blamed == (0,)
-    assert loss.reason == "gave no answer for 0.5 s"
+    assert loss.reason == "gave no answer for 3 s"
     (pid,) = [int(path.name) for path in tmp_path.iterdir()]
-    assert_gone(pid)
+    wait_for(lambda: gone(pid))
 
 
 def test_shared_memory_has_no_name_that_could_stay() -> None:
@@ -193,11 +193,10 @@ def test_closing_does_not_wait_for_what_hangs(tmp_path: Path) -> None:
     order(envs, [STEP])
     envs.buffers.order[0] = STEP
     envs.send(slice(0, 1))
-    while not list(tmp_path.iterdir()):
-        time.sleep(0.01)
+    wait_for(lambda: list(tmp_path.iterdir()))
     began = time.monotonic()
     envs.close()
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 60.0, "it hangs for 1000 s"
 
 
 @pytest.mark.parametrize(
@@ -246,28 +245,10 @@ def test_no_process_outlives_its_parent(number: signal.Signals, tmp_path: Path) 
     wait_for(lambda: len(list(folder.iterdir())) == 2 or parent.poll() is not None)
     try:
         parent.send_signal(number)
-        _, errors = parent.communicate(timeout=20.0)
+        _, errors = parent.communicate(timeout=PATIENCE)
     finally:
         parent.kill()
     if number == signal.SIGINT:
         assert errors.count(b"Traceback") == 1, "only the parent is interrupted"
     assert parent.returncode == -number
-    for path in folder.iterdir():
-        assert_gone(int(path.name))
-
-
-def assert_gone(pid: int) -> None:
-    def gone() -> bool:
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        except OSError:
-            return True
-
-    wait_for(gone)
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_for(lambda: all(gone(int(path.name)) for path in folder.iterdir()))

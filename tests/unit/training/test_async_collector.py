@@ -23,7 +23,7 @@ class Endless:
         self.playing = threading.Event()
         self.threads = 0
 
-    def play(self, policy: Any, iteration: int, best_return: float) -> Any:
+    def collect(self, policy: Any, iteration: int, best_return: float) -> Any:
         if self.failure is not None:
             raise self.failure
         self.threads = torch.get_num_threads()
@@ -40,7 +40,7 @@ def playing(collector: Any) -> Iterator[AsyncCollector]:
     ahead = AsyncCollector(collector)
     assert ahead.weights is None
     try:
-        ahead.begin(policy, {"policy": policy.state_dict()}, 0, 1.0)
+        ahead.start(policy, {"policy": policy.state_dict()}, 0, 1.0)
         yield ahead
     finally:
         ahead.close()
@@ -50,11 +50,11 @@ def test_what_nobody_waits_for_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("mads4.models.Mads4Policy.step", lambda self, inputs, state: None)
     before, endless = torch.get_num_threads(), Endless()
     with playing(endless) as ahead:
-        assert endless.playing.wait(10.0)
+        assert endless.playing.wait(120.0)
         assert ahead.weights is not None
     assert endless.threads == 1
     assert torch.get_num_threads() == before, "the thread's number is its own"
-    assert not [t for t in threading.enumerate() if t.name.startswith("player")]
+    assert not [t for t in threading.enumerate() if t.name.startswith("collector")]
 
 
 def test_what_goes_wrong_is_raised_where_it_is_wanted() -> None:
@@ -62,5 +62,5 @@ def test_what_goes_wrong_is_raised_where_it_is_wanted() -> None:
         playing(Endless(UserError("The game is gone."))) as ahead,
         pytest.raises(UserError, match="The game is gone"),
     ):
-        ahead.take()
+        ahead.result()
     assert ahead.weights is None

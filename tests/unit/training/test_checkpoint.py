@@ -17,6 +17,7 @@ import torch
 
 from mads4.errors import UserError
 from mads4.training import checkpoint
+from process_table import wait_for
 
 PAYLOAD = {
     "weights": {"layer.weight": torch.arange(6.0).reshape(2, 3)},
@@ -165,16 +166,14 @@ def test_find(tmp_path: Path) -> None:
 def test_a_killed_process_leaves_a_whole_file(tmp_path: Path, delay: float) -> None:
     path = tmp_path / "last.pt"
     script = (
-        "import sys, itertools, pathlib, torch; from mads4 import checkpoint\n"
+        "import sys, itertools, pathlib, torch; from mads4.training import checkpoint\n"
         "for step in itertools.count():\n"
         "    weights = torch.full((200_000,), float(step))\n"
         "    checkpoint.save(pathlib.Path(sys.argv[1]), {'step': step, 'weights': weights})\n"
     )
     with subprocess.Popen([sys.executable, "-c", script, str(path)]) as child:
         try:
-            deadline = time.monotonic() + 60
-            while not path.exists() and time.monotonic() < deadline:
-                time.sleep(0.005)
+            wait_for(path.exists)
             time.sleep(delay)
         finally:
             child.kill()

@@ -47,25 +47,28 @@ def assert_same(one: list[EpisodeResult], other: list[EpisodeResult]) -> None:
 )
 def test_an_episode_depends_on_its_number_alone(make_collector: Any, options: Any) -> None:
     policy = make_policy()
-    usual = make_collector().play(policy, 2, 10.0)
+    usual = make_collector().collect(policy, 2, 10.0)
     assert [one.index for one in usual] == list(range(12, 18))
-    assert_same(make_collector(**options).play(policy, 2, 10.0), usual)
-    two, three = (make_collector(episodes=3).play(policy, k, 10.0) for k in (4, 5))
+    assert_same(make_collector(**options).collect(policy, 2, 10.0), usual)
+    two, three = (make_collector(episodes=3).collect(policy, k, 10.0) for k in (4, 5))
     assert_same(two + three, usual)
 
 
 def test_iterations_and_seeds_differ(make_collector: Any) -> None:
     policy, collector = make_policy(), make_collector()
-    first = collector.play(policy, 0, 10.0)
-    assert_same(collector.play(policy, 0, 10.0), first)
-    for other in (collector.play(policy, 1, 10.0), make_collector(seed=1).play(policy, 0, 10.0)):
+    first = collector.collect(policy, 0, 10.0)
+    assert_same(collector.collect(policy, 0, 10.0), first)
+    for other in (
+        collector.collect(policy, 1, 10.0),
+        make_collector(seed=1).collect(policy, 0, 10.0),
+    ):
         assert [one.episode_return for one in other] != [one.episode_return for one in first]
 
 
 @pytest.mark.parametrize("best", [20.0, 0.0, -8.0])
 def test_targets_lie_in_the_spread(make_collector: Any, best: float) -> None:
     options = {"episodes": 40, "target_return_scale": 1.5, "target_return_spread": 0.2}
-    played = make_collector(**options).play(make_policy(), 3, best)
+    played = make_collector(**options).collect(make_policy(), 3, best)
     targets = np.array([one.target_return for one in played])
     highest, width = 1.5 * best, 0.2 * abs(1.5 * best)
     assert (targets <= highest).all() and (targets >= highest - width).all()
@@ -77,7 +80,7 @@ def test_targets_lie_in_the_spread(make_collector: Any, best: float) -> None:
 def test_it_may_be_closed_twice_and_opened_again(make_collector: Any) -> None:
     collector, policy = make_collector(num_workers=1), make_policy()
     with closing(collector):
-        first = collector.play(policy, 0, 1.0)
-    assert_same(collector.play(policy, 0, 1.0), first)
+        first = collector.collect(policy, 0, 1.0)
+    assert_same(collector.collect(policy, 0, 1.0), first)
     collector.close()
     collector.close()

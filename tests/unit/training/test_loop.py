@@ -21,9 +21,9 @@ from mads4.errors import UserError
 from mads4.logging import Tracker
 from mads4.models import Mads4Policy
 from mads4.training import checkpoint
+from mads4.training.checkpoint import TrainState
 from mads4.training.loop import Checkpoints, Intervals, fit
 from mads4.training.offline import OfflineTrainer
-from mads4.training.state import TrainState
 
 STEPS = 8
 INTERVALS = Intervals(steps=STEPS, log=1, validation=4, checkpoint=3, keep=5)

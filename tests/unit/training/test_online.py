@@ -23,9 +23,9 @@ from mads4.models import Mads4Policy, MlpPolicy, SequencePolicy
 from mads4.models.base import unroll
 from mads4.nn.ssm import ssm_parameters
 from mads4.training import online
+from mads4.training.checkpoint import TrainState
 from mads4.training.collector import Collector
 from mads4.training.online import OnlineTrainer
-from mads4.training.state import TrainState
 
 Make = Callable[..., OnlineTrainer]
 FAST: dict[str, Any] = {
@@ -88,7 +88,7 @@ def changed(module: torch.nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 
 def experience(trainer: OnlineTrainer) -> Experience:
-    played = trainer.collector.play(trainer.policy, 0, 10.0)
+    played = trainer.collector.collect(trainer.policy, 0, 10.0)
     episodes = Episodes.of(played, trainer.policy.agent_order == "random")
     return trainer.algorithm.assess(episodes)
 
@@ -321,18 +321,18 @@ def test_overlapping_plays_with_the_weights_before_learning(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer, played_by = make(async_rollout=True, iterations=3), []
-    play, learn = trainer.collector.play, trainer.algorithm.learn
+    collect, learn = trainer.collector.collect, trainer.algorithm.learn
     learned_from = []
 
-    def noted_play(player: Any, iteration: int, best_return: float) -> Any:
+    def noted_collect(player: Any, iteration: int, best_return: float) -> Any:
         played_by.append(player.policy.head.weight.clone())
-        return play(player, iteration, best_return)
+        return collect(player, iteration, best_return)
 
     def noted_learn(part: Experience, step: int) -> dict[str, float]:
         learned_from.append(trainer.policy.head.weight.clone())
         return learn(part, step)
 
-    monkeypatch.setattr(trainer.collector, "play", noted_play)
+    monkeypatch.setattr(trainer.collector, "collect", noted_collect)
     monkeypatch.setattr(trainer.algorithm, "learn", noted_learn)
     for step in range(3):
         trainer.update(step)

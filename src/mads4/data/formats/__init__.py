@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Mapping
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Any, cast
 from mads4.data import registry
 from mads4.data.formats.base import Format, Source
 from mads4.errors import UserError, did_you_mean
+from mads4.settings import bind_factory
 from mads4.types import EnvSpec
 
 __all__ = ["Format", "Source", "formats", "guess_format", "looks_like", "open_source"]
@@ -53,27 +53,13 @@ def open_source(
     if data_format in formats():
         reader: Any = formats()[data_format].open
     elif ":" in data_format:
-        reader = _own_reader(data_format)
+        reader = bind_factory("data format", data_format, {}, arguments=2)
     else:
         raise UserError(
             f"There is no data format '{data_format}'; there are {', '.join(formats())}, and your "
             f"own readers as package.module:function.{did_you_mean(data_format, formats())}"
         )
     return cast(Source, reader(path, env, **options))
-
-
-def _own_reader(path: str) -> Any:
-    """Return the reader ``package.module:function`` from outside this package."""
-    module, _, function = path.partition(":")
-    try:
-        reader = getattr(importlib.import_module(module), function)
-        inspect.signature(reader).bind(path, None)
-        return reader
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(
-            f"The reader '{path}' cannot be imported and called as (path, env): {error}. Is it "
-            "installed, or its folder on PYTHONPATH?"
-        ) from error
 
 
 def guess_format(path: Path) -> str:

@@ -25,14 +25,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
+from pydantic import BeforeValidator
 
 from mads4.data.content import Array, last_problem, last_rows
 from mads4.data.formats.base import Format, Layout, axis_lengths, checked, names_of, new_folder
+from mads4.data.settings import DATASETS, RecordedDataset
 from mads4.errors import UserError
 from mads4.io import write_json
+from mads4.settings import lower
 from mads4.types import EnvSpec, Episode, IntArray
 
 READER_VERSION = 2
@@ -58,6 +61,16 @@ _UNREADABLE = (
     *(OSError, ValueError, TypeError, ArithmeticError, EOFError),
     *(SyntaxError, TokenError, RecursionError, MemoryError),  # a head is a Python literal
 )
+
+
+@DATASETS.register("alberdice")
+class AlberdiceDataset(RecordedDataset):
+    """A data set in AlberDICE's layout: a folder of NumPy arrays, recorded in `env`."""
+
+    name: Literal["alberdice"] = "alberdice"
+    """Kind of data set."""
+    quality: Annotated[str, BeforeValidator(lower)] = "expert"
+    """Which of the listed data sets for the environment, for example expert."""
 
 
 def open_alberdice(path: Path | str, env: EnvSpec | None = None) -> AlberdiceSource:

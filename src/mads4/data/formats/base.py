@@ -2,6 +2,8 @@
 
 A new format is one module that defines ``FORMAT = Format(open=..., matches=..., write=...)``. In
 `mads4.data.formats` it is found by its name; elsewhere it is given as ``package.module:function``.
+For ``dataset=<name>`` it needs ``conf/dataset/<name>.yaml``, too, and for settings beyond those of
+`mads4.data.settings.RecordedDataset` a subclass of it in the module, registered in `DATASETS`.
 """
 
 from __future__ import annotations
@@ -35,9 +37,9 @@ class Source(Protocol):
     """Name of the data, for tables and file names."""
     spec: EnvSpec
     """Sizes of the data; family, scenario and definitions from the environment it was opened for,
-    and without one empty, unless the data say."""
+    and without one empty, unless the data name them."""
     origin: Mapping[str, Any]
-    """How the data came about, as JSON values; ``format`` and ``reader_version`` among them."""
+    """Provenance of the data, as JSON values; includes ``format`` and ``reader_version``."""
     files: tuple[Path, ...]
     """All files that the data consist of, sorted by name."""
     skipped: dict[str, str]
@@ -69,7 +71,7 @@ class Format:
 
 
 def names_of(env: EnvSpec | None) -> dict[str, Any]:
-    """Return what no foreign format says of an environment, empty where it is not known."""
+    """Return the names that no other project's format holds; empty where `env` is None."""
     names = ("name", "scenario", "reward", "state_encoding")
     return {name: getattr(env, name, "") for name in names}
 

@@ -9,12 +9,11 @@ that MADT's own training wrote) is not read. Files are taken in the order of the
 "the first 1000 episodes" are the same everywhere.
 
 - The global state is each agent's own view of it (`EnvSpec.state_per_agent`).
-- The reward is the team's, repeated for every agent: the wrapper that recorded SMAC hands all
-  agents the same number. An episode whose agents differ cannot be read as a team's and is skipped.
+- The reward is the team's, repeated for every agent: the wrapper that recorded SMAC gives all
+  agents the same number. An episode whose agents differ has no team reward and is skipped.
 - ``done`` is an agent's own: a unit that died is done while the others fight on. The episode is
   over where all are. Where that is its last step and before the step limit, it terminated;
-  otherwise, and at the limit, where the data cannot tell the task's end from the clock's, it was
-  truncated.
+  otherwise, and at the limit, where the data do not distinguish the two, it was truncated.
 
 Skipped by rule, and listed in `MadtSource.skipped`, are also episodes whose agents have unequal
 numbers of steps, that go on after their end or beyond the limit, and whose values no environment
@@ -28,18 +27,19 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mads4.data.formats.base import Format, checked, head, names_of, new_folder
 from mads4.data.formats.madt_episode import MadtEpisode, Sizes, SkippedError
 from mads4.data.observation_layouts import recognized
+from mads4.data.settings import DATASETS, RecordedDataset
 from mads4.envs.smac.maps import MAPS
 from mads4.errors import UserError
 from mads4.types import EnvSpec, Episode
 
-__all__ = ["LIMITS", "MadtSource", "open_madt", "write_madt"]
+__all__ = ["LIMITS", "MadtDataset", "MadtSource", "open_madt", "write_madt"]
 
 TORCH_HEADS = (b"PK\x03\x04", b"\x80\x02")
 """First bytes of files by `torch.save`: archives, and pickles before version 1.6."""
@@ -51,18 +51,26 @@ _QUALITIES = ("good", "medium", "poor", "expert", "random", "replay")
 _LOG = logging.getLogger(__name__)
 
 
+@DATASETS.register("madt")
+class MadtDataset(RecordedDataset):
+    """A data set in MADT's layout: a folder with one file of `torch.save` per episode."""
+
+    name: Literal["madt"] = "madt"
+    """Kind of data set."""
+
+
 def open_madt(
     path: Path | str, env: EnvSpec | None = None, scenario: str | None = None
 ) -> MadtSource:
     """Open a folder ``<map>/<quality>/`` of episode files.
 
     Args:
-        path: the folder; its name and that of the one above say map and quality.
+        path: the folder; map and quality are taken from its name and its parent's.
         env: the environment that the data were recorded in; it gives the names and the step limit.
             Without it the limit is that of a map in `LIMITS`, and otherwise the length of the
             longest episode, for which all files have to be read; the names are those of the game
             in MAPPO's wrapper, where the sizes are its on that map, and otherwise empty.
-        scenario: the map, where the folders' names do not say it.
+        scenario: the map, where the folders' names do not contain it.
 
     Raises:
         UserError: no folder, no files in it, or a file that is damaged, foreign or unsafe.
@@ -113,7 +121,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
 
 
 def _names(folder: Path) -> tuple[str, str]:
-    """Return map and quality, as far as the folders' names say them."""
+    """Return map and quality from the folders' names; empty where they are not there."""
     folder = folder.resolve()
     if folder.name.lower() in _QUALITIES:
         return folder.parent.name, folder.name.lower()
@@ -133,7 +141,7 @@ def _survey(files: tuple[Path, ...]) -> tuple[Sizes, int]:
 
 @dataclass
 class MadtSource:
-    """A `Source` in a folder of files, which are read when their turn comes."""
+    """A `Source` in a folder of files, which are read one at a time."""
 
     name: str
     spec: EnvSpec
@@ -172,7 +180,7 @@ def write_madt(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episode]) -
     terminated at the very step limit, which are taken to have been truncated.
 
     Args:
-        folder: a new folder, ``<map>/<quality>``, say.
+        folder: a new folder, for example ``<map>/<quality>``.
         spec: what every episode has to fit.
         episodes: consumed one at a time, so that memory holds only one.
 

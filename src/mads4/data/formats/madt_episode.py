@@ -10,19 +10,19 @@ import numpy as np
 
 from mads4.data.content import Array, value_problem
 from mads4.data.formats.pickle_values import RefusedError, as_array, memory_limit, naming
-from mads4.data.formats.safe_pickle import load_data
+from mads4.data.formats.torch_file import load_data
 from mads4.types import EnvSpec, Episode
 
 ENTRIES = ("global_state", "observation", "action", "reward", "done", "available_actions")
 
 
 class SkippedError(Exception):
-    """Why an episode is left out, as words that follow the file's name."""
+    """An episode that is skipped; the message follows the file's name."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Lengths of the axes of an episode, as its first step shows them."""
+    """Lengths of the axes of an episode, from its first step."""
 
     agents: int
     state: int
@@ -30,7 +30,7 @@ class Sizes:
     actions: int
 
     def bytes_per_step(self) -> int:
-        """Return what a step takes in `_Arrays`."""
+        """Return the bytes that a step takes in `_Arrays`."""
         return self.agents * (4 * (self.state + self.observation) + self.actions + 17)
 
 
@@ -38,7 +38,7 @@ class MadtEpisode:
     """A file's lists over agents and steps.
 
     Raises:
-        UserError: the file is damaged, unsafe, or its content is not nested as the layout says.
+        UserError: the file is damaged or unsafe, or its content does not have the layout.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,9 +60,9 @@ class MadtEpisode:
         """Return the episode, numbered `number`.
 
         Raises:
-            SkippedError: it is one of those that are left out by rule.
-            UserError: an entry that is no number or row of numbers, or of another size than the
-                spec's; naming file, agent and step.
+            SkippedError: the reader's rules exclude it.
+            UserError: an entry is no number or row of numbers, or its size differs from the
+                spec's; the message names file, agent and step.
         """
         self._require_fit(spec)
         length = self._common_length(spec.episode_limit)
@@ -95,7 +95,9 @@ class MadtEpisode:
         expected = Sizes(spec.n_agents, spec.state_dim, spec.obs_dim, spec.n_actions)
         with naming(self.path):
             if self.sizes != expected:
-                raise RefusedError(f"it has {_told(self.sizes)}; expected are {_told(expected)}")
+                raise RefusedError(
+                    f"it has {_describe(self.sizes)}; expected are {_describe(expected)}"
+                )
 
     def _common_length(self, limit: int) -> int:
         lengths = self.lengths
@@ -162,7 +164,7 @@ def _sequence(value: Any, what: str, members: str) -> Any:
 
 
 def _team_reward(reward: Array) -> Array:
-    """Return the reward (T,) that all agents of (T, N) have been given."""
+    """Return the reward (T,) that all agents of (T, N) share."""
     same = (reward == reward[:, :1]).all(axis=1) | np.isnan(reward).all(axis=1)
     if not same.all():
         t = int(np.argmin(same))
@@ -174,7 +176,7 @@ def _team_reward(reward: Array) -> Array:
 
 
 def _ended(done: Array) -> bool:
-    """Whether all agents (T, N) are done at the last step; before that they must not be."""
+    """Whether all agents (T, N) are done at the last step; raise if they are before it."""
     over = np.asarray(done.all(axis=1))
     if over[:-1].any():
         raise SkippedError(f"goes on after step {int(np.argmax(over))}, where all agents are done")
@@ -185,7 +187,7 @@ def _few(values: list[Any]) -> str:
     return ", ".join(f"{value:g}" for value in values[:8]) + (", …" if len(values) > 8 else "")
 
 
-def _told(sizes: Sizes) -> str:
+def _describe(sizes: Sizes) -> str:
     return (
         f"{sizes.agents} agents, states of {sizes.state}, observations of {sizes.observation} and "
         f"{sizes.actions} actions"

@@ -7,7 +7,7 @@ T steps of all episodes one after another, n agents, A actions::
     rewards       (1, T, n)               truncations   (1, T, n)      optional
     terminals     (1, T, n)
 
-What the layout leaves open is decided as follows, and written into the recording's ``origin``:
+What the layout leaves open is decided as follows and recorded in the source's ``origin``:
 
 * An episode ends at the first step at which every agent is terminal or truncated. Steps after the
   last end belong to an episode whose end was not recorded; they are skipped and reported.
@@ -15,8 +15,8 @@ What the layout leaves open is decided as follows, and written into the recordin
   without ``truncations`` an episode that lasts the limit is truncated.
 * The limit is not in the layout: it is the environment's, unless some episode is longer; without
   an environment it is the longest episode's length.
-* Where all agents are paid the same at all steps, that is the team's reward. Where they are not,
-  it is their sum, or on request their mean, which OG-MARL's own evaluation reports.
+* Where all agents have the same reward at all steps, that is the team's. Otherwise the team's is
+  their sum, or optionally their mean, which OG-MARL's own evaluation reports.
 * Without ``infos/state`` the state is all agents' observations, one after another.
 """
 
@@ -25,23 +25,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mads4.data.content import Array
 from mads4.data.formats.base import Format, Layout, axis_lengths, names_of
 from mads4.data.formats.og_marl_write import write_og_marl
-from mads4.data.formats.vault import METADATA, Vault
+from mads4.data.formats.vault import METADATA, Vault, recording_folder
+from mads4.data.registry import Entry
+from mads4.data.settings import DATASETS, RecordedDataset
 from mads4.errors import UserError, did_you_mean
 from mads4.types import EnvSpec, Episode, FloatArray
 
 READER_VERSION = 1
 TEAM_REWARDS = ("sum", "mean")
 BLOCK_BYTES = 1 << 25
-"""About so many bytes are read at once."""
+"""Approximate bytes per read."""
 
 _NUMBERS = "fiub"
+
+
+@DATASETS.register("og_marl")
+class OgMarlDataset(RecordedDataset):
+    """A data set in OG-MARL's layout: a vault, `<scenario>.vlt/<uid>`."""
+
+    name: Literal["og_marl"] = "og_marl"
+    """Kind of data set."""
+    uid: str | None = None
+    """Which recording of the vault, for example Good; null for the one that `quality` names."""
+    team_reward: Literal["sum", "mean"] = "sum"
+    """Team reward where agents have different rewards: their sum or mean."""
+
+    def reader_options(self, entry: Entry | None) -> dict[str, Any]:
+        """Return the recording's uid and the rule for the team's reward."""
+        return {"uid": self.uid or (entry and entry.uid), "team_reward": self.team_reward}
 
 
 def open_og_marl(
@@ -53,7 +71,7 @@ def open_og_marl(
         path: ``<scenario>.vlt``, or the uid's folder in it.
         env: the environment that the data were recorded in, for what the layout does not hold.
         uid: which of the vault's recordings, in any case; needed if it has several.
-        team_reward: ``sum`` or ``mean``, where agents are paid differently.
+        team_reward: ``sum`` or ``mean``, where agents have different rewards.
 
     Raises:
         UserError: an unknown uid, or a vault that is damaged or of another layout.
@@ -63,7 +81,7 @@ def open_og_marl(
             f"team_reward is '{team_reward}', allowed are {', '.join(TEAM_REWARDS)}."
             f"{did_you_mean(team_reward, TEAM_REWARDS)}"
         )
-    folder = _uid_folder(Path(path).expanduser(), uid)
+    folder = recording_folder(Path(path).expanduser(), uid)
     vault = Vault.open(folder)
     size = axis_lengths(vault.facts(), _layout(vault), vault.label)
     ends = _ends(vault)
@@ -116,7 +134,7 @@ class VaultSource:
     def _episode(self, steps: dict[str, Array], index: int, state_dtype: np.dtype) -> Episode:
         length = int(self.ends.length[index])
         truncated = self.ends.truncated(index, self.spec.episode_limit)
-        with np.errstate(over="ignore", invalid="ignore"):  # whoever stores it checks the values
+        with np.errstate(over="ignore", invalid="ignore"):  # the store checks the values
             observation = steps["observations"].astype(np.float32)
             legals = steps.get("infos.legals")
             shape = (length, self.spec.n_agents, self.spec.n_actions)
@@ -143,63 +161,34 @@ class VaultSource:
 
 @dataclass
 class _Ends:
-    """Where episodes end and how, and what else has to be known of all steps beforehand."""
+    """Ends of the episodes, and other facts about all steps that are needed in advance."""
 
     length: Array
     """(E,) int64, steps of each episode."""
     flagged: Array | None
     """(E,) whether an agent was truncated at the last step; None where that is not recorded."""
     copies: bool
-    """Whether all agents are paid the same at all steps."""
+    """Whether all agents have the same reward at all steps."""
     highest_action: int
     skipped: dict[str, str] = field(default_factory=dict)
 
     def truncated(self, index: int, limit: int) -> bool:
-        """Return whether the clock, not the task, ended an episode."""
+        """Return whether a time limit, not the task, ended an episode."""
         if self.flagged is not None:
             return bool(self.flagged[index])
         return bool(self.length[index] >= limit)
 
 
 def team_rewards(rewards: Array, rule: str) -> FloatArray:
-    """Return the team's reward (T,) float32 of the agents' (T, n): copies, sum or mean."""
+    """Return the team's reward (T,) float32 from the agents' (T, n): copies, sum or mean."""
     if rule == "copies":
         return rewards[:, 0].astype(np.float32)
     total: FloatArray = rewards.sum(axis=1, dtype=np.float64)
     return (total / (rewards.shape[1] if rule == "mean" else 1)).astype(np.float32)
 
 
-def _uid_folder(path: Path, uid: str | None) -> Path:
-    """Return the folder of the wanted recording."""
-    if not path.is_dir():
-        raise UserError(f"There is no folder {path}. Check the path of the vault.")
-    if (path / METADATA).is_file():
-        if uid is not None and uid.lower() != path.name.lower():
-            raise UserError(
-                f"{path} is the recording {path.name}, but '{uid}' is asked for. Leave out the "
-                f"uid, or give the vault {path.parent}."
-            )
-        path, uid = path.parent, path.name
-    there = sorted(entry.parent.name for entry in path.glob(f"[!.]*/{METADATA}"))
-    if not there:
-        raise UserError(
-            f"{path} is not a vault of flashbax: neither it nor a folder in it has a {METADATA}. "
-            "Give <scenario>.vlt or the folder of a uid in it."
-        )
-    if uid is None and len(there) > 1:
-        raise UserError(f"{path} has several recordings: {', '.join(there)}. Choose one as uid.")
-    found = [name for name in there if uid is None or name.lower() == uid.lower()]
-    exact = [name for name in found if name == uid] or found
-    if not exact:
-        raise UserError(
-            f"{path} has no recording '{uid}'; it has {', '.join(there)}."
-            f"{did_you_mean(str(uid), there)}"
-        )
-    return path / exact[0]
-
-
 def _layout(vault: Vault) -> Layout:
-    """Return what is expected of the vault's arrays, in the variant that it has."""
+    """Return the expected layout of the vault's arrays, in the variant that it has."""
     facts = vault.facts()
     needed = ("observations", "actions", "rewards", "terminals")
     missing = [name for name in needed if name not in facts]
@@ -230,7 +219,7 @@ def _blocks(vault: Vault, names: list[str], steps: int) -> Iterator[tuple[int, d
 
 
 def _ends(vault: Vault) -> _Ends:
-    """Read flags, rewards and, if nothing else tells their number, actions of all steps."""
+    """Read flags, rewards and, without ``infos/legals``, actions of all steps."""
     names = [n for n in ("terminals", "truncations", "rewards") if n in vault.arrays]
     names += [] if "infos.legals" in vault.arrays else ["actions"]
     last_steps, flags, copies, highest = [], [], True, 0
@@ -257,7 +246,7 @@ def _ends(vault: Vault) -> _Ends:
 
 
 def _state(state: Array | None, observation: FloatArray) -> Array:
-    """Return the state (T, n or 1, s); without one, the agents' observations side by side."""
+    """Return the state (T, n or 1, s); without one, the agents' observations concatenated."""
     if state is None:
         return observation.reshape(len(observation), 1, -1)
     return state if state.ndim == 3 else state[:, None]
@@ -279,7 +268,7 @@ def _spec(vault: Vault, size: Mapping[str, int], longest: int, env: EnvSpec | No
 
 
 def _origin(vault: Vault, scenario: str, rule: str) -> dict[str, Any]:
-    """Return where the recording comes from and how open questions were decided."""
+    """Return the provenance of the data, with the decisions listed above."""
     arrays = vault.arrays
     return {
         "format": "og_marl",

@@ -27,13 +27,13 @@ def write_og_marl(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episode]
     """Write episodes as the recording `uid` of a vault, which may have others.
 
     Rewards are given to every agent; ``terminals`` are set at the last step of every episode, also
-    where ``truncations`` mark that the step limit ended it. Metrics and seeds have no place there.
+    where ``truncations`` mark that the step limit ended it. Metrics and seeds are not stored.
 
     Args:
         folder: ``<scenario>.vlt``.
         spec: what every episode has to fit.
         episodes: consumed one at a time; memory holds about a chunk of each array.
-        uid: name of the recording, ``Good`` or ``Expert``, say.
+        uid: name of the recording, for example ``Good`` or ``Expert``.
 
     Returns:
         The recording's folder, which appears complete or not at all.
@@ -51,7 +51,7 @@ def write_og_marl(folder: Path | str, spec: EnvSpec, episodes: Iterable[Episode]
 
 
 def uid_folder(folder: Path, uid: str) -> Path:
-    """Return where a vault keeps the recording `uid`.
+    """Return the folder of the recording `uid` in a vault.
 
     Raises:
         UserError: a vault that OG-MARL would not find, or a `uid` that is no folder's name.
@@ -81,13 +81,13 @@ def _experience(spec: EnvSpec, episode: Episode, columns: dict[str, Array]) -> d
 
 
 class _Writer:
-    """Collects steps until they fill a chunk, so that every chunk is written once."""
+    """Buffers steps until they fill a chunk, so that every chunk is written once."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._ts = tensorstore()
         self._stores: dict[str, Any] = {}
-        self._waiting: dict[str, list[Array]] = {}
+        self._buffer: dict[str, list[Array]] = {}
         self._rows = 0
         self._written = 0
 
@@ -97,15 +97,15 @@ class _Writer:
             widest = max(array[0].nbytes for array in steps.values())
             self._chunk = max(1, CHUNK_BYTES // widest)
             self._stores = {name: self._create(name, array) for name, array in steps.items()}
-            self._waiting = {name: [] for name in steps}
+            self._buffer = {name: [] for name in steps}
         for name, array in steps.items():
-            self._waiting[name].append(array)
+            self._buffer[name].append(array)
         self._rows += len(steps["rewards"])
         if self._rows >= self._chunk:
             self._flush(self._rows - self._rows % self._chunk)
 
     def finish(self) -> None:
-        """Write what waits, the number of steps and the description."""
+        """Write the buffered steps, the number of steps and the metadata."""
         self._flush(self._rows)
         if self._written > np.iinfo(np.int32).max:
             raise UserError(f"A vault holds up to 2^31 - 1 steps, not {self._written}.")
@@ -132,15 +132,15 @@ class _Writer:
         ).result()
 
     def _flush(self, rows: int) -> None:
-        """Write the first of the waiting rows and keep the others."""
+        """Write the first `rows` buffered rows and keep the rest."""
         if not rows:
             return
         pending = []
-        for name, blocks in self._waiting.items():
+        for name, blocks in self._buffer.items():
             joined = np.concatenate(blocks)
-            stretch = self._stores[name][0, self._written : self._written + rows]
-            pending.append(stretch.write(joined[:rows]))
-            self._waiting[name] = [joined[rows:]]
+            target = self._stores[name][0, self._written : self._written + rows]
+            pending.append(target.write(joined[:rows]))
+            self._buffer[name] = [joined[rows:]]
         for future in pending:
             future.result()
         self._written += rows
@@ -151,9 +151,9 @@ def _nested(values: dict[str, str]) -> dict[str, Any]:
     """Turn ``{"infos.state": x}`` into ``{"infos": {"state": x}}``."""
     result: dict[str, Any] = {}
     for name, value in values.items():
-        *way, last = name.split(".")
-        place = result
-        for key in way:
-            place = place.setdefault(key, {})
-        place[last] = value
+        *parents, last = name.split(".")
+        node = result
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = value
     return result

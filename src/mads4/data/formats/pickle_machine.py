@@ -1,17 +1,17 @@
-"""A pickle interpreter for data: it builds numbers, texts, arrays and containers, and runs nothing.
+"""A pickle interpreter for data: it builds numbers, text, arrays and containers, and calls nothing.
 
 Pickle is a program for a stack machine, and Python's own machine may call whatever a file names.
-This one knows the opcodes that write data (protocols 2 to 5) and hands every name to its caller,
-who either knows how to build such a value or refuses it. Four more things set it apart:
+This one has the opcodes that describe data (protocols 2 to 5) and passes every name to its caller,
+which builds the value or refuses the name. Four more differences:
 
-- Memory is booked before it is used, against a `Budget` in proportion to the file: a few bytes
-  that ask for gigabytes (declared lengths, gaps in the memo, millions of empty lists) are refused.
+- Memory is reserved before it is used, from a `Budget` in proportion to the file: a few bytes
+  that request gigabytes (declared lengths, gaps in the memo, millions of empty lists) are refused.
 - A run of four or more floats, small whole numbers or flags in a list is decoded in one go into a
   `Run`, a NumPy array of 1 to 8 bytes a number, where a list of Python's floats takes 32.
 - The input is read in blocks, so that the file itself is never in memory.
 - Nothing recurses, and every opcode takes time in proportion to its bytes.
 
-Where values wait and are noted is `pickle_stack`.
+Its stack and memo are `Stack` in `pickle_values`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mads4.data.formats.pickle_source import LONGEST_NAME, Source
-from mads4.data.formats.pickle_stack import Stack
-from mads4.data.formats.pickle_values import Budget, Call, Pending, RefusedError, decode_run
+from mads4.data.formats.pickle_source import Source
+from mads4.data.formats.pickle_values import (
+    LONGEST_NAME,
+    Budget,
+    Call,
+    Pending,
+    RefusedError,
+    Stack,
+    decode_run,
+)
 
 
 class Machine(Stack):
@@ -33,12 +40,7 @@ class Machine(Stack):
         find: dotted name → `Call`, or any value; raises `RefusedError` for what is not allowed.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        budget: Budget,
-        find: Callable[[str], Any],
-    ) -> None:
+    def __init__(self, source: Source, budget: Budget, find: Callable[[str], Any]) -> None:
         super().__init__(budget)
         self.source = source
         self._find = find
@@ -47,7 +49,7 @@ class Machine(Stack):
         """Interpret up to the next end of a pickle and return what it describes.
 
         Args:
-            persistent: builds what the pickle keeps outside itself from (machine, key).
+            persistent: builds values stored outside the pickle from (machine, key).
 
         Raises:
             RefusedError: a pickle that is damaged, wants a foreign name or too much memory.
@@ -65,23 +67,23 @@ class Machine(Stack):
         return self._result()
 
     def mark(self) -> None:
-        """Begin a sequence of items; take it whole if it is a run of numbers in a list."""
+        """Begin a sequence of items; read it at once if it is a run of numbers in a list."""
         below = self._marks[-1] if self._marks else 0
         if len(self._stack) > below and type(self._stack[-1]) is list:
             run = self.source.run()
             if run is not None:
                 numbers = decode_run(run)
-                self.budget.book(136 + numbers.nbytes)
+                self.budget.reserve(136 + numbers.nbytes)
                 self._stack[-1].append(numbers)
                 return
-        self.budget.book(8)
+        self.budget.reserve(8)
         self._marks.append(len(self._stack))
 
     def text(self, layout: str) -> None:
         """Push a text in UTF-8 whose length comes first; it may hold lone surrogates."""
         size = self.source.number(layout)
         self.source.require(size)
-        self.budget.book(size)
+        self.budget.reserve(size)
         value = self.source.text(size)
         self.budget.free(size)
         widest = 1 if value.isascii() or max(value) < "\u0100" else 4
@@ -91,18 +93,18 @@ class Machine(Stack):
         """Push bytes whose length comes first."""
         size = self.source.number(layout)
         self.source.require(size)
-        self.budget.book(48 + size)
+        self.budget.reserve(48 + size)
         self.push(self.source.take(size))
 
     def mutable_binary(self) -> None:
         """Push a bytearray."""
         size = self.source.number("<Q")
         self.source.require(size)
-        self.budget.book(64 + 2 * size)
+        self.budget.reserve(64 + 2 * size)
         self.push(bytearray(self.source.take(size)))
 
     def whole(self) -> None:
-        """Push a whole number of up to 64 bits; longer ones could be told to collide as keys."""
+        """Push a whole number of up to 64 bits; longer ones could be made to collide as keys."""
         size = self.source.take(1)[0]
         if size > 8:
             raise RefusedError("a whole number has more than 64 bits")
@@ -116,19 +118,19 @@ class Machine(Stack):
     def append(self) -> None:
         """Add the last value to the list below."""
         item = self._pop()
-        self.budget.book(8)
+        self.budget.reserve(8)
         self._owner(list).append(item)
 
     def extend(self) -> None:
         """Add the values since the mark to the list below."""
         items = self._since_mark()
-        self.budget.book(8 * len(items))
+        self.budget.reserve(8 * len(items))
         self._owner(list).extend(items)
 
     def set_item(self) -> None:
         """Add the last key and value to the dict below."""
         value, key = self._pop(), self._pop()
-        self.budget.book(256)
+        self.budget.reserve(256)
         self._owner(dict)[as_key(key)] = value
 
     def set_items(self) -> None:
@@ -136,13 +138,13 @@ class Machine(Stack):
         items = self._since_mark()
         if len(items) % 2:
             raise RefusedError("a dict has a key without a value")
-        self.budget.book(128 * len(items))
+        self.budget.reserve(128 * len(items))
         self._owner(dict).update(zip(map(as_key, items[::2]), items[1::2], strict=True))
 
     def add_items(self) -> None:
         """Add the values since the mark to the set below."""
         items = self._since_mark()
-        self.budget.book(64 * len(items))
+        self.budget.reserve(64 * len(items))
         self._owner(set).update(map(as_key, items))
 
     def frozen(self) -> None:
@@ -158,12 +160,12 @@ class Machine(Stack):
         return owner
 
     def name_in_lines(self) -> None:
-        """Push what is known under the module and name that follow, a line each."""
+        """Push the value of the global whose module and name follow, a line each."""
         module, name = self.source.line(), self.source.line()
         self.push(self._find(f"{module}.{name}"))
 
     def name_on_stack(self) -> None:
-        """Push what is known under the module and name on the stack."""
+        """Push the value of the global whose module and name are on the stack."""
         name, module = self._pop(), self._pop()
         if type(name) is not str or type(module) is not str:
             raise RefusedError("a name is not a text")
@@ -175,9 +177,8 @@ class Machine(Stack):
         """Build a value by an allowed name."""
         arguments, function = self._pop(), self._pop()
         if type(function) is not Call or type(arguments) is not tuple:
-            raise RefusedError(
-                f"it calls a {type(function).__name__}, which is no allowed function"
-            )
+            kind = type(function).__name__
+            raise RefusedError(f"it calls a {kind}, which is no allowed function")
         self._forget(arguments)
         try:
             value = function.build(self, arguments)
@@ -198,7 +199,7 @@ class Machine(Stack):
         self.push(value)
 
     def persistent(self) -> None:
-        """Push what the caller keeps outside the pickle."""
+        """Push a value that is stored outside the pickle."""
         if self._persistent is None:
             raise RefusedError("it refers to data outside itself")
         key = self._pop()
@@ -206,13 +207,13 @@ class Machine(Stack):
         self.push(self._persistent(self, key))
 
     def protocol(self) -> None:
-        """Check which version of the language follows."""
+        """Check the protocol version."""
         version = self.source.take(1)[0]
         if not 2 <= version <= 5:
             raise RefusedError(f"it is written in pickle protocol {version}; read are 2 to 5")
 
     def frame(self) -> None:
-        """Pass over a hint at how much to read at a time."""
+        """Skip the frame length."""
         self.source.take(8)
 
 
@@ -276,4 +277,4 @@ _OPERATIONS: Mapping[int, Callable[[Machine], None]] = {
         b"j": lambda m: m.get(m.source.number("<I")),
     }.items()
 }
-"""Opcode → what it does. Left out are those for objects, calls by number, and protocols 0 and 1."""
+"""Opcode → what it does. Omitted are those for objects, calls by number, and protocols 0 and 1."""

@@ -1,6 +1,6 @@
-"""The names that a data file may use, each with a builder that checks what it is given.
+"""The names that a data file may use, each with a builder that checks its arguments.
 
-None of them calls what the name stands for in NumPy or torch: arrays are views of the file's bytes,
+None of them calls the named function of NumPy or torch: arrays are views of the file's bytes,
 dtypes come from a list, and tensors are NumPy arrays, so that reading them needs no torch.
 """
 
@@ -20,7 +20,7 @@ from mads4.data.formats.pickle_values import Call, Pending, RefusedError, Run
 Array = npt.NDArray[Any]
 
 DTYPES = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
-"""Flags, whole numbers, floats and complex numbers; above all no objects."""
+"""Bools, integers, floats and complex numbers; no objects."""
 STORAGES: Mapping[str, str] = {
     "torch.BoolStorage": "b1",
     "torch.ByteStorage": "u1",
@@ -39,7 +39,7 @@ MOST_AXES = 32
 
 @dataclass(frozen=True)
 class StorageType:
-    """Name of a class of torch storages, as it stands in persistent references."""
+    """A class of torch storages, named in persistent references."""
 
     dtype: str
 
@@ -80,7 +80,7 @@ def _dtype(machine: Machine, arguments: tuple[Any, ...]) -> Pending:
 
 
 def _view(content: Any, dtype: Any, shape: Any, order: str) -> Array:
-    """Return an array over the bytes that a file gave, without copying them."""
+    """Return an array over a file's bytes, without copying them."""
     if not isinstance(dtype, np.dtype) or type(content) not in (bytes, bytearray):
         raise RefusedError("an array's type or content is something else")
     if type(shape) is not tuple or len(shape) > MOST_AXES or not all(map(_is_count, shape)):
@@ -104,7 +104,7 @@ def _array(machine: Machine, state: Any) -> Array:
     if type(state) is not tuple or len(state) != 5:
         raise RefusedError("numpy.ndarray: its state is not that of an array")
     _, shape, dtype, fortran, content = state
-    machine.budget.book(128)
+    machine.budget.reserve(128)
     return _view(content, dtype, shape, "F" if fortran is True else "C")
 
 
@@ -124,7 +124,7 @@ def _encode(machine: Machine, arguments: tuple[Any, ...]) -> bytes:
     text, codec = arguments
     if type(text) is not str or codec != "latin1":
         raise RefusedError(f"it encodes in {codec!r:.40}, allowed is latin1")
-    machine.budget.book(len(text))
+    machine.budget.reserve(len(text))
     return text.encode("latin-1")
 
 
@@ -133,7 +133,7 @@ def _set(machine: Machine, arguments: tuple[Any, ...]) -> set[Any]:
     (items,) = arguments
     if type(items) is not list:
         raise RefusedError("it is not made from a list")
-    machine.budget.book(216 + 96 * sum(item.size if type(item) is Run else 1 for item in items))
+    machine.budget.reserve(216 + 96 * sum(item.size if type(item) is Run else 1 for item in items))
     members: set[Any] = set()
     for item in items:
         members.update(item.tolist() if type(item) is Run else [as_key(item)])
@@ -178,7 +178,7 @@ def _tensor(machine: Machine, arguments: tuple[Any, ...]) -> Array:
     last = offset + sum((n - 1) * step for n, step in zip(shape, stride, strict=True))
     if last >= storage.size:
         raise RefusedError(f"it reaches to element {last} of a storage of {storage.size}")
-    machine.budget.book(256)
+    machine.budget.reserve(256)
     strides = tuple(step * storage.itemsize for step in stride)
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
 

@@ -6,11 +6,9 @@ import codecs
 import struct
 from typing import Any, Protocol
 
-from mads4.data.formats.pickle_values import RUN, RUN_ITEMS, RefusedError
+from mads4.data.formats.pickle_values import LONGEST_NAME, RUN, RUN_ITEMS, RefusedError
 
 BLOCK = 1 << 16
-LONGEST_NAME = 256
-"""Characters of half a global's name."""
 
 
 class ByteStream(Protocol):

@@ -1,4 +1,8 @@
-"""What the pickle interpreter builds besides Python's own values, and the memory it may take."""
+"""The pickle interpreter's values, its memory budget, and its stack and memo.
+
+The memo does not store what picklers never refer to again, arguments of calls and long texts (the
+content of arrays in protocol 2): they would double the memory. A file that does is refused.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,8 @@ Array = npt.NDArray[Any]
 
 SPARE_BYTES = 1 << 24
 """Memory allowed beyond twice a file's size, for the overhead of many small values."""
+LONGEST_NAME = 256
+"""Characters of half a global's name."""
 RUN_ITEMS = 1024
 """Most numbers in a run; picklers write lists in batches of 1000."""
 RUN = re.compile(
@@ -29,11 +35,12 @@ RUN = re.compile(
 )
 """Opcodes of four or more floats, bytes or flags, and the one that adds them to a list."""
 
+_FORGOTTEN = object()
 _FLOATS = np.dtype([("opcode", "u1"), ("value", ">f8")])
 
 
 class RefusedError(ValueError):
-    """Why a pickle is not read: damage, a name that is not allowed, or too much memory."""
+    """A pickle that is not read: damage, a name that is not allowed, or too much memory."""
 
 
 _NUMBERS = (bool, int, float)
@@ -46,7 +53,7 @@ _FAILURES = (
 
 @contextmanager
 def naming(path: Path, member: str = "") -> Iterator[None]:
-    """Turn whatever goes wrong in reading a file into a `UserError` that names it."""
+    """Convert errors of reading a file to a `UserError` that names it."""
     where = f"{path}, member {member}," if member else f"{path}"
     advice = "Restore the file from its source, or leave it out"
     try:
@@ -69,14 +76,14 @@ def memory_limit(size: int) -> int:
 
 
 class Budget:
-    """Bytes that what is built may take in all."""
+    """Memory limit, in bytes, for all values that are built."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.left = limit
 
-    def book(self, size: int) -> None:
-        """Take `size` bytes off; raise `RefusedError` when there are not as many."""
+    def reserve(self, size: int) -> None:
+        """Reserve `size` bytes; raise `RefusedError` when fewer are left."""
         self.left -= size
         if self.left < 0:
             raise RefusedError(
@@ -85,18 +92,18 @@ class Budget:
             )
 
     def free(self, size: int) -> None:
-        """Give back `size` bytes that were booked for a moment."""
+        """Release `size` reserved bytes."""
         self.left += size
 
 
 class Run(np.ndarray):
-    """Consecutive numbers of a list (float64, uint8 or bool), standing in it in their place."""
+    """Array of consecutive numbers of a list (float64, uint8 or bool), in place of them."""
 
     __slots__ = ()
 
 
 class Call:
-    """A name that is allowed, and how it builds a value from its arguments."""
+    """An allowed name and the function that builds its value from arguments."""
 
     __slots__ = ("build", "name")
 
@@ -113,7 +120,85 @@ class Pending:
     def __init__(self, complete: Callable[[Machine, Any], Any]) -> None:
         self.complete = complete
         self.place = -1
-        """Where the memo keeps it, to be replaced by the complete value."""
+        """Index in the memo, whose entry is replaced by the complete value."""
+
+
+class Stack:
+    """Values under construction, marks between them, and the memo.
+
+    Args:
+        budget: memory for the entries, and for the values that are pushed.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self._clear()
+
+    def _clear(self) -> None:
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._memo: list[Any] = []
+
+    def _result(self) -> Any:
+        """Return the one value that a finished pickle leaves."""
+        if len(self._stack) != 1 or self._marks:
+            raise RefusedError("it ends with an unfinished value")
+        return self._stack[0]
+
+    def push(self, value: Any, size: int = 0) -> None:
+        """Push a new value that takes `size` bytes in addition to its entry."""
+        self.budget.reserve(size + 8)
+        self._stack.append(value)
+
+    def _pop(self) -> Any:
+        self._top()
+        self.budget.free(8)
+        return self._stack.pop()
+
+    def _top(self) -> Any:
+        if len(self._stack) <= (self._marks[-1] if self._marks else 0):
+            raise RefusedError("it needs a value where there is none")
+        return self._stack[-1]
+
+    def _since_mark(self) -> list[Any]:
+        if not self._marks:
+            raise RefusedError("a mark is missing")
+        mark = self._marks.pop()
+        items = self._stack[mark:]
+        del self._stack[mark:]
+        self.budget.free(8 * len(items))
+        return items
+
+    def put(self, place: int) -> None:
+        """Store the last value in the memo, as the next entry or in place of another."""
+        value = self._top()
+        if place > len(self._memo):
+            raise RefusedError(f"its memo jumps to place {place}, {len(self._memo)} was next")
+        if type(value) is Pending and value.place < 0:
+            value.place = place
+        kept = _FORGOTTEN if type(value) is str and len(value) > LONGEST_NAME else value
+        if place < len(self._memo):
+            self._memo[place] = kept
+        else:
+            self.budget.reserve(8)
+            self._memo.append(kept)
+
+    def memoize(self) -> None:
+        """Store the last value as the next entry."""
+        self.put(len(self._memo))
+
+    def get(self, place: int) -> None:
+        """Push a value from the memo."""
+        if place >= len(self._memo):
+            raise RefusedError(f"its memo has no place {place}")
+        if self._memo[place] is _FORGOTTEN:
+            raise RefusedError("it refers back to a long text or to arguments, as no pickler does")
+        self.push(self._memo[place])
+
+    def _forget(self, value: Any) -> None:
+        """Drop arguments that were stored last."""
+        if self._memo and self._memo[-1] is value:
+            self._memo[-1] = _FORGOTTEN
 
 
 def decode_run(run: bytes) -> Run:

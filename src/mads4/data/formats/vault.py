@@ -2,8 +2,8 @@
 
 ``<scenario>.vlt/<uid>/`` holds one recording: the database (``manifest.ocdbt``, ``d/``) and
 ``metadata.json`` with version, shapes and dtypes. An array of the nested experience has the keys
-on its way, each followed by a point, as its name (``infos.state.``); its axes are (1, T, …), where
-T is declared ten million million and ``vault_index`` tells how much of it is written.
+on its path, each followed by a point, as its name (``infos.state.``); its axes are (1, T, …), where
+T is declared as 10^13 and ``vault_index`` is the number of steps written.
 
 TensorStore alone reads and writes them; it is imported when the first vault is opened.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from mads4.data.content import Array
-from mads4.errors import UserError
+from mads4.errors import UserError, did_you_mean
 
 METADATA = "metadata.json"
 VERSION = 1.2
@@ -32,7 +32,7 @@ TIME = 10**13
 CACHE_BYTES = 1 << 26
 """Decoded chunks kept, as blocks of rows end in the middle of chunks."""
 CHUNK_LIMIT = 1 << 30
-"""A chunk that claims more bytes than this is taken for damage (flashbax makes them of 4 MB)."""
+"""Larger declared chunks are treated as damage (flashbax's have 4 MB)."""
 
 
 def tensorstore() -> ModuleType:
@@ -91,7 +91,7 @@ class Vault:
         return {name: (a.dtype.numpy_dtype, tuple(a.shape)) for name, a in self.arrays.items()}
 
     def row_bytes(self, names: list[str]) -> int:
-        """Return how much memory one step takes in some arrays together."""
+        """Return the bytes that one step takes in the given arrays together."""
         facts = self.facts()
         return sum(
             dtype.itemsize * int(np.prod(shape[1:], dtype=object))
@@ -176,3 +176,40 @@ def _rows(folder: Path, name: str, array: Any, steps: int) -> Any:
         )
     with _damage_named(folder, f"the array '{name}'"):
         return array[0, :steps]
+
+
+def recording_folder(path: Path, uid: str | None) -> Path:
+    """Return the folder of a recording.
+
+    Args:
+        path: ``<scenario>.vlt``, or the uid's folder in it.
+        uid: which of the vault's recordings, in any case; needed if it has several.
+
+    Raises:
+        UserError: no vault, or an unknown uid.
+    """
+    if not path.is_dir():
+        raise UserError(f"There is no folder {path}. Check the path of the vault.")
+    if (path / METADATA).is_file():
+        if uid is not None and uid.lower() != path.name.lower():
+            raise UserError(
+                f"{path} is the recording {path.name}, but '{uid}' is asked for. Leave out the "
+                f"uid, or give the vault {path.parent}."
+            )
+        path, uid = path.parent, path.name
+    there = sorted(entry.parent.name for entry in path.glob(f"[!.]*/{METADATA}"))
+    if not there:
+        raise UserError(
+            f"{path} is not a vault of flashbax: neither it nor a folder in it has a {METADATA}. "
+            "Give <scenario>.vlt or the folder of a uid in it."
+        )
+    if uid is None and len(there) > 1:
+        raise UserError(f"{path} has several recordings: {', '.join(there)}. Choose one as uid.")
+    found = [name for name in there if uid is None or name.lower() == uid.lower()]
+    exact = [name for name in found if name == uid] or found
+    if not exact:
+        raise UserError(
+            f"{path} has no recording '{uid}'; it has {', '.join(there)}."
+            f"{did_you_mean(str(uid), there)}"
+        )
+    return path / exact[0]

@@ -1,8 +1,9 @@
-"""The files that a data set was made from: names, sizes and hashes, and a cheap key of them."""
+"""Files on this machine: where data sets are kept, locks between processes, hashes of sources."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,16 +12,71 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from mads4.errors import UserError
 
 BLOCK = 1 << 22
 """Bytes read at a time."""
 LISTED = 64
-"""So many files are listed one by one; of more only their number and common hash are kept."""
+"""Most files that are listed individually; beyond it only their number and common hash are."""
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+_LOG = logging.getLogger(__name__)
+
+
+def data_directory() -> Path:
+    """Return the folder of recorded data sets: $MADS4_DATA_DIR, else in the user's cache."""
+    chosen = os.environ.get("MADS4_DATA_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "mads4"
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for another process that holds it.
+
+    A killed process holds no lock; the file is removed when the work is done.
+
+    Args:
+        path: the lock file; its folder is created.
+        what: what the other process is doing, for the log, for example ``records into <file>``.
+
+    Raises:
+        UserError: the lock file cannot be written, or its file system has no locks.
+    """
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR | NO_LINK, 0o666))
+    except OSError as error:
+        raise UserError(
+            f"Cannot write to {path.parent}: {error.strerror}. Check its permissions, or choose "
+            "another folder (the data directory's is MADS4_DATA_DIR)."
+        ) from error
+    try:
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            _LOG.warning("Another process %s; waiting.", what)
+            lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"Cannot lock {path}: {error.strerror}. Some network file systems have no locks; "
+            "choose a folder on another (the data directory's is MADS4_DATA_DIR)."
+        ) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while held: waiting processes notice and create a new file
+        lock.release()
 
 
 def file_sha256(path: Path, stop: threading.Event | None = None) -> str:
-    """Return the SHA-256 of a file; cut short, and then of no use, when `stop` is set.
+    """Return the SHA-256 of a file; incomplete, and to be discarded, when `stop` is set.
 
     Raises:
         UserError: the file cannot be read.
@@ -41,8 +97,8 @@ def describe(files: Sequence[Path], stop: threading.Event | None = None) -> dict
     All files are read once more, at 0.5 to 2 GB a second and core (SHA-256).
 
     Args:
-        files: the files; names are told relative to the folder that they share.
-        stop: set to give up early.
+        files: the files; names are relative to their common folder.
+        stop: set to stop early.
 
     Returns:
         ``count``, ``bytes``, ``sha256`` and, of up to `LISTED` files, ``files`` with ``name``,
@@ -64,8 +120,8 @@ def describe(files: Sequence[Path], stop: threading.Event | None = None) -> dict
 def described_aside(files: Sequence[Path]) -> Iterator[Callable[[], dict[str, Any]]]:
     """Hash `files` in a thread while the block does other work; yields what waits for the result.
 
-    Hashing does not hold Python's lock, so on two cores it costs a conversion next to nothing. A
-    block that fails does not wait.
+    Hashing releases the GIL, so on two cores it hardly slows a conversion. It is stopped when the
+    block raises.
     """
     stop = threading.Event()
     with ThreadPoolExecutor(1, thread_name_prefix="hash") as pool:
@@ -80,7 +136,7 @@ def source_key(files: Sequence[Path]) -> str:
     """Return a key that changes with names, sizes or times of change, reading no content.
 
     Raises:
-        UserError: a file that is not there.
+        UserError: a file is missing.
     """
     found = hashlib.sha256()
     for name, path in relative_names(files).items():

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mads4.data.formats.pickle_values import SPARE_BYTES, Run, as_array
-from mads4.data.formats.safe_pickle import load_data
+from mads4.data.formats.torch_file import load_data
 from mads4.errors import UserError
 
 RNG = np.random.default_rng(0)

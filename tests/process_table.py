@@ -1,4 +1,4 @@
-"""What runs of `smac_stand_in` have left in the process table."""
+"""Waiting for processes; what has become of them, and of the games of `smac_stand_in`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+PATIENCE = 120.0
+"""Seconds to wait for what takes one or two; a machine under load is slow, not broken."""
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    """Wait until a condition holds, for at most `PATIENCE` seconds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended, also if nobody has asked for its exit code yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def assert_gone(folder: Path) -> None:
@@ -26,12 +45,12 @@ def end_run(
     """
     run = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE)
     try:
-        wait_for(lambda: (len(players(folder)) == 2 and ready()) or run.poll() is not None, 60.0)
+        wait_for(lambda: (len(players(folder)) == 2 and ready()) or run.poll() is not None)
         started = games(folder) + players(folder)
         assert len(started) == 4 and all(is_there(pid) for pid in started)
         assert run.poll() is None
         run.send_signal(number)
-        run.communicate(timeout=20.0)
+        run.communicate(timeout=PATIENCE)
     finally:
         run.kill()
     return run.returncode
@@ -60,10 +79,3 @@ def is_there(pid: int) -> bool:
         return False
     ours = (b"sleep\x001000", b"bytearray", b"spawn_main")
     return any(words in command for words in ours) or (state, int(parent)) == ("Z", os.getpid())
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)

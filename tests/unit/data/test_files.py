@@ -1,17 +1,20 @@
-"""What identifies source files: the same as the usual tools say, and a key that costs nothing."""
+"""Source files' hashes and keys, and locks between processes."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from mads4.data.sources import LISTED, describe, described_aside, file_sha256, source_key
+from mads4.data.files import LISTED, describe, described_aside, file_sha256, locked, source_key
 from mads4.errors import UserError
+from process_table import wait_for
 
 
 @pytest.fixture
@@ -79,3 +82,55 @@ def test_hashing_aside_ends_with_the_work_that_failed(files: list[Path]) -> None
         "sha256": hashlib.sha256(b"").hexdigest(),
         "files": [],
     }
+
+
+def test_one_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with locked(tmp_path / "sub" / "lock", "counts"):
+            order.append("second")
+
+    with locked(tmp_path / "sub" / "lock", "counts"):
+        other = threading.Thread(target=second)
+        other.start()
+        wait_for(lambda: "Another process counts; waiting." in caplog.text)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+    assert list((tmp_path / "sub").iterdir()) == []
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    for target in ("mine", "new"):
+        lock = tmp_path / f"{target}.lock"
+        lock.symlink_to(tmp_path / target)
+        with pytest.raises(UserError, match="Cannot write"), locked(lock, "counts"):
+            pass
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UserError, match=r"Cannot write to .*file.*MADS4_DATA_DIR"),
+        locked(tmp_path / "file" / "lock", "counts"),
+    ):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such locks")
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refused)
+    with (
+        pytest.raises(UserError, match=r"Cannot lock .*No locks available.*network"),
+        locked(tmp_path / "lock", "counts"),
+    ):
+        pass

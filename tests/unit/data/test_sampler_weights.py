@@ -10,8 +10,7 @@ from recording_fakes import SPEC, make_episodes
 from scipy.stats import chisquare
 
 from mads4.data.dataset import Dataset, EpisodeTable
-from mads4.data.sampler import SequenceSampler
-from mads4.data.weights import SAMPLINGS, trajectory_weights
+from mads4.data.sampler import SAMPLINGS, SequenceSampler, trajectory_weights
 
 TABLE = Dataset.from_episodes(SPEC, make_episodes(12)).table
 

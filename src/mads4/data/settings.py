@@ -1,18 +1,21 @@
-"""Data sets: the group `dataset`."""
+"""Schemas of the group `dataset`; a file format's own schema is in its module in `formats`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from mads4.settings import Factory, NotNegative, Positive, Registry, Settings, lower
 
+if TYPE_CHECKING:
+    from mads4.data.registry import Entry
+
 PLAYERS: dict[str, tuple[str, ...]] = {
     "rware": ("greedy", "planner"),
     "smax": ("focus_fire", "heuristic"),
 }
-"""Environment family → who can play it besides random, first who does unless another is named."""
+"""Environment family → its behavior policies besides random, the default first."""
 
 
 class DatasetSettings(Settings):
@@ -26,7 +29,7 @@ class DatasetSettings(Settings):
     in_memory: bool | None = None
     """Read the steps into memory, or from disk on demand; null: by size and free memory."""
     episodes: Positive | None = None
-    """Take only that many episodes, the first; null for all."""
+    """Use only the first episodes, this many; null for all."""
 
 
 DATASETS: Registry[DatasetSettings] = Registry("dataset", "mads4.data.formats")
@@ -79,35 +82,13 @@ class RecordedDataset(DatasetSettings):
     quality: Annotated[str, BeforeValidator(lower)] = "good"
     """Which of the listed data sets for the environment, for example good, medium or poor."""
 
+    def reader_options(self, entry: Entry | None) -> dict[str, Any]:
+        """Return the keyword arguments of the format's reader besides path and environment.
 
-@DATASETS.register("madt")
-class MadtDataset(RecordedDataset):
-    """A data set in MADT's layout: a folder with one file of `torch.save` per episode."""
-
-    name: Literal["madt"] = "madt"
-    """Kind of data set."""
-
-
-@DATASETS.register("alberdice")
-class AlberdiceDataset(RecordedDataset):
-    """A data set in AlberDICE's layout: a folder of NumPy arrays, recorded in `env`."""
-
-    name: Literal["alberdice"] = "alberdice"
-    """Kind of data set."""
-    quality: Annotated[str, BeforeValidator(lower)] = "expert"
-    """Which of the listed data sets for the environment, for example expert."""
-
-
-@DATASETS.register("og_marl")
-class OgMarlDataset(RecordedDataset):
-    """A data set in OG-MARL's layout: a vault, `<scenario>.vlt/<uid>`."""
-
-    name: Literal["og_marl"] = "og_marl"
-    """Kind of data set."""
-    uid: str | None = None
-    """Which recording of the vault, for example Good; null for the one that `quality` names."""
-    team_reward: Literal["sum", "mean"] = "sum"
-    """What the team earns where agents are paid differently: the sum, or their mean."""
+        Args:
+            entry: the data set's entry in the registry; None for the user's own data.
+        """
+        return {}
 
 
 @DATASETS.register("custom")
