@@ -1,4 +1,4 @@
-"""An exported agent beside the policy that it was made from."""
+"""Comparison of an exported agent with its policy."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
+from mads4.export.agent import Agent
 from mads4.models import SequencePolicy
-from mads4.models.agent import Agent
 from mads4.models.state import leaves
 from mads4.types import PolicyInput
 
-Player = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+AgentStep = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """An agent's step: inputs by name → outputs by name."""
 
 STEPS = 12
@@ -21,18 +21,18 @@ BATCH = 3
 
 
 @torch.no_grad()
-def largest_difference(policy: SequencePolicy, agent: Agent, program: Player) -> float:
-    """Return by how much `program` departs from `policy` over a few steps on random inputs.
+def largest_difference(policy: SequencePolicy, agent: Agent, program: AgentStep) -> float:
+    """Return the largest difference of `program` from `policy` over a few steps of random inputs.
 
-    All agents are played by programs that exchange messages only and keep their own memories, so
-    that departures may add up; the actions taken are the policy's. Compared are logits and
-    memories, relative to their largest value where that exceeds 1. Infinite where other actions
-    are masked, NaN where a program returns that.
+    Every agent is a program with its own memory, and programs exchange messages only, so that
+    errors accumulate; the actions are the policy's. Logits and memories are compared, relative to
+    their largest value where that exceeds 1. The result is infinite where other actions are masked,
+    NaN where a program returns that.
 
     Args:
-        policy: in whatever precision; it plays in that of the program, float32.
-        agent: what was exported; it plays the agents that `program` does not serve.
-        program: what was read back.
+        policy: of any precision; it is compared in that of the program, float32.
+        agent: the exported agent; it computes the agents that `program` does not serve.
+        program: the file as read back.
     """
     policy = copy.deepcopy(policy).to("cpu", torch.float32).eval()
     n_agents, delay = policy.spec.n_agents, policy.message_delay
@@ -50,7 +50,7 @@ def largest_difference(policy: SequencePolicy, agent: Agent, program: Player) ->
         sent_action = state["previous_action"] if delay else output.action
         incoming = list(outgoing) if delay else outgoing
         for number, own in enumerate(given):
-            new = _perceived(inputs, number)
+            new = _observed(inputs, number)
             new["previous_action"] = state["previous_action"][:, number]
             if number:
                 new["predecessor_action"] = sent_action[:, number - 1]
@@ -58,19 +58,24 @@ def largest_difference(policy: SequencePolicy, agent: Agent, program: Player) ->
                 if message is not None:
                     new["message"] = message
             own.update({name: value for name, value in new.items() if name in own})
-            result = program(own) if number in served else _in_python(others, own)
+            result = program(own) if number in served else _agent_step(others, own)
             memory = [result[f"{port.name}_out"] for port in agent.memory]
             own.update({port.name: value for port, value in zip(agent.memory, memory, strict=True)})
             outgoing[number] = result.get("message_out")
             if number in served:
-                wanted = [output.logits[:, number], *leaves(policy.agent_memory(following, number))]
-                for found, value in zip([result["logits"], *memory], wanted, strict=True):
-                    worst = torch.maximum(worst, _apart(found, value))
+                expected = policy.agent_memory(following, number)
+                pairs = zip(
+                    [result["logits"], *memory],
+                    [output.logits[:, number], *leaves(expected)],
+                    strict=True,
+                )
+                for value, wanted in pairs:
+                    worst = torch.maximum(worst, _relative_difference(value, wanted))
         state = following
     return float(worst)
 
 
-def _perceived(inputs: PolicyInput, number: int) -> dict[str, Tensor]:
+def _observed(inputs: PolicyInput, number: int) -> dict[str, Tensor]:
     """Return the inputs of agent `number` that do not come from agents."""
     batch, n_agents = inputs.observation.shape[:2]
     return {
@@ -82,14 +87,14 @@ def _perceived(inputs: PolicyInput, number: int) -> dict[str, Tensor]:
     }
 
 
-def _in_python(agent: Agent, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what the agent that was not exported computes."""
+def _agent_step(agent: Agent, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the outputs of an agent that was not exported, by name."""
     values = agent(*[given[port.name] for port in agent.inputs])
     return {port.name: value for port, value in zip(agent.outputs, values, strict=True)}
 
 
 def random_inputs(policy: SequencePolicy) -> Iterator[PolicyInput]:
-    """Yield `STEPS` time steps of `BATCH` environments, distributed as the training data were."""
+    """Yield `STEPS` time steps of `BATCH` environments, distributed like the training data."""
     spec, embedding = policy.spec, policy.embedding
     generator = torch.Generator().manual_seed(0)
 
@@ -113,9 +118,9 @@ def random_inputs(policy: SequencePolicy) -> Iterator[PolicyInput]:
         )
 
 
-def _apart(found: Tensor, wanted: Tensor) -> Tensor:
+def _relative_difference(value: Tensor, expected: Tensor) -> Tensor:
     """Return the largest difference; equal infinities are no difference."""
-    finite = wanted[wanted.isfinite()].float()
+    finite = expected[expected.isfinite()].float()
     scale = finite.abs().amax().clamp(min=1.0) if finite.numel() else torch.ones(())
-    difference = torch.where(found == wanted, 0.0, (found - wanted).abs().float())
+    difference = torch.where(value == expected, 0.0, (value - expected).abs().float())
     return difference.amax() / scale

@@ -1,8 +1,8 @@
-"""One agent as a file that needs neither this package nor its configuration.
+"""A single agent as a file that needs neither this package nor its configuration.
 
-The file, an ONNX model or a `torch.export` archive, holds `mads4.models.agent.Agent` and, as JSON
-under the key ``mads4.json``, what its runner has to know: names, shapes and order of inputs and
-outputs, how many agents there are, when a message is read, and where the policy comes from.
+The file, an ONNX model or a `torch.export` archive, holds `mads4.export.agent.Agent` and, as JSON
+under the key ``mads4.json``, its metadata: names, shapes and order of inputs and outputs, the
+number of agents, the message delay, and the origin of the policy.
 A program is compared with the policy, step by step, before it is kept (`largest_difference`).
 """
 
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from mads4 import __version__
 from mads4.errors import UserError
+from mads4.export.agent import Agent, Port
 from mads4.export.check import largest_difference
 from mads4.io import atomic_path, json_safe
 from mads4.models import SequencePolicy
-from mads4.models.agent import Agent, Port
 
 SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 """Format → the ending of its files."""
@@ -56,7 +56,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """An exported file."""
 
     path: Path
     about: dict[str, Any]
@@ -83,8 +83,8 @@ def export_agent(
         policy: the trained policy, of any architecture that defines `agent_step`.
         path: the file; replaced only by a program that has passed.
         form: one of `SUFFIXES`.
-        number: the agent whose program it shall be; None for one that serves all of them and
-            takes the number as an input.
+        number: of the exported agent; None for a program that serves all of them and takes the
+            number as an input.
         origin: where the policy comes from, plain values, added to the metadata.
 
     Raises:
@@ -238,7 +238,7 @@ def _foreign(path: Path) -> UserError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporters' remarks about absent packages and deprecations."""
+    """Silence the exporters' warnings about missing packages and deprecations."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

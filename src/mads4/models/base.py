@@ -1,9 +1,9 @@
-"""What a policy is: the contract of all trainable policies, and what they share.
+"""The interface of trainable policies, and what they share.
 
 A new policy is one module here, or anywhere with ``model=custom``, and one YAML file. It derives
-from `mads4.models.independent.IndependentPolicy` if its agents decide independently of each other
-(it then says how they encode what they observe), else from `SequencePolicy`. Its settings
-stand in the same module: a `ModelSettings` schema, registered in `MODELS` by name.
+from `mads4.models.independent.IndependentPolicy` if its agents act independently of each other (it
+then defines an encoder), else from `SequencePolicy`. Its settings are in the same module: a
+`ModelSettings` schema, registered in `MODELS` by name.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from mads4.errors import UserError
 from mads4.models.communication import MessageChannel
 from mads4.models.embedding import InputEmbedding
 from mads4.models.state import State, where
-from mads4.nn.cache import kept_for_one_graph
+from mads4.nn.cache import shared_in_graph
 from mads4.settings import Factory, Registry, Settings, call_factory
 from mads4.types import EnvSpec, PolicyInput, PolicyOutput, SequenceBatch
 
 
 @dataclass(frozen=True)
 class PolicySequence:
-    """What a policy computes over whole sequences, by agent."""
+    """A policy's output over whole sequences, by agent."""
 
     logits: Tensor
     """(B, T, N, n_actions), -inf where unavailable."""
     latent: Tensor
-    """(B, T, N, latent_dim), the normalized network output that the logits are a function of."""
+    """(B, T, N, latent_dim), the normalized network output, which the logits depend on."""
     state: State | None
     """After the last step, padding included; None unless requested."""
 
@@ -56,7 +56,7 @@ class SequencePolicy(nn.Module, ABC):
     message_delay: int = 0
     """Steps until a message is read, 0 or 1."""
     channel: MessageChannel | None
-    """What agents send each other; None if they decide independently."""
+    """The messages between agents; None if they act independently."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,13 +74,14 @@ class SequencePolicy(nn.Module, ABC):
     ) -> PolicySequence:
         """Return logits and latents of sequences; padding at the end changes nothing before it.
 
-        Nothing is drawn: agents decide by number and every message arrives, unless given otherwise.
+        Nothing is sampled: without `order` and `dropped`, agents act by number and every message
+        arrives.
 
         Args:
             batch: trajectories, or segments of them.
-            order: (B, N) int64, who decides first, second, …
-            dropped: (B, T, N) bool, True where an agent's incoming message is lost.
-            state: left by the steps before, for example by `step`; None at the beginning.
+            order: (B, N) int64, the agents in the order in which they act.
+            dropped: (B, T, N) bool, True where an agent's incoming message is dropped.
+            state: after the preceding steps, for example of `step`; None at the start.
             return_state: also return the state after the last step.
         """
 
@@ -90,7 +91,7 @@ class SequencePolicy(nn.Module, ABC):
 
     @abstractmethod
     def step(self, inputs: PolicyInput, state: State) -> tuple[PolicyOutput, State]:
-        """Decide for one time step of B environments; equals `sequence` step by step.
+        """Select the actions of one time step of B environments; equals `sequence` step by step.
 
         The state is an argument and a return value; it is not changed in place.
         """
@@ -100,7 +101,8 @@ class SequencePolicy(nn.Module, ABC):
     ) -> Tensor:
         """Return action logits (B, T, N, n_actions), -inf where unavailable, of whole sequences.
 
-        In training, what `draw` draws is drawn unless it is given; arguments as for `sequence`.
+        In training, order and dropped messages are sampled unless given; arguments as for
+        `sequence`.
         """
         if self.training:
             order, dropped = self.draw(batch.action, order, dropped)
@@ -109,17 +111,17 @@ class SequencePolicy(nn.Module, ABC):
     def draw(
         self, action: Tensor, order: Tensor | None = None, dropped: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return `order` and `dropped`, drawn from PyTorch's random stream where training does so.
+        """Return `order` and `dropped` of a training step, sampled from PyTorch's random stream.
 
         Args:
             action: (B, T, N), of the batch.
-            order: as for `sequence`; not drawn if given.
+            order: as for `sequence`; not sampled if given.
             dropped: likewise.
         """
         return order, dropped
 
     def reset_rows(self, state: State, rows: Tensor) -> State:
-        """Return `state` with the environments where `rows` (B,) is True at their beginning."""
+        """Return `state`, reset to the initial state where `rows` (B,) is True."""
         return where(rows, self.initial_state(len(rows)), state)
 
     @property
@@ -133,7 +135,7 @@ class SequencePolicy(nn.Module, ABC):
         return frozenset(name for name, encoder in encoders.items() if encoder is not None)
 
     def agent_memory(self, state: State, number: int) -> State:
-        """Return what one agent remembers, leaves (B, …), without its previous action.
+        """Return the recurrent state of one agent, leaves (B, …), without its previous action.
 
         Raises:
             NotImplementedError: the policy does not define the step of a single agent.
@@ -143,7 +145,7 @@ class SequencePolicy(nn.Module, ABC):
     def agent_step(
         self, inputs: Mapping[str, Tensor], agent: Tensor, memory: State
     ) -> tuple[Tensor, Tensor | None, State]:
-        """Take the step of one agent in B environments, for programs that leave Python.
+        """Take the step of one agent in B environments, for export.
 
         Args:
             inputs: ``observation`` (B, obs_dim), ``available_actions`` (B, n_actions), those of
@@ -159,7 +161,7 @@ class SequencePolicy(nn.Module, ABC):
         raise NotImplementedError
 
     def exportable(self) -> SequencePolicy:
-        """Return a float32 copy on the CPU, ready to be traced through `agent_step`."""
+        """Return a float32 copy on the CPU whose `agent_step` can be traced."""
         return copy.deepcopy(self).to("cpu", torch.float32).eval().requires_grad_(False)
 
 
@@ -173,8 +175,8 @@ def choose_actions(logits: Tensor, uniform: Tensor | None) -> Tensor:
 
     Args:
         logits: -inf where unavailable.
-        uniform: (...) float64 in [0, 1): actions are drawn by inverting the distribution function,
-            so that the same number always draws the same action; None for the argmax.
+        uniform: (...) float64 in [0, 1): actions are sampled by inverting the distribution
+            function, so that a number determines the action; None for the argmax.
     """
     if uniform is None:
         return logits.argmax(dim=-1)
@@ -196,19 +198,19 @@ def unroll(
 ) -> Tensor:
     """Return the logits of `SequencePolicy.sequence`, (B, T, N, n_actions), step by step.
 
-    The same function and the same gradients, T steps in a row: training without S4's convolution,
-    and the proof that both views agree.
+    The same function and the same gradients by T steps: training without S4's convolution
+    (``unroll_mode=recurrent``), and the check that both views agree.
 
     Args:
         policy: any.
-        batch: trajectories, or segments of them; the recorded actions are the ones executed.
-        order: (B, N) int64, who decides first, second, …; None for the order of numbers.
-        state: left by the steps before; None at the beginning.
+        batch: trajectories, or segments of them, with the executed actions.
+        order: (B, N) int64, the agents in the order in which they act; None for that of numbers.
+        state: after the preceding steps; None at the start.
     """
     key = None if order is None else order.argsort(dim=1).to(torch.float64)
     now = policy.initial_state(len(batch.action)) if state is None else state
     logits = []
-    with kept_for_one_graph(policy):
+    with shared_in_graph(policy):
         for t in range(batch.action.shape[1]):
             inputs = PolicyInput(
                 observation=batch.observation[:, t],
@@ -225,7 +227,7 @@ def unroll(
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Return the number of trainable values."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
@@ -240,7 +242,7 @@ class ModelSettings(Settings):
 
         Args:
             spec: the environment's sizes.
-            kernel_backend: who computes S4 kernels; ignored by policies that have none.
+            kernel_backend: of the S4 kernels; ignored by policies without.
 
         Raises:
             UserError: the options do not fit together.
@@ -248,7 +250,7 @@ class ModelSettings(Settings):
         raise NotImplementedError
 
     def problems(self, where: str) -> list[str]:
-        """Return one line for each combination of values that cannot work.
+        """Return one line for each impossible combination of values.
 
         Args:
             where: the group's key on the command line, for example ``model``.

@@ -1,9 +1,9 @@
-"""What an agent sends to the next one in the chain: a message, and the action it took.
+"""Communication along the chain: each agent sends a message, and its action, to the next one.
 
 The message is a projection of the sender's network output, a linear read-out of its S4 state, or
-its action logits; gradients of the receiver's loss reach the sender through it. It cannot carry
-what is drawn after it was written, so the action itself may be sent, too: without it the joint
-policy factorizes given the messages and cannot agree on one of several good joint actions.
+its action logits; gradients of the receiver's loss reach the sender through it. It is written
+before the action is sampled, so the action itself may be sent, too: without it the joint policy
+factorizes given the messages and cannot coordinate on one of several good joint actions.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class MessageChannel(nn.Module):
     ) -> Tensor | float:
         """Return the term (..., H) that the predecessor adds to its successor's embedded input.
 
-        For the first agent, and where dropped, it is that of a message of zeros and no action.
+        For the first agent, and where dropped, the message is zero and there is no action.
 
         Args:
             incoming: (..., `width`) from the predecessor, None if there is none.
@@ -93,8 +93,8 @@ class MessageChannel(nn.Module):
             kept = incoming if dropped is None else incoming.masked_fill(dropped.unsqueeze(-1), 0.0)
             term = self.message_in(kept)
         if self.action_in is not None and action is not None:
-            known = action if dropped is None else action.masked_fill(dropped, -1)
-            term = term + functional.embedding(known + 1, self.action_in.weight)
+            received = action if dropped is None else action.masked_fill(dropped, -1)
+            term = term + functional.embedding(received + 1, self.action_in.weight)
         return term
 
 

@@ -11,7 +11,7 @@ from mads4.types import EnvSpec, SequenceBatch
 
 
 class PopArt(nn.Module):
-    """A linear output whose targets are normalized, and whose meaning outlives the statistics.
+    """A linear output with normalized targets that preserves its unnormalized values.
 
     Running mean and standard deviation of the targets normalize them; whenever they move, weight
     and bias are rescaled so that the unnormalized output stays what it was (van Hasselt et al.
@@ -54,9 +54,9 @@ class PopArt(nn.Module):
 
     @torch.no_grad()
     def update(self, targets: Tensor) -> None:
-        """Take in new targets (any shape), in the reward's units.
+        """Update the statistics with new targets (any shape), in the reward's units.
 
-        The first updates are averaged with equal weight, so that no start value lingers.
+        The first updates are averaged with equal weight, so that the initial values have none.
         """
         before_mean, before_std = self.mean.clone(), self.std
         keep = torch.minimum(self.count / (self.count + 1.0), self.mean.new_tensor(self.momentum))
@@ -68,13 +68,12 @@ class PopArt(nn.Module):
 
 
 class Critic(nn.Module):
-    """Values of the present for each agent, from the global state and what agents remember.
+    """The centralized critic of online training: each agent's state value.
 
-    It sees what training alone may see: the global state, every agent's observation (its own, and
-    all agents' memories averaged), the return still asked for, and the policy's latents of the
-    step before, as given numbers: no gradient of the value reaches the policy. (Those of the
-    present step depend on predecessors' actions, which have not been drawn yet when a value is
-    wanted to bootstrap from.)
+    Its inputs are the global state, the agent's observation, the return-to-go, and the policy's
+    latents of the step before, its own and the mean over all agents, detached: no gradient of the
+    value reaches the policy. (The latents of the present step depend on predecessors' actions,
+    which are not sampled yet where the value is bootstrapped.)
 
     Args:
         spec: the environment's sizes.

@@ -1,4 +1,4 @@
-"""From what an agent is given to the network's width."""
+"""Embedding of an agent's inputs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ NORMALIZATIONS = ("shared", "per_agent")
 
 
 class InputEmbedding(nn.Module):
-    """The sum of one linear encoder for each input, before the non-linearity.
+    """The sum of one linear encoder per input, before the activation.
 
-    The paper encodes each input linearly and projects the concatenation linearly; two linear maps
-    in a row are one, so here each input has a single matrix to the network's width. All agents
-    share the weights and differ by a learned vector.
+    The paper encodes each input linearly and projects the concatenation linearly; the two linear
+    maps are combined here into one matrix per input. All agents share the weights and differ by a
+    learned vector.
 
     Args:
-        spec: gives every width.
+        spec: the environment's sizes.
         d_model: H, the network's width.
         return_conditioning: condition on the return-to-go.
         use_global_state: feed the global state.
         use_previous_action: feed the agent's own previous action.
-        normalization: ``shared``: the same statistics scale all agents' inputs; ``per_agent``:
-            each agent's own, for agents whose features differ in kind or range.
+        normalization: ``shared``: by the same statistics for all agents; ``per_agent``: by each
+            agent's own, where their features differ in kind or range.
 
     Raises:
         ValueError: an unknown normalization.
@@ -73,9 +73,9 @@ class InputEmbedding(nn.Module):
                 nn.init.normal_(embedding.weight, std=0.1)
 
     def set_normalization(self, statistics: Mapping[str, Tensor]) -> None:
-        """Take over the data set's statistics: name of a buffer here → values.
+        """Set the data set's statistics: name of a buffer here → values.
 
-        Shared values hold for every agent where each has its own.
+        Shared values are used for every agent where each has its own.
         """
         for name, value in statistics.items():
             buffer = getattr(self, name)
@@ -105,13 +105,13 @@ class InputEmbedding(nn.Module):
             state: (..., N or 1, state_dim), float or uint8.
             previous_action: (..., N) int64, -1 where there was none.
             return_to_go: (...), in the environment's reward units.
-            agent: (..., N) int64, who they are; None for all agents by number.
+            agent: (..., N) int64, the agents' numbers; None for all agents in order.
         """
         dtype = self.observation.weight.dtype
         mean, std = _of(agent, self.observation_mean), _of(agent, self.observation_std)
         observation = (observation.to(dtype) - mean) / std
-        who = self.agent.weight if agent is None else self.agent(agent)
-        embedded: Tensor = self.observation(observation) + who
+        agent_id = self.agent.weight if agent is None else self.agent(agent)
+        embedded: Tensor = self.observation(observation) + agent_id
         if self.state is not None:
             embedded = embedded + self.state(self.normalized_state(state, agent))
         if self.return_to_go is not None:

@@ -1,4 +1,4 @@
-"""Policies whose agents decide independently: a network over each agent's own inputs."""
+"""Policies whose agents act independently: a network over each agent's own inputs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mads4.types import PolicyInput, PolicyOutput, SequenceBatch
 
 
 class IndependentPolicy(SequencePolicy):
-    """A policy whose agents share weights, decide at the same time, and exchange nothing.
+    """A policy whose agents share weights, act at the same time, and do not communicate.
 
-    A policy defines `encode`, and `initial_memory` if it remembers anything; all else follows.
+    Subclasses define `encode`, and `initial_memory` if they are recurrent.
     """
 
     head: nn.Linear
@@ -46,13 +46,13 @@ class IndependentPolicy(SequencePolicy):
             state: (B, T, N or 1, state_dim).
             previous_action: (B, T, N) int64, -1 where there was none.
             return_to_go: (B, T).
-            memory: left by the steps before; None at the beginning.
-            agent: (B, T, N) or () int64, who they are; None for all agents by number.
+            memory: after the preceding steps; None at the start.
+            agent: (B, T, N) or () int64, the agents' numbers; None for all agents in order.
             return_memory: False if the memory is not needed.
         """
 
     def initial_memory(self, batch: int) -> State:
-        """Return zeros, leaves (B, N, …); None if nothing is remembered."""
+        """Return zeros, leaves (B, N, …); None without memory."""
         return None
 
     def sequence(
@@ -85,7 +85,7 @@ class IndependentPolicy(SequencePolicy):
         }
 
     def step(self, inputs: PolicyInput, state: State) -> tuple[PolicyOutput, State]:
-        """Decide for one time step of B environments: a sequence of length 1."""
+        """Select the actions of one time step of B environments: a sequence of length 1."""
         latent, memory = self.encode(
             inputs.observation.unsqueeze(1),
             inputs.state.unsqueeze(1),
@@ -100,7 +100,7 @@ class IndependentPolicy(SequencePolicy):
         return PolicyOutput(action, logits), {"previous_action": action, "memory": memory}
 
     def agent_memory(self, state: State, number: int) -> State:
-        """Return what one agent remembers; see `SequencePolicy.agent_memory`."""
+        """Return the memory of one agent; see `SequencePolicy.agent_memory`."""
         return tree_map(lambda values: values[:, number], state["memory"])
 
     def agent_step(

@@ -1,11 +1,9 @@
-"""Recurrent state: what a policy remembers between two time steps.
+"""The recurrent state of a policy between two time steps.
 
-A state is a nested structure of tensors: tuples, dictionaries, tensors, and None where there is
-nothing. The first axis of every tensor is the environment, ``B``; before the first step every
-memory is zero. Only the policy that made a state knows what is in it; everything else uses the
-functions below. They are written here, rather than taken from ``torch.utils._pytree``, which is
-private: plain containers need few lines, and a checkpoint stores and loads them as they are
-(``weights_only=True``).
+A state is a nested structure of tuples, dictionaries, tensors and None. The first axis of every
+tensor is the environment, ``B``. Its contents are private to the policy; all other code uses the
+functions below. (``torch.utils._pytree`` is private API, and plain containers can be stored in a
+checkpoint and loaded with ``weights_only=True``.)
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ def tree_map(function: Callable[..., Any], state: State, *others: State) -> Stat
         *others: structures of the same form.
 
     Raises:
-        TypeError: the structure holds something else than tuples, dictionaries, tensors and None.
+        TypeError: the structure contains something other than tuples, dictionaries, tensors, None.
         ValueError: the structures have different forms.
     """
     if isinstance(state, Tensor):

@@ -29,7 +29,7 @@ class StackOutput(NamedTuple):
     readout: Tensor | None
     """(B, T, H) read-outs of the last block's states; None without."""
     state: StackState | None
-    """After the last step; None if not asked for."""
+    """After the last step; None unless requested."""
 
 
 class S4Block(nn.Module):
@@ -55,8 +55,8 @@ class S4Block(nn.Module):
         """Advance a whole sequence, x (H, B, T).
 
         Returns:
-            The block's output (H, B, T), the final state or None if not asked for, and what the
-            state-space models were given, (B, T, H).
+            The block's output (H, B, T), the final state or None unless requested, and the input
+            of the state-space models, (B, T, H).
         """
         u = channel_norm(x).permute(1, 2, 0)
         final: Tensor | None = None
@@ -78,14 +78,13 @@ class S4Block(nn.Module):
     def _add_mixed(self, x: Tensor, y: Tensor) -> Tensor:
         """Return x + dropout(mix(y)), (H, B, T), from y (H, B T).
 
-        Dropped is a channel, for the whole sequence: one draw per channel and sequence rather than
-        per element disturbs what the block sees consistently over time, and spares drawing as many
-        random numbers as there are elements, which cost an eighth of a training step on a CPU.
+        Dropout drops a channel for the whole sequence, so that it is consistent over time. Random
+        numbers for every element would cost an eighth of a training step on a CPU.
         """
         weight, bias = self.mix.weight, self.mix.bias.unsqueeze(-1)
         drops = self.training and self.dropout > 0.0
         if not (drops or self.gated or torch.is_autocast_enabled(x.device.type)):
-            # The product adds itself to the residual.
+            # Product and residual in one call.
             residual = x.flatten(1) + bias
             return residual.addmm_(weight, y).view_as(x)
         mixed = torch.addmm(bias, weight, y)

@@ -1,4 +1,4 @@
-"""A value derived from parameters, kept until a parameter changes."""
+"""Cached values of functions of parameters, valid until a parameter changes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ register_optimizer_step_post_hook(_count_step)
 
 
 class ParameterCache(Generic[T]):
-    """Remembers what a function of some parameters returned.
+    """Caches the value of a function of some parameters.
 
-    A change is seen through a parameter's version counter and storage, the first one's dtype, and
-    after any optimizer's step. With gradients enabled nothing is remembered, because the value has
-    to belong to the caller's graph; neither for inference tensors, which count no versions.
-    Writing through ``parameter.data`` in place leaves no trace: call `clear` then.
+    It is invalidated by a change of a parameter's version counter or storage, of the first one's
+    dtype, and by any optimizer's step. With gradients enabled nothing is cached, because the value
+    has to belong to the caller's graph; neither for inference tensors, which have no version
+    counter. Writing through ``parameter.data`` in place goes unnoticed: call `clear` then.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class ParameterCache(Generic[T]):
         return type(self), ()
 
     def clear(self) -> None:
-        """Forget the value."""
+        """Discard the value."""
         self._key = self._value = None
 
     def get(self, parameters: Iterable[nn.Parameter], make: Callable[[], T]) -> T:
-        """Return ``make()``, or what it returned last if no parameter has changed since."""
+        """Return ``make()``, or its last value if no parameter has changed since."""
         if torch.is_grad_enabled():
             if self._graph is None:
                 return make()
@@ -65,17 +65,17 @@ class ParameterCache(Generic[T]):
             self._key, self._value = key, make()
         return self._value
 
-    def keep_for_one_graph(self, keep: bool) -> None:
-        """Begin, or end, to return one and the same value while gradients are enabled."""
-        self._graph = [] if keep else None
+    def share_in_graph(self, share: bool) -> None:
+        """Start, or stop, returning the same value at every call with gradients enabled."""
+        self._graph = [] if share else None
 
 
 @contextmanager
-def kept_for_one_graph(module: nn.Module) -> Iterator[None]:
-    """Let the caches in `module` hold one value for a graph of many steps.
+def shared_in_graph(module: nn.Module) -> Iterator[None]:
+    """Let the caches in `module` use one value for an autograd graph of many time steps.
 
-    The parameters must not change inside. Without this every step of a differentiated unrolling
-    would derive the value, and back-propagate through that, again.
+    The parameters must not change inside. Without this, every step of an unrolled recurrence would
+    compute the value, and backpropagate through that computation, again.
     """
     caches = [
         value
@@ -84,9 +84,9 @@ def kept_for_one_graph(module: nn.Module) -> Iterator[None]:
         if isinstance(value, ParameterCache)
     ]
     for cache in caches:
-        cache.keep_for_one_graph(True)
+        cache.share_in_graph(True)
     try:
         yield
     finally:
         for cache in caches:
-            cache.keep_for_one_graph(False)
+            cache.share_in_graph(False)

@@ -23,21 +23,21 @@ from mads4.nn.ssm import StateSpace
 from mads4.settings import CUSTOM
 
 _KERNELS = 2
-"""Lengths that kernels are remembered for: that of most segments and that of the last."""
+"""Number of lengths with a cached kernel: that of most segments and that of the last."""
 
 
 @dataclass(frozen=True)
 class SequenceKernel:
-    """What the convolutional view needs; made once per optimizer step, used by many calls."""
+    """Kernel of the convolutional view; computed once per optimizer step, used by many calls."""
 
     taps: Tensor
     """(H, L) impulse response, the feedthrough D included."""
     operator: Tensor
-    """What convolves with the taps, see `convolution_operator`."""
+    """Operand of the convolution with the taps, see `convolution_operator`."""
     system: DiscreteSystem
     """The discretized system, for prefix and final states."""
     backend: Backend
-    """Who computes products with the system's powers."""
+    """Backend of products with the system's powers."""
     readout: SequenceKernel | None = None
     """The kernel from inputs to read-outs of the state, where the layer has them."""
 
@@ -55,8 +55,8 @@ class S4Layer(Recurrent):
     Args:
         d_model: H, channels.
         d_state: N, real states per channel.
-        backend: Who computes kernels: ``auto``, ``torch``, ``keops`` or ``cuda``; looked up when
-            a kernel is made, so that the layer may move between devices.
+        backend: Of the kernels: ``auto``, ``torch``, ``keops`` or ``cuda``; looked up when a
+            kernel is made, so that the layer may move between devices.
         **ssm: Options of `mads4.nn.ssm.StateSpace`: ``parameterization``, ``discretization``,
             ``initialization``, ``n_ssm``, ``dt_min``, ``dt_max``, ``stateless``,
             ``readout``. With ``readout`` each channel has a second output, C' x_{t+1}: a learned
@@ -99,21 +99,21 @@ class S4Layer(Recurrent):
     def kernel(self, length: int) -> SequenceKernel:
         """Return the kernel for sequences of up to `length` steps, differentiable.
 
-        It is computed in float64, which autocast leaves alone. Without gradients the latest are
-        remembered until a parameter changes.
+        It is computed in float64, which autocast ignores. Without gradients the latest are cached
+        until a parameter changes.
 
         Raises:
             BackendError: If the backend cannot run where the parameters are.
         """
         backend = choose(self.backend, self.ssm.row.device).backend
         if torch.is_grad_enabled():
-            self._kernels.clear()  # training would keep what a validation left
-        known = self._kernels.get(self.ssm.parameters(recurse=False), dict)
-        if (length, backend.name) not in known:
-            if len(known) >= _KERNELS:
-                known.clear()
-            known[length, backend.name] = self._make_kernel(length, backend)
-        return known[length, backend.name]
+            self._kernels.clear()  # else training would keep those of a validation
+        cached = self._kernels.get(self.ssm.parameters(recurse=False), dict)
+        if (length, backend.name) not in cached:
+            if len(cached) >= _KERNELS:
+                cached.clear()
+            cached[length, backend.name] = self._make_kernel(length, backend)
+        return cached[length, backend.name]
 
     def _make_kernel(self, length: int, backend: Backend) -> SequenceKernel:
         system = self.ssm.discretize()
@@ -178,10 +178,10 @@ class S4Layer(Recurrent):
         return _convolve(readout, u, state)
 
     def coefficients(self) -> StepCoefficients:
-        """Return what `step` multiplies with, remembered until a parameter changes.
+        """Return the coefficients of `step`, cached until a parameter changes.
 
-        Not part of a compiled graph: a graph of `recurrence` takes them as inputs, so that it
-        stays valid when they change.
+        They are inputs, not constants, of a compiled graph of `recurrence`, so that it stays valid
+        when they change.
         """
         return self._cache.get(self.ssm.parameters(recurse=False), self._step_coefficients)
 

@@ -15,9 +15,9 @@ import mads4.export.onnx
 from fakes import SMALL, SPEC, make_policy
 from mads4.cli.export import Request, parse
 from mads4.errors import UserError
+from mads4.export.agent import Agent
 from mads4.export.onnx import read_program
 from mads4.models import Mads4Config
-from mads4.models.agent import Agent
 from mads4.training import checkpoint
 
 Cli = Callable[..., int]

@@ -15,9 +15,9 @@ from fakes import SPEC, make_batch, matching_data, time_step
 from mads4.algorithms.base import Context
 from mads4.algorithms.bc import BCConfig
 from mads4.data.consecutive import ConsecutiveSampler
+from mads4.export.agent import Agent
 from mads4.export.check import largest_difference
 from mads4.models import TransformerConfig, TransformerPolicy
-from mads4.models.agent import Agent
 from mads4.models.base import unroll
 from mads4.models.state import join, leaves, select
 from mads4.training.offline import OfflineTrainer

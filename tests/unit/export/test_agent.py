@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fakes import SPEC, make_policy
-from mads4.export.check import Player, largest_difference
+from mads4.export.agent import Agent
+from mads4.export.check import AgentStep, largest_difference
 from mads4.export.onnx import TOLERANCE
-from mads4.models.agent import Agent
 
 THREE = replace(SPEC, n_agents=3)
 CHAINS = [
@@ -36,7 +36,7 @@ def name(options: dict[str, Any]) -> str:
     return "-".join(f"{value}" for value in options.values())
 
 
-def player(agent: Agent) -> Player:
+def player(agent: Agent) -> AgentStep:
     def play(given: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         values = agent(*[given[port.name] for port in agent.inputs])
         return {port.name: value for port, value in zip(agent.outputs, values, strict=True)}

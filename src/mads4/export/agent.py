@@ -1,12 +1,12 @@
-"""One agent on its own: the step of a policy as a function of tensors only.
+"""A single agent: the step of a policy as a function of tensors.
 
-`Agent.inputs` lists what an agent needs at each step: its own observation, previous action and
-memory, the return-to-go, the incoming message, and the global state if the policy was trained with
-it. With ``model.use_global_state=false`` nothing is left that is not the agent's own or its
-predecessor's: such agents are truly decentralized. (The return-to-go is the operator's constant
-target, less the rewards of the team, for which somebody has to measure them.)
+`Agent.inputs` lists the inputs of a step: the agent's observation, previous action and memory, the
+return-to-go, the incoming message, and the global state if the policy was trained with it. With
+``model.use_global_state=false`` all of them are the agent's own or its predecessor's: execution is
+fully decentralized. (The return-to-go is the target return minus the team's rewards so far, so the
+rewards have to be observed.)
 
-With ``message_delay=0`` an agent waits for its predecessor's message of this step; with 1 it takes
+With ``message_delay=0`` an agent waits for its predecessor's message of this step; with 1 it reads
 that of the step before, and all act at the same time. The program is the same in both cases.
 """
 
@@ -28,7 +28,7 @@ class Port:
     """An input or output of an agent's program; the first axis of all is the batch."""
 
     name: str
-    """An output ``x_out`` is meant for the input ``x``, of the agent or of its successor."""
+    """An output ``x_out`` feeds the input ``x``, of the agent or of its successor."""
     shape: tuple[int, ...]
     """Without the batch."""
     dtype: str = "float32"
