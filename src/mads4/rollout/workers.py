@@ -185,7 +185,7 @@ class WorkerVector(LocalVector):
             self._receive(waiting[connection])  # type: ignore[index]  # returns what it was given
         for worker in [] if answered else list(waiting.values()):
             left, allowed = self._time_left(worker)
-            if left <= 0:
+            if left <= 0 and not worker.connection.poll():  # it may have answered since
                 self.incidents.processes_lost += 1
                 self._replace(worker, f"gave no answer for {allowed:g} s")
 

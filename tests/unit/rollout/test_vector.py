@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ import fake_env
 from fake_env import HangingParent, MatchingEnv, TroubledEnv
 from mads4.envs.vector import IDLE, RESET, STEP, SharedBuffers, VectorEnv
 from mads4.errors import UserError
-from mads4.rollout import vector
+from mads4.rollout import vector, workers
 from mads4.rollout.local import LocalVector
 from mads4.rollout.vector import default_workers, make_vector
 from mads4.rollout.workers import WorkerVector
@@ -197,6 +199,25 @@ def test_closing_does_not_wait_for_what_hangs(tmp_path: Path) -> None:
     began = time.monotonic()
     envs.close()
     assert time.monotonic() - began < 60.0, "it hangs for 1000 s"
+
+
+def test_an_answer_that_comes_at_the_last_moment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process may be suspended between the end of its waiting and its look at the clock."""
+    calls: list[float] = []
+
+    def suspended(connections: list[Connection], timeout: float) -> list[object]:
+        calls.append(timeout)
+        found = multiprocessing.connection.wait(connections, 60.0)
+        assert found
+        return [] if len(calls) == 1 else found
+
+    with closing(WorkerVector(MatchingEnv, 1, 1)) as envs:
+        order(envs, [RESET])
+        monkeypatch.setattr(workers, "wait", suspended)
+        monkeypatch.setattr(envs, "_time_left", lambda worker: (0.0, 60.0))
+        order(envs, [STEP])
+        assert len(calls) == 2
+        assert envs.incidents.processes_lost == 0
 
 
 @pytest.mark.parametrize(
