@@ -95,7 +95,7 @@ class Registry(Generic[SettingsT]):
         return add
 
     def schema(self, name: str) -> type[SettingsT]:
-        """Return the schema of an option; its module is imported when it is first asked for.
+        """Return the schema of an option; its module is imported at its first use.
 
         Raises:
             UserError: there is no such option.

@@ -201,7 +201,7 @@ class PolicyInput:
     available_actions: torch.Tensor
     """(B, N, n_actions) bool."""
     return_to_go: torch.Tensor
-    """(B,) the return still asked for, in the environment's reward units."""
+    """(B,) the target return minus the rewards so far, in the environment's reward units."""
     uniform: torch.Tensor | None
     """(B, N) float64 in [0, 1): the randomness actions are drawn with; None takes the likeliest."""
     order_key: torch.Tensor | None = None

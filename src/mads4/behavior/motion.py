@@ -64,7 +64,7 @@ class Leg:
 
 
 class MotionTables:
-    """Exact times of travel in one layout, computed when first asked for and then kept.
+    """Exact times of travel in one layout, computed at first use and cached.
 
     Args:
         width: cells in a row.

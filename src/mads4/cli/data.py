@@ -29,8 +29,7 @@ _ACTIONS = {
 def run(command: str, argv: list[str]) -> int:
     """Run `mads4 data` and return its exit code.
 
-    What the system refuses (a name too long, a disk that is full, a folder without permission) is
-    the user's to mend, whichever step of the work it stops.
+    An `OSError` (a name too long, a full disk, a folder without permission) becomes a `UserError`.
     """
     args = parser(command).parse_args(argv)
     module, _, function = _ACTIONS[args.action].partition(":")
@@ -40,7 +39,7 @@ def run(command: str, argv: list[str]) -> int:
     try:
         action(args)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads the output, `head` perhaps, has seen enough
+    except BrokenPipeError:  # the reader of the output, for example `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -49,7 +48,7 @@ def run(command: str, argv: list[str]) -> int:
 
 
 def parser(command: str = "data") -> argparse.ArgumentParser:
-    """Return what reads the command line."""
+    """Return the parser of the command line."""
     whole = argparse.ArgumentParser(prog=f"mads4 {command}", description=__doc__)
     actions = whole.add_subparsers(dest="action", required=True, metavar="ACTION")
     _add_registry(actions)
@@ -65,7 +64,7 @@ def _add_registry(actions: argparse._SubParsersAction[argparse.ArgumentParser]) 
         listed.add_argument(f"--{name}", metavar="WORD", help=f"only those of this {name}")
     listed.add_argument("--here", action="store_true", help="only those on this machine")
     listed.add_argument("--json", action="store_true", help="machine-readable output")
-    download = actions.add_parser("download", help="bring a published data set to this machine")
+    download = actions.add_parser("download", help="download and unpack a published data set")
     download.add_argument("name", metavar="NAME", help="name in `mads4 data list`")
     download.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -74,7 +73,7 @@ def _add_readers(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -
     show = actions.add_parser("show", help="sizes, returns and origin of a data set")
     _add_source(show)
     show.add_argument("--json", action="store_true", help="machine-readable output")
-    verify = actions.add_parser("verify", help="read and check all of a data set")
+    verify = actions.add_parser("verify", help="read and check a whole data set")
     _add_source(verify)
     verify.add_argument(
         "--against",
@@ -122,16 +121,16 @@ def _add_edits(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="A,B,...",
         help="size of each part: shares (0.9,0.1) or numbers of episodes (80,20)",
     )
-    split.add_argument("--seed", type=int, default=0, help="decides who goes where (default: 0)")
-    _add_manners(split)
+    split.add_argument("--seed", type=int, default=0, help="seed of the random split (default: 0)")
+    _add_write_flags(split)
     keep = actions.add_parser("filter", help="keep some episodes of a data set file")
     keep.add_argument("source", type=Path, metavar="SRC", help="data set file")
     _add_target(keep)
     for name, kind, words in (
-        ("min-return", float, "least return"),
-        ("max-return", float, "greatest return"),
-        ("min-length", int, "least number of steps"),
-        ("max-length", int, "greatest number of steps"),
+        ("min-return", float, "minimum return"),
+        ("max-return", float, "maximum return"),
+        ("min-length", int, "minimum number of steps"),
+        ("max-length", int, "maximum number of steps"),
         ("best", float, "share of the episodes to keep, those with the highest returns"),
         ("pct-traj", float, "share of the steps to keep, in the episodes with the highest returns"),
     ):
@@ -139,7 +138,7 @@ def _add_edits(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_source(action: argparse.ArgumentParser) -> None:
-    """Add the place of a data set, and what its format may not say."""
+    """Add the data set's path or name, and options for what its format does not store."""
     action.add_argument("source", metavar="SRC", help=SOURCE_HELP)
     action.add_argument(
         "--from",
@@ -154,7 +153,7 @@ def _add_source(action: argparse.ArgumentParser) -> None:
     action.add_argument(
         "--team-reward",
         choices=("sum", "mean"),
-        help="what the team earns where a vault pays agents differently (default: sum)",
+        help="team reward of a vault with one reward per agent (default: sum)",
     )
     action.add_argument("--env", metavar="NAME", help="environment that was recorded")
     action.add_argument("--scenario", metavar="NAME", help="scenario that was recorded")
@@ -164,9 +163,9 @@ def _add_source(action: argparse.ArgumentParser) -> None:
 
 def _add_target(action: argparse.ArgumentParser) -> None:
     action.add_argument("target", type=Path, metavar="DST", help="file (or folder) to write")
-    _add_manners(action)
+    _add_write_flags(action)
 
 
-def _add_manners(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--force", action="store_true", help="replace what is there")
+def _add_write_flags(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--force", action="store_true", help="replace an existing file or folder")
     action.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -25,7 +25,7 @@ _COLUMNS = (
     *("name", "environment", "scenario", "quality", "format"),
     *("episodes", "size", "return", "license", "source", "here"),
 )
-_TOLD_BY_THE_NAME = ("environment", "scenario", "quality", "format")
+_PART_OF_THE_NAME = ("environment", "scenario", "quality", "format")
 
 
 def list_sets(args: argparse.Namespace) -> None:
@@ -50,13 +50,13 @@ def download(args: argparse.Namespace) -> None:
     total = None if entry.bytes is None else _mebibytes(entry.bytes)
     with progress_bar("MiB", total, not args.quiet) as advance:
 
-        def tell(done: int, size: int | None) -> None:
+        def report(done: int, size: int | None) -> None:
             advance(_mebibytes(done), "" if size is None else f"of {_mebibytes(size)} MiB")
 
-        place = fetch(entry, tell)
+        place = fetch(entry, report)
     sys.stdout.write(
-        f"{entry.name} is at {place}\nlook at it: mads4 data show {entry.name}\n"
-        f"train on it: mads4 train dataset={entry.format} dataset.path={entry.name}\n"
+        f"{entry.name} is at {place}\ninspect: mads4 data show {entry.name}\n"
+        f"train:   mads4 train dataset={entry.format} dataset.path={entry.name}\n"
     )
 
 
@@ -71,7 +71,7 @@ def _source(entry: registry.Entry) -> str:
 
 
 def _local() -> list[dict[str, Any]]:
-    """Return rows on the data set files below the data directory; damaged ones are told."""
+    """Return rows on the data set files below the data directory; warn of damaged ones."""
     folder = data_directory()
     rows = []
     for kind, pattern in (("recorded", "*.h5"), ("converted", "converted/*.h5")):
@@ -104,7 +104,7 @@ def _of_file(path: Path, kind: str, facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
-    """Print a table; columns in which nothing is known are left out, and repetitions if narrow."""
+    """Print a table without empty columns and, if narrow, without those that the name contains."""
     from rich.console import Console
     from rich.table import Table
 
@@ -112,7 +112,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     cells = [_cells(row) for row in rows]
     wide = console.width >= WIDE
     columns = [name for name in _COLUMNS if any(row[name] for row in cells)]
-    columns = [name for name in columns if wide or name not in _TOLD_BY_THE_NAME]
+    columns = [name for name in columns if wide or name not in _PART_OF_THE_NAME]
     table = Table(
         box=None, pad_edge=False, header_style="bold", padding=(0, 2 if wide else 1, 0, 0)
     )
@@ -128,7 +128,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
         table.add_row(*(row[name] for name in columns))
     console.print(table)
     sys.stdout.write(
-        f"\n{len(rows)} data sets; empty: not known. Data directory: {data_directory()}\n"
+        f"\n{len(rows)} data sets; empty: unknown. Data directory: {data_directory()}\n"
     )
 
 

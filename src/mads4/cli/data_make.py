@@ -1,4 +1,4 @@
-"""`mads4 data convert`, `merge`, `split` and `filter`: new data sets from those there are."""
+"""`mads4 data convert`, `merge`, `split` and `filter`: new data sets from existing ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def convert(args: argparse.Namespace) -> None:
     if args.limit is not None and args.limit < 1:
         raise UserError(f"--limit: got {args.limit}, expected a whole number >= 1.")
     if args.name and args.to != "hdf5":
-        raise UserError(f"--name: the format {args.to} has no place for a name; leave it out.")
+        raise UserError(f"--name: the format {args.to} does not store a name; leave it out.")
     _require_writable(args.to)
     target = args.target.expanduser()
     selected = open_selected(args)
@@ -82,13 +82,13 @@ def filter_episodes(args: argparse.Namespace) -> None:
     rules = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if not rules:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in names)
-        raise UserError(f"filter: say which episodes to keep, with one or more of {options}.")
+        raise UserError(f"filter: select the episodes to keep with one or more of {options}.")
     source = edit.open_stored(args.source)
     episodes = edit.chosen(source.header.table, **rules)
     if not len(episodes):
         table = source.header.table
         raise UserError(
-            f"No episode of {source.path} is left: returns go from "
+            f"No episode of {source.path} matches: returns go from "
             f"{table.episode_return.min():g} to {table.episode_return.max():g}, lengths from "
             f"{table.length.min()} to {table.length.max()} steps."
         )
@@ -99,10 +99,10 @@ def filter_episodes(args: argparse.Namespace) -> None:
 def _write(
     source: Source, target: Path, args: argparse.Namespace, selected: Selected | None = None
 ) -> None:
-    """Write a data set file and say what it holds."""
+    """Write a data set file and print a summary."""
     limit = getattr(args, "limit", None)
     total = limit if selected else _length(source)
-    with _alone(target), progress_bar("writing", total, not args.quiet) as advance:
+    with _exclusive(target), progress_bar("writing", total, not args.quiet) as advance:
         _require_free(target, args)
         header = write_converted(
             source,
@@ -144,7 +144,7 @@ def _export(selected: Selected, target: Path, args: argparse.Namespace) -> Path:
     write = formats()[args.to].write
     assert write is not None, "checked before anything is opened"
     with (
-        _alone(place),
+        _exclusive(place),
         progress_bar("writing", args.limit, not args.quiet) as advance,
         _replacing(place, args),
     ):
@@ -152,8 +152,8 @@ def _export(selected: Selected, target: Path, args: argparse.Namespace) -> Path:
         return write(target, selected.source.spec, episodes, **options)
 
 
-def _alone(target: Path) -> AbstractContextManager[None]:
-    """Let another process that writes to the same place finish first."""
+def _exclusive(target: Path) -> AbstractContextManager[None]:
+    """Hold the target's lock, waiting for another process that writes there."""
     whole = target.resolve()
     return locked(whole.parent / f".{whole.name}.lock", f"writes {target}")
 
@@ -165,16 +165,14 @@ def _counted(episodes: Iterator[Episode], advance: Advance) -> Iterator[Episode]
 
 
 def _require_free(target: Path, args: argparse.Namespace) -> None:
-    """Refuse to replace what is there, unless forced, and never what is being read."""
+    """Refuse to replace an existing target without --force, and the source in any case."""
     if not target.exists():
         return
     read = [*getattr(args, "sources", []), *([args.source] if hasattr(args, "source") else [])]
     for path in (Path(name).expanduser().resolve() for name in read):
         whole = target.resolve()
         if path == whole or whole in path.parents or path in whole.parents:
-            raise UserError(
-                f"{target} is what is being read, or a part of it. Give the result another name."
-            )
+            raise UserError(f"{target} is the source, or overlaps with it. Give another target.")
     if not args.force:
         raise UserError(f"{target} exists. Give another name, or --force to replace it.")
 

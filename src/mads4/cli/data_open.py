@@ -1,4 +1,4 @@
-"""The data set that a command line means: a path or a registry name, and its reader's options."""
+"""The data set that a command line selects: a path or a registry name, and its reader's options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Selected:
     format: str
     source: Source
     entry: registry.Entry | None
-    """What the registry says about it, if it was asked for by name."""
+    """Its registry entry, if it was selected by name."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def open_selected(args: argparse.Namespace) -> Selected:
 def _guessed(path: Path) -> str:
     found = guess_format(path)
     if found != "hdf5":
-        sys.stderr.write(f"{path} looks like the format {found}; --from says it otherwise\n")
+        sys.stderr.write(f"{path} detected format {found}; --from overrides this\n")
     return found
 
 
@@ -93,12 +93,12 @@ def _names(args: argparse.Namespace, entry: registry.Entry | None) -> dict[str, 
 
 
 def _refuse_names(args: argparse.Namespace) -> None:
-    """Refuse names for our own files, which hold them."""
+    """Refuse names for our own files, which store them."""
     given = [key for key in ("env", *_NAMES[1:]) if getattr(args, key) is not None]
     if given:
         raise UserError(
-            f"--{given[0].replace('_', '-')}: {args.source} says itself what was recorded. Where "
-            "that is wrong, convert what it was made from again, with this option."
+            f"--{given[0].replace('_', '-')}: {args.source} stores this itself. If it is "
+            "wrong, convert the original data again, with this option."
         )
 
 

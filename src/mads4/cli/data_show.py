@@ -1,4 +1,4 @@
-"""`mads4 data show`, `verify` and `plot`: what is in a data set, and whether it is sound."""
+"""`mads4 data show`, `verify` and `plot`: contents and integrity of a data set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mads4.logging import progress_bar
 from mads4.types import Episode
 
 UNKNOWN_WITHOUT_NAMES = ("env", "scenario", "state_encoding", "reward_definition")
-"""Facts left out where neither the format nor the command line tells them."""
+"""Fields left out if neither the format nor the command line gives them."""
 
 
 def show(args: argparse.Namespace) -> None:
@@ -42,7 +42,7 @@ def show(args: argparse.Namespace) -> None:
 
 
 def verify(args: argparse.Namespace) -> None:
-    """Read everything there is and check it; raise `UserError` at what is wrong."""
+    """Read and check everything; raise `UserError` at the first fault."""
     selected = open_selected(args)
     if selected.entry is not None and selected.entry.archive.exists():
         check_file(selected.entry.archive, selected.entry.sha256)
@@ -53,7 +53,7 @@ def verify(args: argparse.Namespace) -> None:
     sys.stdout.write(f"{selected.path}: sound, {count} episodes, {steps} steps\n")
     if selected.format == "hdf5":
         fingerprint = read_header(selected.path).fingerprint
-        sys.stdout.write(f"content as its fingerprint says, {fingerprint}\n")
+        sys.stdout.write(f"content matches the fingerprint {fingerprint}\n")
     skipped = skipped_summary(selected.source.skipped)
     for reason, number in skipped["reasons"].items():
         sys.stdout.write(f"left out: {number} episodes: {reason}\n")
@@ -108,10 +108,10 @@ def _header(selected: Selected) -> DatasetHeader:
 
 
 def _read(selected: Selected, what: str, progress: bool) -> Iterator[Episode]:
-    """Yield the episodes, checked, while a bar moves on.
+    """Yield the episodes, checked, with a progress bar.
 
     Raises:
-        UserError: an episode that no environment can have had, or none at all.
+        UserError: an invalid episode, or none at all.
     """
     total = len(read_header(selected.path)) if selected.format == "hdf5" else None
     spec, done = selected.source.spec, 0
@@ -158,7 +158,7 @@ def _files(given: Path, made_from: dict[str, Any]) -> list[Path]:
 
 
 def _differences(made_from: dict[str, Any], found: dict[str, Any]) -> str:
-    """Return in words which files differ."""
+    """Return a description of the files that differ."""
     before, now = (
         {row["name"]: row["sha256"] for row in about.get("files", [])}
         for about in (made_from, found)

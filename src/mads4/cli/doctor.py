@@ -45,7 +45,7 @@ def run(command: str, argv: list[str]) -> int:
 
 
 def examine(selftest: bool = True) -> Facts:
-    """Return everything that `mads4 doctor` reports, if asked for with the kernels' self-test."""
+    """Return everything that `mads4 doctor` reports, optionally with the kernels' self-test."""
     facts: Facts = {
         "versions": {"mads4": __version__, "python": platform.python_version()},
         "packages": required_packages(),

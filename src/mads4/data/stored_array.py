@@ -1,4 +1,4 @@
-"""Step arrays that stay in their file: rows are read when they are asked for.
+"""Step arrays that stay in their file: rows are read on demand.
 
 Rows of an array without filters (no compression, no checksums) are read by the operating system
 straight into the caller's memory: HDF5 is asked once, when the file is opened, where its chunks

@@ -54,7 +54,7 @@ _ONLY_WHERE_KNOWN = ("normalized_score", "win_rate", "data_return_mean", "data_w
 
 
 def compare(runs: Sequence[Path], over_seeds: bool = True, mix: bool = False) -> pd.DataFrame:
-    """Return a table of runs, one row per run (or group of seeds) and return asked for.
+    """Return a table of runs, one row per run (or group of seeds) and target return.
 
     Args:
         runs: Run directories, for example from `find_runs`.
@@ -101,7 +101,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 
 
 def collect(runs: Sequence[Path]) -> pd.DataFrame:
-    """Return one row per run and return asked for, in the order of `runs`.
+    """Return one row per run and target return, in the order of `runs`.
 
     The settings of an evaluation are its own and those of the training that it evaluates. A
     setting is a column where two runs have different values of it; that some have none (another
@@ -175,7 +175,7 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 def _rows(
     run: Path, record: RunRecord, seed: str | None, settings: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Return a run's rows, one per return asked for."""
+    """Return a run's rows, one per target return."""
     about: dict[str, Any] = {
         "run": str(run),
         "name": record.name or run.name,

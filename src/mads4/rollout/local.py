@@ -238,7 +238,7 @@ class LocalVector:
     def result(self, row: int) -> EpisodeResult:
         """Return the episode that `row` has played."""
         result = self._rows[row].result
-        assert result is not None, "asked for after PLAY"
+        assert result is not None, "requested after PLAY"
         return result
 
     def env(self, row: int) -> MultiAgentEnv | None:

@@ -103,9 +103,9 @@ def test_a_folder_is_shown_without_what_it_does_not_tell(
     folder: Path, cli: Cli, capsys: Capture
 ) -> None:
     assert cli("data", "show", str(folder), "--json") == 0
-    told = capsys.readouterr()
-    assert "looks like the format alberdice" in told.err
-    facts = json.loads(told.out)
+    printed = capsys.readouterr()
+    assert "detected format alberdice" in printed.err
+    facts = json.loads(printed.out)
     assert facts["episodes"] == 4 and facts["return_mean"] == 8.5
     assert not {"env", "scenario", "reward_definition", "fingerprint"} & set(facts)
     words = ("--env", "toy", "--scenario", "pair", "--from", "alberdice")
@@ -140,7 +140,7 @@ def test_conversion_to_a_vault(ten: Path, tmp_path: Path, cli: Cli, capsys: Capt
     assert cli("data", "verify", "pair.vlt/Expert", "--quiet") == 0
     assert "sound, 3 episodes, 6 steps" in capsys.readouterr().out
     assert cli("data", "show", "pair.vlt/Expert", "--uid", "Good") == 2
-    assert "is the recording Expert, but 'Good' is asked for" in errors(capsys)
+    assert "is the recording Expert, but 'Good' was requested" in errors(capsys)
     copy = ("data", "convert", "pair.vlt/Expert", "copy.vlt", "--to", "og_marl")
     assert cli(*copy, "--uid", "Good") == cli("data", "verify", "copy.vlt/Good") == 0
     assert cli(*words) == 2
@@ -210,14 +210,14 @@ def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
         (("show", "."), "looks like none of the known formats"),
         (("show", "ten.h5", "--uid", "Good"), "--uid is for OG-MARL's vaults"),
         (("convert", "ten.h5", "toy.h5"), "toy.h5 exists. Give another name, or --force"),
-        (("convert", "ten.h5", "ten.h5", "--force"), "ten.h5 is what is being read"),
+        (("convert", "ten.h5", "ten.h5", "--force"), "ten.h5 is the source, or overlaps"),
         (("convert", "ten.h5", "new.h5", "--limit", "0"), "--limit: got 0"),
         (("convert", "ten.h5", "new.h5", "--from", "alberdice"), "ten.h5"),
         (("convert", "ten.h5", "new.h5", "--from", "alberdce"), "Did you mean 'alberdice'"),
         (("convert", "ten.h5", "new.h5", "--from", "no_such:reader"), "cannot import 'no_such'"),
         (("plot", "ten.h5", "toy.h5"), "toy.h5: the picture is a PNG"),
         (("plot", "ten.h5", "toy.h5/a.png"), "Cannot write toy.h5/a.png"),
-        (("show", "ten.h5", "--env", "rware"), "--env: ten.h5 says itself what was recorded"),
+        (("show", "ten.h5", "--env", "rware"), "--env: ten.h5 stores this itself"),
         (("convert", "ten.h5", "new.h5", "--from", "os:sep"), "'os' has no function 'sep'"),
         (("convert", "ten.h5", "x", "--to", "madr"), "--to: got 'madr', allowed are"),
         (("convert", "ten.h5", "3m/good", "--to", "madt", "--name", "x"), "--name: the format"),
@@ -230,11 +230,11 @@ def test_a_limit_and_a_name(ten: Path, tmp_path: Path, cli: Cli) -> None:
         (("convert", "madt/3m-good", "new.h5"), "not on this machine. It cannot be downloaded"),
         (("convert", "og-marl/3m-good", "new.h5"), "mads4 data download og-marl/3m-good"),
         (("convert", "ten.h5", "arrays", "--to", "alberdice"), "arrays exists"),
-        (("convert", "ten.h5", ".", "--to", "alberdice", "--force"), "is what is being read"),
+        (("convert", "ten.h5", ".", "--to", "alberdice", "--force"), "is the source, or overlaps"),
         (("convert", "ten.h5", "other", "--to", "alberdice", "--force"), "left alone"),
         (("merge", "ten.h5", "arrays", "new.h5"), "mads4 data convert arrays"),
         (("merge", "ten.h5", "ten.h5", "new.h5"), "hold the same episodes"),
-        (("merge", "ten.h5", "toy.h5", "ten.h5", "--force"), "is what is being read"),
+        (("merge", "ten.h5", "toy.h5", "ten.h5", "--force"), "is the source, or overlaps"),
         (("split", "ten.h5", "a.h5", "--parts", "0.9,0.1"), "2 sizes (0.9,0.1) for 1 files"),
         (("split", "ten.h5", "a.h5", "b.h5", "--parts", "9,x"), "got '9,x'"),
         (("split", "ten.h5", "a.h5", "a.h5", "--parts", "5,5"), "one file"),

@@ -193,7 +193,7 @@ def recording_folder(path: Path, uid: str | None) -> Path:
     if (path / METADATA).is_file():
         if uid is not None and uid.lower() != path.name.lower():
             raise UserError(
-                f"{path} is the recording {path.name}, but '{uid}' is asked for. Leave out the "
+                f"{path} is the recording {path.name}, but '{uid}' was requested. Leave out the "
                 f"uid, or give the vault {path.parent}."
             )
         path, uid = path.parent, path.name

@@ -80,7 +80,7 @@ def choose(name: str, device: torch.device | str = "cpu") -> Choice:
         device: Where the tensors are.
 
     Raises:
-        BackendError: If the backend does not exist or cannot run here: one that was asked for by
+        BackendError: If the backend does not exist or cannot run here: one that was requested by
             name is never replaced silently.
     """
     key = (name, _type(device))
@@ -104,7 +104,7 @@ def _named(name: str, device_type: str) -> Choice:
             f"kernel: '{name}' cannot run on {device_type}: {against} "
             f"Use kernel=auto, or see `mads4 doctor`."
         )
-    return Choice(_module(name).BACKEND, "asked for by name")
+    return Choice(_module(name).BACKEND, "requested by name")
 
 
 def _automatic(device_type: str) -> Choice:
