@@ -1,7 +1,6 @@
 """The jobs: record data, train a policy, evaluate or probe one. Each leaves a run directory."""
 
-from mads4.experiment.evaluating import evaluate
-from mads4.experiment.probing import probe
+from mads4.experiment.evaluating import evaluate, probe
 from mads4.experiment.recordings import collect
 from mads4.experiment.training import train
 
