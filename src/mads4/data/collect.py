@@ -14,11 +14,11 @@ from typing import Any
 
 from mads4.data.shards import Parts, Settings
 from mads4.data.store import read_header
-from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv
+from mads4.envs.protocol import BehaviorPolicy, MultiAgentEnv, env_spec
 from mads4.envs.vector import Incidents
 from mads4.errors import UserError
 from mads4.rollout import SeededPlan, behavior_vector, rollout_behavior
-from mads4.types import EnvSpec, Episode
+from mads4.types import Episode
 
 _LOG = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def collect(
             "A recording needs episodes >= 1, seed >= 0 and workers >= 0, "
             f"got {episodes}, {seed} and {workers}."
         )
-    settings = Settings(_spec_of(make_env), seed, behavior)
+    settings = Settings(env_spec(make_env), seed, behavior)
     parts = Parts(path, settings)
     if not _is_complete(path, settings, episodes):
         with parts.locked(), _sigterm_as_exit():
@@ -106,11 +106,6 @@ def collect(
                 parts.join(path, episodes, name)
     parts.remove()
     return path
-
-
-def _spec_of(make_env: Callable[[], MultiAgentEnv]) -> EnvSpec:
-    with closing(make_env()) as env:
-        return env.spec
 
 
 def _is_complete(path: Path, settings: Settings, episodes: int) -> bool:

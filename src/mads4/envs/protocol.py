@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -45,6 +47,12 @@ class MultiAgentEnv(Protocol):
     def close(self) -> None:
         """Release processes, windows and files."""
         ...
+
+
+def env_spec(make_env: Callable[[], MultiAgentEnv]) -> EnvSpec:
+    """Return the spec of the environments that `make_env` makes."""
+    with closing(make_env()) as env:
+        return env.spec
 
 
 class BehaviorPolicy(Protocol):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -50,12 +49,6 @@ def device(name: str, threads: int | None = None) -> torch.device:
 def environment(config: EnvSettings) -> EnvFactory:
     """Return a picklable maker of environments."""
     return EnvFactory.of(config)
-
-
-def env_spec(make_env: EnvFactory) -> EnvSpec:
-    """Return the spec of the environments that a factory makes."""
-    with closing(make_env()) as env:
-        return env.spec
 
 
 def policy(config: ModelSettings, spec: EnvSpec, backend: str = AUTO) -> SequencePolicy:

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from mads4.config import Config, EvaluateConfig, EvaluatorConfig, ProbeConfig
+from mads4.envs.protocol import env_spec
 from mads4.envs.registry import EnvFactory
 from mads4.evaluation.ablation import Probe, require_chain
 from mads4.evaluation.evaluator import Evaluator
@@ -72,7 +73,7 @@ def evaluated(
             "name": name,
             "seed": payload["seed"],
             "env": payload["spec"],
-            "simulator": components.env_spec(make_env).version,
+            "simulator": env_spec(make_env).version,
             "model": payload["model"],
             "reward_definition": payload["spec"]["reward"],
             "actions": "deterministic" if settings.deterministic else "sampled",

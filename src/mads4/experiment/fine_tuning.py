@@ -12,6 +12,7 @@ from mads4.algorithms.base import Context
 from mads4.algorithms.mappo import MAPPO, MAPPOConfig
 from mads4.config import Config, OnlineTrainerConfig
 from mads4.data.dataset import Dataset
+from mads4.envs.protocol import env_spec
 from mads4.envs.registry import EnvFactory
 from mads4.experiment import components, datasets
 from mads4.experiment.sources import initialize, known_returns, policy_checkpoint
@@ -39,7 +40,7 @@ def fine_tuning(config: Config, make_env: EnvFactory, device: torch.device) -> S
     before = None if config.init_from is None else policy_checkpoint(config.init_from)
     if before is not None:
         config = _with_model_of(config, before)
-    spec = components.env_spec(make_env)
+    spec = env_spec(make_env)
     model = components.policy(config.model, spec, config.kernel.name)
     data, chosen = None, config.algorithm
     if isinstance(chosen, MAPPOConfig) and chosen.bc_coef > 0.0:

@@ -17,11 +17,12 @@ from mads4.data.collect import collect as collect_episodes
 from mads4.data.dataset import DatasetHeader
 from mads4.data.files import data_directory
 from mads4.data.store import read_header
+from mads4.envs.protocol import env_spec
 from mads4.envs.registry import EnvFactory
 from mads4.envs.vector import Incidents
 from mads4.errors import UserError
 from mads4.evaluation.record import RunRecord
-from mads4.experiment.components import env_spec, environment
+from mads4.experiment.components import environment
 from mads4.logging import progress_bar
 from mads4.types import EnvSpec
 

@@ -10,6 +10,7 @@ import torch
 
 from mads4.config import EvaluateConfig, ProbeConfig
 from mads4.data.observation_layouts import explain_sizes
+from mads4.envs.protocol import env_spec
 from mads4.envs.registry import EnvFactory
 from mads4.errors import UserError
 from mads4.experiment import components
@@ -26,7 +27,7 @@ def trained(config: EvaluateConfig | ProbeConfig) -> tuple[dict[str, Any], EnvFa
         else components.environment(config.env)
     )
     spec = EnvSpec.from_dict(payload["spec"])
-    played = components.env_spec(make_env)
+    played = env_spec(make_env)
     spec.require_compatible(
         played,
         f"the policy of {config.checkpoint}",

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from mads4.config import Config, OfflineTrainerConfig, OnlineTrainerConfig
+from mads4.envs.protocol import env_spec
 from mads4.envs.registry import EnvFactory
 from mads4.evaluation.evaluator import Evaluator
 from mads4.evaluation.metrics import target_returns
-from mads4.experiment import components
 from mads4.io import write_json
 from mads4.kernels.backends import Choice
 from mads4.logging import Tracker, progress_bar
@@ -131,7 +131,7 @@ def _provenance(stage: Stage, device: torch.device, kernel: Choice) -> dict[str,
         seed=stage.config.seed,
         device=str(device),
         spec=stage.spec,
-        simulator=components.env_spec(stage.make_env).version,
+        simulator=env_spec(stage.make_env).version,
         dataset={key: stage.data.get(key) for key in keys},
         kernel_backend=kernel.backend.name,
         kernel_reason=kernel.reason,

@@ -17,7 +17,7 @@ from multiprocessing.sharedctypes import RawArray
 
 import numpy as np
 
-from mads4.envs.protocol import MultiAgentEnv
+from mads4.envs.protocol import MultiAgentEnv, env_spec
 from mads4.envs.vector import PLAY, RESET, SharedBuffers, Supervision, WorkerLost
 from mads4.errors import UserError
 from mads4.rollout.local import BehaviorPlan, LocalVector
@@ -85,7 +85,7 @@ class WorkerVector(LocalVector):
         self._workers: list[Worker] = []
         with ExitStack() as stack:
             envs = [stack.enter_context(closing(make_env())) for _ in range(local)]
-            self._spec = envs[0].spec if envs else _spec_of(make_env)
+            self._spec = envs[0].spec if envs else env_spec(make_env)
             buffer = RawArray(c_ubyte, SharedBuffers.size(self.spec, size))
             super().__init__(envs, plan=plan, buffers=SharedBuffers.over(self.spec, size, buffer))
             measure_memory = self._supervision.memory_mib is not None
@@ -239,8 +239,3 @@ class WorkerVector(LocalVector):
         self._workers[self._workers.index(worker)] = Worker(
             self._job, worker.rows, starts, failures, self._supervision.delay(failures)
         )
-
-
-def _spec_of(make_env: Callable[[], MultiAgentEnv]) -> EnvSpec:
-    with closing(make_env()) as env:
-        return env.spec

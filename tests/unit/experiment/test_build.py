@@ -15,6 +15,7 @@ from fakes import SPEC, MatchingEnv, make_batch, matching_data
 from mads4.config import Config, CustomDataset, FileDataset, GeneratedDataset, OfflineTrainerConfig
 from mads4.data.files import data_directory
 from mads4.data.store import read_header, write_dataset
+from mads4.envs.protocol import env_spec
 from mads4.envs.registry import CustomEnvConfig, EnvFactory
 from mads4.envs.rware import RwareConfig
 from mads4.errors import UserError
@@ -45,9 +46,9 @@ def test_a_device_that_is_not_there() -> None:
 
 
 def test_environments() -> None:
-    spec = components.env_spec(components.environment(RwareConfig(options={"max_steps": 33})))
+    spec = env_spec(components.environment(RwareConfig(options={"max_steps": 33})))
     assert (spec.name, spec.scenario, spec.episode_limit) == ("rware", "tiny-2ag", 33)
-    assert components.env_spec(components.environment(OWN)) == SPEC
+    assert env_spec(components.environment(OWN)) == SPEC
 
 
 def test_where_data_live(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +63,7 @@ def test_where_data_live(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def path_of(env: RwareConfig | CustomEnvConfig, data: GeneratedDataset) -> Path:
     make_env = components.environment(env)
-    return recordings.generated_path(make_env, components.env_spec(make_env), data)
+    return recordings.generated_path(make_env, env_spec(make_env), data)
 
 
 def test_everything_that_changes_a_recording_changes_its_file(data_dir: Path) -> None:
@@ -255,6 +256,6 @@ def test_the_trainers_numbers_arrive() -> None:
 
 def test_defaults_build() -> None:
     config = Config()
-    spec = components.env_spec(components.environment(config.env))
+    spec = env_spec(components.environment(config.env))
     assert components.policy(config.model, spec).spec == spec
     assert isinstance(components.environment(OWN)(), MatchingEnv)

@@ -25,6 +25,7 @@ from mads4.data.formats.og_marl_write import write_og_marl
 from mads4.data.registry import find
 from mads4.data.store import read_header, write_dataset
 from mads4.envs.matrix_game import MatrixGameConfig
+from mads4.envs.protocol import env_spec
 from mads4.envs.registry import CustomEnvConfig, EnvFactory
 from mads4.envs.rware import RwareConfig
 from mads4.errors import UserError
@@ -241,7 +242,7 @@ def test_how_rewards_are_defined_is_told(tmp_path: Path) -> None:
     needed = components.environment(
         RwareConfig(reward="alberdice", state_encoding="alberdice", **options)
     )
-    spec = components.env_spec(needed)
+    spec = env_spec(needed)
     folder = write_alberdice(tmp_path / "rware", spec, plain(spec, steps=6))
     config = AlberdiceDataset(path=str(folder))
     with pytest.raises(UserError, match=r"The data need env.reward=alberdice env.state_encoding="):
@@ -285,7 +286,7 @@ def test_data_of_another_environment_are_not_asked_to_be_of_this_one(
 
 def test_another_game_s_payoffs_are_found_in_a_file_as_well(tmp_path: Path) -> None:
     make_env = components.environment(MatrixGameConfig(episode_limit=4))
-    spec = components.env_spec(make_env)
+    spec = env_spec(make_env)
     folder = write_alberdice(tmp_path / "game", spec, plain(spec))
     convert(open_source("alberdice", folder, spec), tmp_path / "game.h5")
     assert read_header(tmp_path / "game.h5").spec.reward == spec.reward
