@@ -82,17 +82,17 @@ class Episodes:
 
 def _rows(played: EpisodeResult) -> dict[str, Any]:
     """Return one episode's arrays (length + 1, …), those of a `SequenceBatch`."""
-    episode, last = played.episode, played.last
-    assert episode is not None and last is not None, "the rollout has to record"
+    episode = played.episode
+    assert episode is not None and episode.last_observation is not None, "the rollout has to record"
+    last = episode.last_observation, episode.last_state, episode.last_available_actions
+    observation, state, available = (np.asarray(values)[None] for values in last)
     length = episode.length
     taken = np.concatenate([[0.0], np.cumsum(episode.reward, dtype=np.float64)])
     no_action = np.full_like(episode.action[:1], -1)
     return {
-        "observation": np.concatenate([episode.observation, last.observation[None]]),
-        "state": np.concatenate([episode.state, last.state[None]]),
-        "available_actions": np.concatenate(
-            [episode.available_actions, last.available_actions[None]]
-        ),
+        "observation": np.concatenate([episode.observation, observation]),
+        "state": np.concatenate([episode.state, state]),
+        "available_actions": np.concatenate([episode.available_actions, available]),
         "action": np.concatenate([episode.action, np.zeros_like(episode.action[:1])]),
         "previous_action": np.concatenate([no_action, episode.action]),
         "return_to_go": (played.target_return - taken).astype(np.float32),

@@ -215,14 +215,14 @@ class StepGroup(EnvGroup):
             self.queue.restarts[index],
         )
         if self.recorder is not None:
-            terminated, last = bool(self.buffers.terminated[at]), self.buffers.time_step(at)
-            result = replace(
-                result,
-                episode=self.recorder.episode(
-                    row, terminated=terminated, index=index, metrics=metrics, last=last
-                ),
-                last=last,
+            episode = self.recorder.episode(
+                row,
+                terminated=bool(self.buffers.terminated[at]),
+                index=index,
+                metrics=metrics,
+                last=self.buffers.time_step(at),
             )
+            result = replace(result, episode=episode)
         result = self.result(row, result)
         self.take_next(row)
         return result

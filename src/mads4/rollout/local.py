@@ -122,7 +122,6 @@ class EnvRow:
             total += float(now.reward)
             buffers.heartbeat[row] = time.monotonic()
         self._write(now)  # once: writing every step would take a tenth of the time
-        last = buffers.time_step(row)
         return EpisodeResult(
             index,
             total,
@@ -133,9 +132,8 @@ class EnvRow:
                 terminated=bool(buffers.terminated[row]),
                 index=index,
                 metrics=self.metrics | episode.behavior.metrics(),
-                last=last,
+                last=buffers.time_step(row),
             ),
-            last=last,
         )
 
     def _reset(self, seed: int) -> TimeStep:

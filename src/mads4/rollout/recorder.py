@@ -28,8 +28,6 @@ class EpisodeResult:
     """How often it was played again because its worker process was lost, or it broke."""
     episode: Episode | None = field(default=None, compare=False, repr=False)
     """All time steps, if the episode was recorded."""
-    last: TimeStep | None = field(default=None, compare=False, repr=False)
-    """The time step after the last action, if the episode was recorded."""
     target_return: float = field(default=0.0, compare=False)
     """The initial return-to-go that the policy was conditioned on."""
     order_key: npt.NDArray[np.float64] | None = field(default=None, compare=False, repr=False)

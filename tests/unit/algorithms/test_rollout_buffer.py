@@ -56,7 +56,7 @@ def test_rows_are_what_was_played_and_what_followed() -> None:
     assert batch.action.shape == (COUNT, steps + 1, 2)
     assert episodes.reward.shape == (COUNT, steps)
     for row, one in enumerate(played):
-        assert one.episode is not None and one.last is not None
+        assert one.episode is not None and one.episode.last_observation is not None
         length, episode = one.length, one.episode
         assert int(episodes.length[row]) == length
         assert batch.mask[row].tolist() == [t < length for t in range(steps + 1)]
@@ -81,7 +81,7 @@ def test_the_last_row_is_what_the_environment_showed_after_the_last_action() -> 
             return super().reset(seed)
 
     (one,) = rollout(make_policy(), [Noted()], 1, seed=3, target_return=20.0, record=True)
-    assert one.episode is not None and one.last is not None
+    assert one.episode is not None and one.episode.last_observation is not None
     env = MatchingEnv()
     env.reset(seeds[0])
     now = None
@@ -177,8 +177,9 @@ def test_advantages_and_targets_are_those_of_whole_episodes(segment: int | None)
 
 
 def with_last(one: EpisodeResult, **changes: Any) -> EpisodeResult:
-    assert one.last is not None
-    return replace(one, last=replace(one.last, **changes))
+    assert one.episode is not None
+    changed = {f"last_{name}": value for name, value in changes.items()}
+    return replace(one, episode=replace(one.episode, **changed))
 
 
 def test_an_end_is_worth_nothing_and_a_cut_what_the_critic_expects() -> None:
