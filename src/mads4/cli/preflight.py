@@ -22,11 +22,9 @@ def require_present(plan: Plan) -> None:
     Packages of the environments are located, not imported, save for SMAC's.
     """
     problems = [
-        line
-        for check in (_env, _data, _checkpoint)
-        for config in plan.configs
-        for line in check(config)
+        line for check in (_env, _data) for config in plan.configs for line in check(config)
     ]
+    problems += _checkpoints(plan)
     if problems:
         count = len(plan.configs)
         jobs = "the command" if count == 1 else f"some of the {count} jobs"
@@ -55,12 +53,13 @@ def _data(config: AnyConfig) -> Iterable[str]:
         yield f"the data set {entry.name} is not on this machine. {entry.how_to_get()}"
 
 
-def _checkpoint(config: AnyConfig) -> Iterable[str]:
-    """Yield what is wrong with the checkpoint that a new run starts from."""
-    if isinstance(config, Config) and config.init_from is not None and config.resume is None:
+def _checkpoints(plan: Plan) -> Iterable[str]:
+    """Yield what is wrong with the checkpoints that new runs start from; each is read once."""
+    fresh = [c for c in plan.configs if isinstance(c, Config) and c.resume is None]
+    for source in dict.fromkeys(config.init_from for config in fresh if config.init_from):
         from mads4.experiment.sources import policy_checkpoint  # imports torch
 
         try:
-            policy_checkpoint(config.init_from)
+            policy_checkpoint(source)
         except UserError as error:
             yield f"init_from: {error}"
