@@ -317,6 +317,8 @@ class CustomAlgorithm(AlgorithmSettings):
     `mads4.algorithms.base.Algorithm`."""
     options: dict[str, Any] = {}
     """Keyword arguments of the factory."""
+    factory_arguments: ClassVar[int] = 2
+    """Number of positional arguments that the factory is given."""
 
     def build(self, policy: SequencePolicy, context: Context) -> Algorithm:
         """Return what the factory makes.

@@ -32,8 +32,6 @@ _LOG = logging.getLogger(__name__)
 
 MISSING = "???"
 """How YAML marks a value that the user must give."""
-FACTORY_ARGUMENTS = {"algorithm": 2, "online_algorithm": 2, "model": 1}
-"""Group → the positional arguments that its factories are given; none where absent."""
 
 
 class ConfigError(UserError):
@@ -218,7 +216,7 @@ def factory_problems(config: Command) -> list[str]:
     for group in REGISTRIES:
         settings = getattr(config, group, None)
         path, options = getattr(settings, "factory", None), getattr(settings, "options", {})
-        named.append((f"{group}.factory", path, options, FACTORY_ARGUMENTS.get(group, 0)))
+        named.append((f"{group}.factory", path, options, getattr(settings, "factory_arguments", 0)))
     player = getattr(getattr(config, "dataset", None), "behavior_policy", None)
     named.append(("dataset.behavior_policy", player, {}, 0))
     named.append(("model_factory", getattr(config, "model_factory", None), {}, None))

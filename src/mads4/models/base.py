@@ -12,7 +12,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -290,6 +290,8 @@ class CustomModelConfig(ModelSettings):
     `mads4.models.SequencePolicy`."""
     options: dict[str, Any] = Field(default={})
     """Keyword arguments of the factory."""
+    factory_arguments: ClassVar[int] = 1
+    """Number of positional arguments that the factory is given."""
 
     def build(self, spec: EnvSpec, kernel_backend: str) -> SequencePolicy:
         """Return what the factory makes."""
