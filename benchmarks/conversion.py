@@ -42,7 +42,7 @@ import numpy as np
 
 from mads4.data.convert import convert
 from mads4.data.formats import open_source
-from mads4.data.formats.alberdice import write_alberdice
+from mads4.data.formats.alberdice_write import write_alberdice
 from mads4.data.store import write_dataset
 from mads4.envs.registry import EnvFactory
 from mads4.types import EnvSpec, Episode

@@ -156,7 +156,7 @@ def test_a_folder_that_was_to_be_replaced_survives_a_failure(
 ) -> None:
     words = ("data", "convert", str(ten), str(folder), "--to", "alberdice", "--force")
     with monkeypatch.context() as patched:
-        patched.setattr("mads4.data.formats.alberdice._arrays", lambda *_: 1 / 0)
+        patched.setattr("mads4.data.formats.alberdice_write._arrays", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             cli(*words)
     assert len(list(open_source("alberdice", folder).episodes())) == 4
