@@ -1,4 +1,4 @@
-"""Recording games that hang, die, fail and grow: as if undisturbed, and what happened is told."""
+"""Recording games that hang, die, fail and grow: as if undisturbed, and incidents are counted."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def record(
     workers: int = 8,
     make_behavior: Callable[[], BehaviorPolicy] = RANDOM,
 ) -> tuple[Path, list[Incidents]]:
-    """Record random battles in ``<folder>/data.h5``; return that, and the incidents told of."""
+    """Record random battles in ``<folder>/data.h5``; return that, and the incidents reported."""
     arguments = {
         "scenario": "3m",
         "simulator": "smac_stand_in:StarCraft2Env",
         "relaunch_every": 1,
         "options": {"folder": str(folder), "faults": list(faults)},
     }
-    told: list[Incidents] = []
+    incidents: list[Incidents] = []
     path = collect(
         EnvFactory("smac", arguments, rules),
         make_behavior,
@@ -49,9 +49,9 @@ def record(
         folder / "data.h5",
         behavior={"name": "random"},
         workers=workers,
-        on_incidents=told.append,
+        on_incidents=incidents.append,
     )
-    return path, told
+    return path, incidents
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,9 @@ def test_games_that_hang_die_and_fail_are_replaced(
     ]
     hasty = replace(RULES, reset_timeout=6.0, step_timeout=4.0)
     with caplog.at_level(logging.WARNING, "mads4"):
-        path, told = record(tmp_path, *placed, rules=hasty)
+        path, incidents = record(tmp_path, *placed, rules=hasty)
     assert path.read_bytes() == undisturbed.read_bytes()
-    assert told == [Incidents(processes_lost=3, episodes_broken=1)]
+    assert incidents == [Incidents(processes_lost=3, episodes_broken=1)]
     text = caplog.text
     assert "A worker process died (exit code -9); playing episodes 0 again." in text
     assert "A worker process gave no answer for 4 s; playing episodes 1 again." in text
@@ -88,17 +88,17 @@ def test_games_that_hang_die_and_fail_are_replaced(
 
 
 def test_one_worker_is_enough_for_supervision(undisturbed: Path, tmp_path: Path) -> None:
-    path, told = record(tmp_path, {"how": "die", "at": 2}, workers=1)
+    path, incidents = record(tmp_path, {"how": "die", "at": 2}, workers=1)
     assert path.read_bytes() == undisturbed.read_bytes()
-    assert told == [Incidents(processes_lost=1)]
+    assert incidents == [Incidents(processes_lost=1)]
     assert len(list((tmp_path / "players").iterdir())) == 2, "one game at a time, replaced once"
 
 
 def test_a_growing_game_is_replaced_between_episodes(undisturbed: Path, tmp_path: Path) -> None:
     rules = Supervision(processes=1, memory_mib=250.0)
-    path, told = record(tmp_path, {"how": "leak", "mib": 300}, rules=rules)
+    path, incidents = record(tmp_path, {"how": "leak", "mib": 300}, rules=rules)
     assert path.read_bytes() == undisturbed.read_bytes()
-    assert told == [Incidents(planned_restarts=EPISODES - 1)]
+    assert incidents == [Incidents(planned_restarts=EPISODES - 1)]
 
 
 def test_a_game_that_always_fails_is_given_up_and_what_is_finished_is_kept(
@@ -110,9 +110,9 @@ def test_a_game_that_always_fails_is_given_up_and_what_is_finished_is_kept(
     ):
         record(tmp_path, {"how": "die", "at": 8, "times": 3}, rules=rules)
     assert sorted(entry.name for entry in tmp_path.glob("*.h5*")) == ["data.h5.parts"]
-    path, told = record(tmp_path, {"how": "die", "at": 8, "times": 3}, rules=rules)
+    path, incidents = record(tmp_path, {"how": "die", "at": 8, "times": 3}, rules=rules)
     assert path.read_bytes() == undisturbed.read_bytes()
-    assert told == [Incidents()]
+    assert incidents == [Incidents()]
 
 
 def test_a_behavior_for_another_environment_is_refused(tmp_path: Path) -> None:

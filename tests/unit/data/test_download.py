@@ -228,11 +228,11 @@ def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Entry]:
 def test_download_unpack_and_find(entry: Entry) -> None:
     with pytest.raises(UserError, match="mads4 data download og-marl/3m-good"):
         locate(entry)
-    told: list[int] = []
-    vault = fetch(entry, lambda done, total: told.append(done))
+    progress: list[int] = []
+    vault = fetch(entry, lambda done, total: progress.append(done))
     assert vault == entry.place / "smac_v1" / "3m.vlt"
     assert (vault / "Good" / "metadata.json").read_text() == "{}"
-    assert told[-1] == entry.archive.stat().st_size
+    assert progress[-1] == entry.archive.stat().st_size
     offline = replace(entry, addresses=())
     assert fetch(offline) == locate(offline) == vault  # nothing is asked for again
 
